@@ -1,0 +1,3 @@
+"""rlhf: supervised fine-tuning and reward models, from a laptop to a cluster."""
+
+__version__ = "0.1.0"

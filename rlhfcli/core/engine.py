@@ -1,0 +1,229 @@
+"""The DeepSpeed engine: the only place that imports DeepSpeed.
+
+One process is a run with one rank: the same code path as many. Nothing here needs a compiler: the optimizer is torch's
+AdamW, and the one extension that DeepSpeed would build at start-up (for inference) is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from rlhfcli.core.tasks import Batch, Sums, Task
+from rlhfcli.recipe.schema import Phase, Schedule
+
+
+class Engine:
+    """Drives one model with one optimizer.
+
+    Args:
+        module: The model; its parameters with ``requires_grad`` are trained.
+        phase: Learning rate, schedule, clipping ... of the recipe.
+        steps: Optimizer steps that will be made, for the schedule.
+        zero_stage: What DeepSpeed partitions over the ranks.
+    """
+
+    def __init__(self, module: nn.Module, phase: Phase, steps: int, zero_stage: int) -> None:
+        deepspeed = import_deepspeed()
+        ensure_process_group()
+        groups = parameter_groups(module, phase.weight_decay)
+        optimizer = torch.optim.AdamW(
+            groups, lr=phase.learning_rate, betas=tuple(phase.betas), fused=not zero_stage == 3
+        )
+        scheduler = LambdaLR(optimizer, schedule_factor(phase.schedule, steps))
+        self.engine, _, _, self.scheduler = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            lr_scheduler=scheduler,
+            config=deepspeed_config(zero_stage, phase.max_grad_norm),
+        )
+        self.module = module
+        self.zero_stage = zero_stage
+        self._zero = deepspeed.zero
+        self._last_norm = float("nan")
+        if zero_stage == 0:
+            self._clip_ourselves(phase.max_grad_norm)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.engine.device
+        return device
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the next step will use."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def train(self) -> None:
+        """Switch dropout on (the recipe's is 0 unless it says otherwise)."""
+        self.engine.train()
+
+    def eval(self) -> None:
+        """Switch dropout off."""
+        self.engine.eval()
+
+    def forward(self, **inputs: Any) -> Tensor:
+        """The model's forward pass."""
+        output: Tensor = self.engine(**inputs)
+        return output
+
+    def accumulate(self, task: Task, batch: Batch, weight: int) -> Sums:
+        """Forward and backward of one micro-batch.
+
+        The gradient is that of ``sum of losses / weight`` over the whole global batch, exactly: DeepSpeed averages over
+        the ranks, so the loss is multiplied by their number first, and its own division by accumulation steps is off.
+
+        Args:
+            task: Gives the loss.
+            batch: The micro-batch.
+            weight: Target tokens (or pairs) of the whole step, all micro-batches and ranks together.
+
+        Returns:
+            The sums of the micro-batch.
+        """
+        sums = task.step(self.forward, batch.to(self.device))
+        self.engine.backward(sums["loss"] * (world_size() / weight), scale_wrt_gas=False)
+        return {name: value.detach() for name, value in sums.items()}
+
+    def step(self) -> float:
+        """One optimizer step with what was accumulated.
+
+        Returns:
+            The norm of the gradient before clipping.
+        """
+        self.engine.step()
+        norm = self._last_norm if self.zero_stage == 0 else self.engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def close(self) -> None:
+        """Give the model back whole, and the engine's buffers and hooks free, so that the next phase can start."""
+        whole = {}
+        if self.zero_stage == 3:
+            parameters = list(self.module.parameters())
+            with self._zero.GatheredParameters(parameters):
+                whole = {parameter: parameter.data.clone() for parameter in parameters}
+        self.engine.destroy()
+        for parameter, data in whole.items():
+            parameter.data = data
+
+    def _clip_ourselves(self, max_grad_norm: float) -> None:
+        """Stage 0 clips without saying what the norm was: do it here, just before the gradients are used."""
+
+        def clip(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            self._last_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
+
+        self.engine.basic_optimizer.register_step_pre_hook(clip)
+
+
+def import_deepspeed() -> Any:
+    """Import DeepSpeed quietly, on a GPU where there is one, else on the CPU, and without its start-up build."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.ops
+
+    if hasattr(deepspeed.ops, "__compatible_ops__"):  # a C++ build that only serves inference
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # stage 3 calls functions of torch.distributed that have newer names
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed")
+    return deepspeed
+
+
+def ensure_process_group() -> None:
+    """Make this process a run of one rank, unless a launcher has said which rank it is."""
+    deepspeed = import_deepspeed()
+    if dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(alone, MASTER_PORT=str(_free_port()))
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+def world_size() -> int:
+    """Number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def global_sum(value: int, device: torch.device) -> int:
+    """The sum of a number over all ranks."""
+    if world_size() == 1:
+        return value
+    total = torch.tensor(value, device=device)
+    dist.all_reduce(total)
+    return int(total)
+
+
+def deepspeed_config(zero_stage: int, max_grad_norm: float) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run.
+
+    The batch sizes are nominal: with ``managed_gradient_accumulation`` off any number of backward passes may come
+    before a step, so the last window of an epoch may be short.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": max_grad_norm if zero_stage else 0.0,  # stage 0: see Engine._clip_ourselves
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": zero_stage,
+            "overlap_comm": False,
+            "stage3_gather_16bit_weights_on_model_save": zero_stage == 3,
+        },
+    }
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trained parameters in two groups: matrices decay, biases and norms (everything of one dimension) do not.
+
+    Empty groups are left out: DeepSpeed drops them, and the schedule would no longer fit.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def schedule_factor(schedule: Schedule, steps: int) -> Callable[[int], float]:
+    """The learning rate as a share of the highest: rises linearly from zero, then falls by the schedule's law.
+
+    Args:
+        schedule: Name, warm-up and final share.
+        steps: Steps in all.
+
+    Returns:
+        Step number (from 0) to factor.
+    """
+    warmup = math.ceil(schedule.warmup_ratio * steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        shapes = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+        return schedule.final_ratio + (1 - schedule.final_ratio) * shapes[schedule.name]
+
+    return factor
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,256 @@
+"""The training loop. It serves both phases and knows neither."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhfcli.core import layout
+from rlhfcli.core.engine import Engine, global_sum
+from rlhfcli.core.tasks import Batch, Task, measure
+from rlhfcli.errors import TrainingError
+from rlhfcli.progress import Sink
+from rlhfcli.recipe.schema import Phase, Recipe
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The arithmetic of a phase.
+
+    Args:
+        examples: Training examples.
+        steps: Optimizer steps.
+        per_step: Examples per step.
+        micro_batches: Largest number of micro-batches of a step.
+        tokens: Tokens of all steps.
+    """
+
+    examples: int
+    steps: int
+    per_step: int
+    micro_batches: int
+    tokens: int
+
+
+@dataclass
+class Result:
+    """What came out of training.
+
+    Args:
+        steps: Optimizer steps made.
+        loss: Mean training loss of the last logging window.
+        evaluation: Figures on the validation part after the last step.
+        seconds: Wall time of the steps and evaluations.
+        tokens: Tokens trained on.
+        history: Every line of ``metrics.jsonl``.
+    """
+
+    steps: int = 0
+    loss: float = float("nan")
+    evaluation: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    tokens: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def plan_steps(task: Task, phase: Phase, seed: int) -> list[list[int]]:
+    """Which examples each step takes: every epoch shuffled anew, the last step of an epoch may be short.
+
+    Args:
+        task: Has the examples.
+        phase: Batch size, epochs, max_steps.
+        seed: Same seed, same order.
+
+    Returns:
+        One list of example numbers per step.
+    """
+    count = len(task.lengths())
+    total = math.ceil(count * phase.epochs)
+    rng = random.Random(seed)
+    steps: list[list[int]] = []
+    taken = 0
+    while taken < total:
+        order = list(range(count))
+        rng.shuffle(order)
+        order = order[: total - taken]
+        taken += len(order)
+        steps += [order[i : i + phase.batch_size] for i in range(0, len(order), phase.batch_size)]
+    return steps[: phase.max_steps]
+
+
+class Loop:
+    """Trains a task.
+
+    Args:
+        recipe: For the seed, evaluation and logging sections.
+        phase: The phase's section.
+        task: Training examples and loss.
+        validation: The same task on the validation part.
+        folder: Where ``metrics.jsonl`` goes.
+        sink: Sees the progress.
+    """
+
+    def __init__(
+        self, recipe: Recipe, phase: Phase, task: Any, validation: Any, folder: Path, sink: Sink
+    ) -> None:
+        self.recipe = recipe
+        self.phase = phase
+        self.task = task
+        self.sink = sink
+        self.metrics = folder / "metrics.jsonl"
+        self.packed: bool = task.packed
+        self.lengths: list[int] = task.lengths()
+        self.steps = plan_steps(task, phase, recipe.seed)
+        self.validation_task: Task = validation
+        self.validation = self._validation_batches()
+
+    def schedule(self) -> Schedule:
+        """The arithmetic, for the run header."""
+        tokens = [sum(self.lengths[row] for row in rows) for rows in self.steps]
+        parts = max(len(self._parts(rows)) for rows in self.steps)
+        return Schedule(len(self.lengths), len(self.steps), self.phase.batch_size, parts, sum(tokens))
+
+    def rehearse(self, module: torch.nn.Module, device: torch.device) -> None:
+        """Run the largest micro-batch forward and backward before anything else, so that what cannot work fails now."""
+        parts = [part for rows in self.steps for part in self._parts(rows)]
+        largest = max(parts, key=lambda part: sum(self.lengths[row] for row in part))
+        self.task.step(module, self.task.collate(largest).to(device))["loss"].backward()
+        module.zero_grad(set_to_none=True)
+
+    def run(self, engine: Engine) -> Result:
+        """Make all steps.
+
+        Args:
+            engine: Drives the model.
+
+        Returns:
+            What came out.
+
+        Raises:
+            TrainingError: A loss or a gradient is not a finite number; the batch is named.
+        """
+        result = Result()
+        self.metrics.parent.mkdir(parents=True, exist_ok=True)
+        self.metrics.unlink(missing_ok=True)
+        self.sink.begin(self.task.name, len(self.steps), "steps")
+        started = time.perf_counter()
+        try:
+            self._record(result, {"step": 0} | self._evaluate(engine))
+            window = Window()
+            for number, rows in enumerate(self.steps, start=1):
+                line = self._step(engine, number, rows, window)
+                result.steps, result.tokens, result.loss = number, result.tokens + window.last_tokens, line["loss"]
+                line["tokens"] = result.tokens
+                if number % self.recipe.logging.every == 0 or number == len(self.steps):
+                    self._record(result, line | {"seconds": time.perf_counter() - started})
+                    window = Window()
+                self.sink.advance(number, line)
+                if number % self.recipe.eval.every == 0 and number < len(self.steps):
+                    self._record(result, {"step": number} | self._evaluate(engine))
+            result.evaluation = self._evaluate(engine)
+            self._record(result, {"step": len(self.steps)} | result.evaluation)
+        finally:
+            self.sink.end()
+        result.seconds = time.perf_counter() - started
+        return result
+
+    def _step(self, engine: Engine, number: int, rows: Sequence[int], window: Window) -> dict[str, float]:
+        began = time.perf_counter()
+        engine.train()
+        learning_rate = engine.learning_rate
+        batches = [self.task.collate(part) for part in self._parts(rows)]
+        weight = global_sum(sum(self.task.weight(batch) for batch in batches), engine.device)
+        loss = 0.0
+        for batch in batches:
+            part = float(engine.accumulate(self.task, batch, weight)["loss"])
+            if not math.isfinite(part):
+                raise self._not_finite("loss", part, number, batch.rows)
+            loss += part
+        norm = engine.step()
+        if not math.isfinite(norm):
+            raise self._not_finite("gradient norm", norm, number, rows)
+        window.add(loss, weight, sum(batch.layout.tokens for batch in batches), time.perf_counter() - began)
+        return {
+            "step": number,
+            "loss": window.loss / window.weight,
+            "learning_rate": learning_rate,
+            "grad_norm": norm,
+            "tokens_per_second": window.tokens / window.seconds,
+            "memory_gb": memory_gb(),
+        }
+
+    def _not_finite(self, what: str, value: float, number: int, rows: Sequence[int]) -> TrainingError:
+        shown = ", ".join(str(row) for row in list(rows)[:8]) + (" …" if len(rows) > 8 else "")
+        return TrainingError(
+            f"the {what} is {value} at step {number}",
+            where=f"{self.task.name}, training examples {shown} (numbered from 0 in the prepared data)",
+            hint="Lower the learning rate, or compute in float32: --set model.dtype=fp32. Nothing was saved.",
+        )
+
+    def _evaluate(self, engine: Engine) -> dict[str, float]:
+        engine.eval()
+        figures = measure(self.validation_task, engine.forward, self.validation, engine.device)
+        figures.pop("weight")
+        return {f"eval_{name}": value for name, value in figures.items()}
+
+    def _validation_batches(self) -> list[Batch]:
+        """Laid out once; all evaluations use the same."""
+        lengths = self.validation_task.lengths()
+        parts = layout.fill(lengths, self.phase.micro_batch_tokens, packed=self.packed)
+        if self.recipe.eval.batches != "all":
+            parts = random.Random(self.recipe.seed).sample(parts, min(self.recipe.eval.batches, len(parts)))
+        return [self.validation_task.collate(part) for part in parts]
+
+    def _parts(self, rows: Sequence[int]) -> list[list[int]]:
+        parts = layout.fill([self.lengths[row] for row in rows], self.phase.micro_batch_tokens, packed=self.packed)
+        return [[rows[i] for i in part] for part in parts]
+
+    def _record(self, result: Result, line: dict[str, float]) -> None:
+        result.history.append(line)
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.sink.advance(int(line["step"]), line)
+
+
+@dataclass
+class Window:
+    """Sums since the last line of ``metrics.jsonl``."""
+
+    loss: float = 0.0
+    weight: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    last_tokens: int = 0
+
+    def add(self, loss: float, weight: int, tokens: int, seconds: float) -> None:
+        """One more step."""
+        self.loss += loss
+        self.weight += weight
+        self.tokens += tokens
+        self.seconds += seconds
+        self.last_tokens = tokens
+
+
+def memory_gb() -> float:
+    """Most memory used so far in GB: the GPU's where there is one, else this process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+def read_metrics(file: Path) -> Iterator[dict[str, float]]:
+    """The lines of a ``metrics.jsonl``."""
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)

@@ -1,0 +1,255 @@
+"""Low-rank adaptation (LoRA, Hu et al., arXiv 2106.09685): train a small update beside each frozen weight.
+
+A linear layer ``y = W x + b`` becomes ``y = W x + b + s * B A x``. ``W`` and ``b`` stay as they are; only ``A``
+(rank x inputs) and ``B`` (outputs x rank) are trained. ``B`` starts at zero, so training starts from the unchanged model.
+The scale is ``s = alpha / rank`` (or ``alpha / sqrt(rank)``: rsLoRA, arXiv 2312.03732). When training is over, ``s * B A``
+is added to ``W`` and the layer is an ordinary one again.
+
+Adapters are written in PEFT's format, so PEFT, vLLM and the others load them, and ours loads theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from rlhfcli.errors import ModelError, UserError
+from rlhfcli.recipe.schema import Lora
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+_PREFIX = "base_model.model."  # what PEFT puts before every key
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a trainable low-rank update.
+
+    Args:
+        base: The layer to adapt: ``nn.Linear``, or GPT-2's ``Conv1D``, whose weight is stored transposed.
+        settings: Rank, alpha, dropout, rsLoRA.
+    """
+
+    def __init__(self, base: nn.Linear | Conv1D, settings: Lora) -> None:
+        super().__init__()
+        outputs, inputs = base.weight.shape if isinstance(base, nn.Linear) else reversed(base.weight.shape)
+        where = {"device": base.weight.device, "dtype": torch.float32}
+        self.base = base
+        self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, **where))
+        self.lora_b = nn.Parameter(torch.zeros(outputs, settings.rank, **where))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+        self.dropout = nn.Dropout(settings.dropout)
+        self.scale = settings.alpha / (math.sqrt(settings.rank) if settings.rslora else settings.rank)
+        self.merged = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., inputs)`` to ``(..., outputs)``."""
+        y: Tensor = self.base(x)
+        if self.merged:
+            return y
+        update = self.dropout(x).to(self.lora_a.dtype) @ self.lora_a.T @ self.lora_b.T
+        return y + (self.scale * update).to(y.dtype)
+
+    def delta(self) -> Tensor:
+        """The update ``s * B A`` in the layout of the base weight, float32."""
+        delta = self.scale * (self.lora_b.float() @ self.lora_a.float())
+        return delta if isinstance(self.base, nn.Linear) else delta.T
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the update to the base weight; the forward pass then costs nothing extra."""
+        if not self.merged:
+            self.base.weight += self.delta().to(self.base.weight.dtype)
+            self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the update out of the base weight again (equal within rounding)."""
+        if self.merged:
+            self.base.weight -= self.delta().to(self.base.weight.dtype)
+            self.merged = False
+
+
+def inject(model: nn.Module, settings: Lora) -> list[str]:
+    """Put a ``LoraLinear`` around every targeted layer, and freeze everything else.
+
+    Args:
+        model: Changed in place.
+        settings: What to adapt and how.
+
+    Returns:
+        The dotted names of the adapted layers.
+
+    Raises:
+        UserError: No layer has one of the wanted names.
+    """
+    names = [name for name, layer in _linear_layers(model) if _is_target(name, settings.targets)]
+    if not names:
+        endings = sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(model)})
+        raise UserError(
+            f"no layer of the model is called {settings.targets!r}",
+            where="lora.targets",
+            hint=f"Its linear layers end in: {', '.join(endings)}. all-linear takes all of them.",
+        )
+    model.requires_grad_(False)
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, child, LoraLinear(getattr(owner, child), settings))
+    return names
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    """All adapted layers of a model with their dotted names."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            yield name, module
+
+
+def merge(model: nn.Module) -> None:
+    """Merge every adapter into its base weight."""
+    for _, layer in adapted_layers(model):
+        layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Take every adapter out of its base weight."""
+    for _, layer in adapted_layers(model):
+        layer.unmerge()
+
+
+def remove(model: nn.Module) -> None:
+    """Put the base layers back in place, as they are now: merged ones keep what was learnt."""
+    for name, layer in list(adapted_layers(model)):
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.base)
+
+
+def save_adapter(model: nn.Module, folder: Path, settings: Lora, base_model: str, task_type: str) -> None:
+    """Write the adapter as PEFT does: ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+    Args:
+        model: A model with injected layers.
+        folder: Where to write; made if need be.
+        settings: What ``inject`` was called with.
+        base_model: Hub name or folder of the model that the adapter belongs to.
+        task_type: ``CAUSAL_LM`` or ``SEQ_CLS``; with the latter the head is saved as well.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for name, layer in adapted_layers(model):
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_a.detach()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = layer.lora_b.detach()
+    head = _head(model) if task_type == "SEQ_CLS" else None
+    if head is not None:
+        tensors[f"{_PREFIX}{head[0]}.weight"] = head[1].weight.detach()
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / ADAPTER_WEIGHTS)
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "base_model_name_or_path": base_model,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "use_rslora": settings.rslora,
+        "target_modules": [name for name, _ in adapted_layers(model)],
+        "modules_to_save": [head[0]] if head is not None else None,
+        "bias": "none",
+        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for _, layer in adapted_layers(model)),
+        "inference_mode": True,
+    }
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_adapter(model: nn.Module, folder: Path) -> None:
+    """Inject the layers that an adapter folder describes, PEFT's or ours, and load their weights.
+
+    Args:
+        model: A plain model of the kind the adapter was trained on; changed in place.
+        folder: Has ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Raises:
+        ModelError: A file is missing, or the adapter does not fit the model.
+    """
+    config = _read_adapter_config(folder)
+    inject(model, settings_of(config))
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError("the adapter folder has no weights", where=str(folder / ADAPTER_WEIGHTS))
+    tensors = load_file(folder / ADAPTER_WEIGHTS)
+    wanted: dict[str, nn.Parameter] = {}
+    for name, layer in adapted_layers(model):
+        wanted[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_a
+        wanted[f"{_PREFIX}{name}.lora_B.weight"] = layer.lora_b
+    for name in config.get("modules_to_save") or []:
+        wanted[f"{_PREFIX}{name}.weight"] = model.get_parameter(f"{name}.weight")
+    missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or unknown:
+        raise ModelError(
+            f"the adapter does not fit the model: {len(missing)} tensors missing, {len(unknown)} unknown",
+            where=str(folder),
+            hint=f"First of them: {(missing + unknown)[0]}",
+        )
+    with torch.no_grad():
+        for key, parameter in wanted.items():
+            if parameter.shape != tensors[key].shape:
+                raise ModelError(
+                    f"{key} has shape {tuple(tensors[key].shape)}, the model needs {tuple(parameter.shape)}",
+                    where=str(folder),
+                )
+            parameter.copy_(tensors[key])
+
+
+def settings_of(config: dict[str, Any]) -> Lora:
+    """The recipe section that corresponds to an ``adapter_config.json``."""
+    targets = config["target_modules"]
+    return Lora(
+        rank=config["r"],
+        alpha=float(config["lora_alpha"]),
+        dropout=float(config["lora_dropout"]),
+        rslora=bool(config.get("use_rslora", False)),
+        targets=targets if isinstance(targets, str) else list(targets),
+    )
+
+
+def _read_adapter_config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError("not an adapter folder: it has no adapter_config.json", where=str(folder)) from None
+    except ValueError as error:
+        raise ModelError(f"adapter_config.json is not JSON: {error}", where=str(folder)) from None
+    unsupported = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
+        raise ModelError(
+            "only plain LoRA adapters are supported", where=str(folder), hint=f"It uses: {unsupported or config.get('peft_type')}"
+        )
+    return config
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+    """The linear layers of the backbone: neither the language-model head nor the reward head is adapted."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = _head(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and module is not output and (head is None or module is not head[1]):
+            yield name, module
+
+
+def _head(model: nn.Module) -> tuple[str, nn.Linear] | None:
+    """The reward head of a sequence-classification model: transformers calls it ``score`` in every decoder family."""
+    score = getattr(model, "score", None)
+    return ("score", score) if isinstance(score, nn.Linear) else None
+
+
+def _is_target(name: str, targets: str | list[str]) -> bool:
+    if targets == "all-linear":
+        return True
+    wanted = [targets] if isinstance(targets, str) else targets
+    return any(name == target or name.endswith(f".{target}") for target in wanted)

@@ -1,0 +1,242 @@
+"""Loading and saving causal language models and their tokenizers.
+
+Two policies are decided here for the whole project. The pad token is never the end token: a tokenizer without one of
+its own gets a reserved token that is already there, else a new one. And a model is loaded in float32, whatever it was
+saved in: what is lower in precision is the computation (``torch.autocast``), never the weights that are trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from rlhfcli.data.template import set_template
+from rlhfcli.errors import ModelError
+from rlhfcli.recipe.schema import Model
+
+BUILTIN = "builtin:tiny"
+RESERVED_PADS = ("<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad|>", "<unk>")
+NEW_PAD = "<|pad|>"
+_DROPOUTS = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "resid_pdrop", "embd_pdrop",
+             "attn_pdrop", "layerdrop")  # fmt: skip
+
+
+def resolve(name: str) -> str:
+    """The folder or hub name that a recipe's ``model.name`` stands for."""
+    if name == BUILTIN:
+        from rlhfcli import tiny
+
+        return str(tiny.model_folder())
+    return os.path.expanduser(name)
+
+
+def device() -> torch.device:
+    """Where this process computes: its own GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def computes_bf16(dtype: str) -> bool:
+    """Whether to compute in bfloat16.
+
+    Args:
+        dtype: ``bf16``, ``fp32``, or ``auto``: bf16 where the hardware multiplies such matrices natively.
+    """
+    if dtype != "auto":
+        return dtype == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+
+
+def load_tokenizer(name: str, template: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer and see to its pad token and its chat template.
+
+    Args:
+        name: Hub name, local folder or ``builtin:tiny``.
+        template: As in the recipe (``human_assistant``, ``model``, a .jinja file); ``None`` keeps what it carries.
+
+    Returns:
+        A tokenizer whose pad token is not its end token.
+
+    Raises:
+        ModelError: It cannot be loaded, or has no end token.
+    """
+    with _explained(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end token", where=name, hint="Set eos_token in its tokenizer_config.json.")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        vocabulary = tokenizer.get_vocab()
+        reserved = [token for token in RESERVED_PADS if token in vocabulary and token != tokenizer.eos_token]
+        tokenizer.add_special_tokens({"pad_token": reserved[0] if reserved else NEW_PAD})
+    tokenizer.padding_side = "right"
+    if template is not None:
+        set_template(tokenizer, template)
+    return tokenizer
+
+
+def load_causal_lm(
+    name: str, dtype: str = "auto", *, trust_remote_code: bool = False, dropout: float = 0.0
+) -> PreTrainedModel:
+    """Load a causal language model with float32 weights, ready for use on this process's device.
+
+    Args:
+        name: Hub name, local folder or ``builtin:tiny``.
+        dtype: Kept for the caller's convenience: precision of the computation, see ``computes_bf16``.
+        trust_remote_code: Run code that comes with the model.
+        dropout: Sets every dropout of the model.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        ModelError: It cannot be loaded, has no weights, or is a reward model.
+    """
+    folder = resolve(name)
+    config = load_config(name, trust_remote_code=trust_remote_code)
+    if is_reward_model(config):
+        raise ModelError(
+            "this is a reward model: it gives scores, it cannot talk",
+            where=name,
+            hint="Use it as the reward model (--reward), and a language model, such as .../sft/final, as the model.",
+        )
+    set_dropout(config, dropout)
+    with _explained(name, "model"):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    return model.to(device()).eval()
+
+
+def load_for_scoring(section: Model, folder: str) -> PreTrainedModel:
+    """Load a model as ``…ForSequenceClassification`` with one output; a language model gets a new head.
+
+    Args:
+        section: The recipe's model section.
+        folder: Hub name or folder of a language model or reward model.
+
+    Returns:
+        The model, float32, in evaluation mode, on this process's device.
+
+    Raises:
+        ModelError: It cannot be loaded, or its family has no such class.
+    """
+    config = load_config(folder, trust_remote_code=section.trust_remote_code)
+    config.num_labels = 1
+    set_dropout(config, section.dropout)
+    with _explained(folder, "model"):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            resolve(folder), config=config, dtype=torch.float32, trust_remote_code=section.trust_remote_code
+        )
+    return model.to(device()).eval()
+
+
+def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The ``config.json`` of a model.
+
+    Raises:
+        ModelError: There is none, or it is not one of a transformers model.
+    """
+    folder = resolve(name)
+    if os.path.isdir(folder):
+        _check_folder(Path(folder))
+    elif _looks_local(name):
+        raise ModelError("there is no such folder", where=name, hint="Give a model folder, or a name on the hub.")
+    with _explained(name, "model"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def is_reward_model(config: Any) -> bool:
+    """Whether a config belongs to a model that gives scores rather than tokens."""
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+def set_dropout(config: Any, dropout: float) -> None:
+    """Set every dropout that the family's config has."""
+    for key in _DROPOUTS:
+        if isinstance(getattr(config, key, None), int | float):
+            setattr(config, key, dropout)
+
+
+def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make room for tokens that the tokenizer has gained; never shrink, and tell the model which one is the pad."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """How many parameters a model has, and how many of them are trained."""
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in counts), sum(n for n, trained in counts if trained)
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _check_folder(folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        hint = "Take its folder final/." if (folder / "final").is_dir() else "A model folder has config.json and *.safetensors."
+        raise ModelError("not a model folder: it has no config.json", where=str(folder), hint=hint)
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"config.json is not JSON: {error}", where=str(config)) from None
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise ModelError(
+            "the model folder has no weights",
+            where=str(folder),
+            hint="It needs model.safetensors (or several, with an index). Was its download or its save interrupted?",
+        )
+
+
+class _explained:
+    """Turns what transformers and the hub client raise into one clear error."""
+
+    def __init__(self, name: str, what: str) -> None:
+        self.name, self.what = name, what
+        self.quiet = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        self.quiet.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.quiet.__exit__(kind, error, trace)
+        if isinstance(error, OSError | ValueError | KeyError | RuntimeError):
+            raise self.explain(error) from error
+
+    def explain(self, error: Exception) -> ModelError:
+        """What went wrong, and what to do."""
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if os.path.isdir(resolve(self.name)):
+            return ModelError(f"the {self.what} cannot be loaded: {first}", where=self.name)
+        return ModelError(
+            f"the {self.what} is neither a local folder nor to be had from the hub",
+            where=self.name,
+            hint="Without a network, name a local folder: --set model.name=path/to/folder. "
+            f"What the hub client said: {first}",
+        )

@@ -1,0 +1,186 @@
+"""The reward model: a language model whose last layer says how good an answer is instead of what comes next.
+
+Take a causal language model, leave out the layer that predicts the next token, and put one linear map from the hidden
+state to a single number in its place (the *head*, ``score``). Because attention is causal, the hidden state at a token
+has seen everything up to it; at the end token of an answer it has seen the whole dialogue. The number read there is the
+*reward* of that answer. Its zero and its unit mean nothing: training only ever looks at the difference between two
+answers to the same prompt (see ``losses.bradley_terry``).
+
+Three ways to make one number of an answer (``reward.pooling``):
+
+* ``last``: the score at the end token. What transformers, TRL, RewardBench and vLLM read, and our default.
+* ``mean``: the mean of the scores of the answer's tokens.
+* ``tokenwise``: DeepSpeed-Chat's: train on all tokens from where the two answers begin to differ, read the last.
+
+The head and all that follows are computed in float32, whatever the precision of the backbone: scores of bf16 lie so far
+apart that close answers tie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhfcli.core import layout
+from rlhfcli.core.losses import mean_by_segment
+from rlhfcli.core.model import computes_bf16, is_reward_model, load_config, load_for_scoring
+from rlhfcli.errors import ModelError
+from rlhfcli.recipe.schema import Model
+
+SCORING_TOKENS = 8192  # held at once when scoring; bounds the memory, does not change the scores
+
+
+class RewardModel(nn.Module):
+    """A backbone and its float32 head.
+
+    Args:
+        model: A transformers ``…ForSequenceClassification`` with one output and a linear head called ``score``.
+        bf16: Compute the backbone in bfloat16.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, bf16: bool = False) -> None:
+        super().__init__()
+        if not isinstance(getattr(model, "score", None), nn.Linear):
+            raise ModelError(
+                f"{type(model).__name__} has no linear head called score, which reward models need",
+                hint="Take a decoder family: OPT, Llama, Qwen, Mistral, Gemma, GPT-NeoX, GPT-2, BLOOM ...",
+            )
+        self.model = model
+        self.bf16 = bf16
+        self.score.requires_grad_(True)
+
+    @property
+    def score(self) -> nn.Linear:
+        """The head: ``(1, hidden)``, without bias."""
+        head: nn.Linear = self.model.score
+        return head
+
+    @property
+    def config(self) -> Any:
+        """The transformers config; what we know about the scores is kept in it, too."""
+        return self.model.config
+
+    def init_head(self) -> None:
+        """Draw a new head from N(0, 1 / (hidden + 1)), so that first scores are about one (arXiv 2009.01325)."""
+        nn.init.normal_(self.score.weight, std=1 / math.sqrt(self.score.in_features + 1))
+
+    def forward(self, at: Tensor, **inputs: Any) -> Tensor:
+        """Scores at chosen tokens.
+
+        Args:
+            at: ``(n,)`` indices into the flattened batch.
+            inputs: What ``Layout.inputs`` gives.
+
+        Returns:
+            ``(n,)`` scores, float32.
+        """
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        kind = at.device.type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bf16):
+            hidden = backbone(**inputs).last_hidden_state
+        chosen = hidden.flatten(0, 1).index_select(0, at)
+        with torch.autocast(kind, enabled=False):
+            return nn.functional.linear(chosen.float(), self.score.weight.float()).squeeze(-1)
+
+    @torch.no_grad()
+    def rewards(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> Tensor:
+        """The reward of each dialogue, read as the model was trained to be read.
+
+        Args:
+            sequences: Token ids, each ending with the end token of the answer.
+            prompt_lengths: Where each answer begins; needed for a model with ``mean`` pooling.
+
+        Returns:
+            ``(sequences,)`` rewards, float32, on the CPU; independent of how they are batched.
+        """
+        pooling = (getattr(self.config, "rlhf", None) or {}).get("pooling", "last")
+        if pooling == "mean" and prompt_lengths is None:
+            raise ValueError("a reward model with mean pooling has to know where the answers begin")
+        packed = layout.packs_exactly(self.model)
+        lengths = [len(sequence) for sequence in sequences]
+        result = torch.empty(len(sequences))
+        with layout.attention(self.model, layout.PACKED if packed else "sdpa"):
+            for indices in layout.fill(lengths, SCORING_TOKENS, packed=packed):
+                first = [prompt_lengths[i] for i in indices] if prompt_lengths and pooling == "mean" else None
+                result[indices] = self._rewards([sequences[i] for i in indices], first, packed)
+        return result
+
+    def _rewards(self, sequences: list[Sequence[int]], first: list[int] | None, packed: bool) -> Tensor:
+        batch = layout.lay_out(sequences, packed=packed, pad_id=self.config.pad_token_id or 0)
+        ends = torch.tensor([len(sequence) for sequence in sequences])
+        begins = torch.tensor(first) if first is not None else ends - 1
+        at, segments = spans(batch.starts + begins, batch.starts + ends)
+        target = self.score.weight.device
+        scores = self(at.to(target), **batch.to(target).inputs())
+        return mean_by_segment(scores, segments.to(target), len(sequences)).cpu()
+
+    @property
+    def mean(self) -> float | None:
+        """Mean reward of the validation answers, if it was measured."""
+        return getattr(self.config, "mean", None)
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of the rewards of the validation answers, if it was measured."""
+        return getattr(self.config, "std", None)
+
+
+def spans(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """All indices of several half-open ranges, and which range each belongs to.
+
+    Args:
+        begins: ``(ranges,)``.
+        ends: ``(ranges,)``, not below ``begins``.
+
+    Returns:
+        ``(tokens,)`` indices and ``(tokens,)`` range numbers.
+    """
+    sizes = ends - begins
+    segments = torch.arange(len(sizes)).repeat_interleave(sizes)
+    offsets = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return begins.repeat_interleave(sizes) + offsets, segments
+
+
+def new_reward_model(section: Model, init_from: str) -> RewardModel:
+    """A reward model with a new head on a language model.
+
+    Args:
+        section: The recipe's model section.
+        init_from: Hub name or folder of the language model.
+
+    Returns:
+        The reward model, float32 weights.
+    """
+    model = RewardModel(load_for_scoring(section, init_from), bf16=computes_bf16(section.dtype))
+    model.init_head()
+    return model
+
+
+def load_reward_model(folder: str | Path, dtype: str = "fp32") -> RewardModel:
+    """Load a trained reward model, ours or anybody's ``…ForSequenceClassification`` with one output.
+
+    Args:
+        folder: A reward-model folder, or a hub name.
+        dtype: Precision of the backbone's computation.
+
+    Returns:
+        The reward model in evaluation mode.
+
+    Raises:
+        ModelError: It cannot be loaded, or it is a language model.
+    """
+    config = load_config(str(folder))
+    if not is_reward_model(config):
+        raise ModelError(
+            "this is a language model: it has no head that gives scores",
+            where=str(folder),
+            hint="Give a reward model, such as .../reward/final.",
+        )
+    section = Model(name=str(folder), dtype=dtype)  # type: ignore[arg-type]
+    return RewardModel(load_for_scoring(section, str(folder)), bf16=computes_bf16(dtype)).eval()

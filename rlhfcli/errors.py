@@ -1,0 +1,112 @@
+"""The errors that a user can meet.
+
+    RlhfError                 exit 1   something the program could not do
+    ├── UserError             exit 2   something the user can mend: shown as one panel, no traceback
+    │   ├── RecipeError                a recipe, or a --set, that cannot be used: all problems at once
+    │   ├── DataError                  a file or a row that cannot be used
+    │   ├── ModelError                 a model or tokenizer folder that cannot be used
+    │   └── OutputError                a folder that cannot be written, or that belongs to something else
+    ├── TrainingError         exit 1   the run cannot go on (a loss that is not a number)
+    └── Interrupted           exit 130 Ctrl-C, or SIGTERM
+
+Every error says *what* is wrong, *where*, and *what to do*. Anything else that is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class RlhfError(Exception):
+    """Something the program could not do.
+
+    Args:
+        what: One sentence: what is wrong.
+        where: The file and line, the key or the folder it is about.
+        hint: What to do about it.
+    """
+
+    exit_code = 1
+    title = "Error"
+
+    def __init__(self, what: str, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.hint:
+            lines.append(self.hint)
+        return "\n".join(lines)
+
+
+class UserError(RlhfError):
+    """Something the user can mend; shown as one panel without a traceback."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data file or a row of it cannot be used."""
+
+    title = "Data"
+
+
+class ModelError(UserError):
+    """A model or tokenizer cannot be loaded or does not fit its use."""
+
+    title = "Model"
+
+
+class OutputError(UserError):
+    """A folder cannot be written, or already belongs to something else."""
+
+    title = "Output"
+
+
+class TrainingError(RlhfError):
+    """Training cannot go on, for example because the loss is not a number."""
+
+    title = "Training stopped"
+
+
+class Interrupted(RlhfError):
+    """The user or the system asked the program to stop."""
+
+    exit_code = 130
+    title = "Interrupted"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong in a recipe.
+
+    Args:
+        where: ``file:line`` or ``--set #2``.
+        key: Dotted path of the key, such as ``sft.learning_rate``; empty when the file as a whole is meant.
+        what: What is wrong, and the nearest right key where there is one.
+    """
+
+    where: str
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.key, self.what) if part)
+
+
+class RecipeError(UserError):
+    """A recipe cannot be used. Holds all its problems, sorted by line.
+
+    Args:
+        problems: Everything that is wrong.
+        hint: What to do about it.
+    """
+
+    title = "Recipe"
+
+    def __init__(self, problems: list[Problem], hint: str | None = None) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems), hint=hint)
+        self.problems = problems

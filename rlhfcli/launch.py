@@ -1,0 +1,22 @@
+"""How a phase is started. So far: in this process, as a run of one rank.
+
+The environment has to be set before torch and DeepSpeed are imported, so this room imports neither.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def in_this_process(*, offline: bool = False) -> None:
+    """Prepare this process to be the only rank.
+
+    Args:
+        offline: Forbid the network to all libraries, also where a hub name is not in the cache.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every fork
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if offline:
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")

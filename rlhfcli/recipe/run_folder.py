@@ -1,0 +1,192 @@
+"""The folder of a run: which recipe it belongs to, what was done in it, and what may be written over.
+
+    runs/<name>/
+      recipe.yaml     the resolved recipe
+      run.json        versions, commands, what was finished when
+      data/           the prepared data
+      sft/            metrics.jsonl, final/
+      reward/         metrics.jsonl, final/
+      eval/           sft.json, reward.json
+
+Nothing in it is replaced silently: a folder that another recipe made is refused, and so is training a phase again,
+unless the user says ``--overwrite``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from rlhfcli import __version__
+from rlhfcli.errors import OutputError
+from rlhfcli.recipe.schema import Recipe
+
+Part = Literal["data", "sft", "reward", "eval"]
+
+# what a part was made from: if one of these differs, the part belongs to another recipe
+_MADE_FROM: dict[str, tuple[str, ...]] = {
+    "data": ("seed", "model.name", "data"),
+    "sft": ("seed", "model.name", "data", "sft"),
+    "reward": ("seed", "model.name", "data", "sft", "reward"),
+}
+_PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "safetensors")
+
+
+class RunFolder:
+    """A run on disk.
+
+    Args:
+        recipe: The recipe of this command.
+        dump: Writes a recipe as YAML.
+    """
+
+    def __init__(self, recipe: Recipe, dump: Callable[[Recipe], str]) -> None:
+        self.recipe = recipe
+        self.path = Path(recipe.output_dir)
+        self._dump = dump
+
+    @property
+    def data(self) -> Path:
+        """Folder of the prepared data."""
+        return self.path / "data"
+
+    @property
+    def sft(self) -> Path:
+        """The fine-tuned model."""
+        return self.path / "sft" / "final"
+
+    @property
+    def reward(self) -> Path:
+        """The reward model."""
+        return self.path / "reward" / "final"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the results."""
+        return self.path / "eval"
+
+    def finished(self, part: Literal["sft", "reward"]) -> bool:
+        """Whether a phase is done: its final folder only appears when everything is in it."""
+        return (self.sft if part == "sft" else self.reward).is_dir()
+
+    def open(self, writes: Part, *, overwrite: bool = False) -> None:
+        """Check that this command may write, and note the recipe.
+
+        Args:
+            writes: Which part it makes.
+            overwrite: Replace what another recipe, or an earlier command, made of this part.
+
+        Raises:
+            OutputError: The folder is not one of ours, belongs to another recipe, has this part already, or cannot
+                be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError("the output folder is a file", where=str(self.path), hint="Choose another output_dir.")
+        if not overwrite:
+            self._refuse_foreign(writes)
+            if writes in ("sft", "reward") and self.finished(writes):
+                raise OutputError(
+                    f"the {writes} phase of this run is already done",
+                    where=str(self.path / writes / "final"),
+                    hint="--overwrite trains it again; --set output_dir=… keeps both.",
+                )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self.path / "recipe.yaml", self._dump(self.recipe))
+        except OSError as error:
+            raise OutputError(
+                f"the output folder cannot be written: {error.strerror}",
+                where=str(self.path),
+                hint="Choose another one: --set output_dir=…",
+            ) from None
+        self.note({})
+
+    def note(self, done: dict[str, Any]) -> None:
+        """Write down in ``run.json`` what was done, beside versions and commands.
+
+        Args:
+            done: Part to figures, such as ``{"sft": {"steps": 300}}``; the time is added.
+        """
+        record = self.record()
+        record.setdefault("started", _now())
+        record["updated"] = _now()
+        record["rlhf"] = __version__
+        record["python"] = platform.python_version()
+        record["packages"] = {name: _version(name) for name in _PACKAGES}
+        command = " ".join(["rlhf", *sys.argv[1:]])
+        if command not in record.setdefault("commands", []):
+            record["commands"].append(command)
+        for part, figures in done.items():
+            record.setdefault("parts", {})[part] = {**figures, "finished": _now()}
+        _write(self.path / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` says; empty where there is none, or none that can be read."""
+        try:
+            record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def write_result(self, name: str, result: dict[str, Any]) -> Path:
+        """Write ``eval/<name>.json`` and return its path."""
+        self.evaluation.mkdir(parents=True, exist_ok=True)
+        file = self.evaluation / f"{name}.json"
+        _write(file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        return file
+
+    def _refuse_foreign(self, writes: Part) -> None:
+        file = self.path / "recipe.yaml"
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        if not file.is_file():
+            raise OutputError(
+                "the output folder holds something else: it has files, but no recipe.yaml",
+                where=str(self.path),
+                hint="Choose another one: --set output_dir=…",
+            )
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        now = yaml.safe_load(self._dump(self.recipe))
+        made = [part for part in ("sft", "reward") if self.finished(part)]  # type: ignore[arg-type]
+        keys = {key for part in made if part != writes for key in _MADE_FROM[part]}
+        different = sorted(key for key in keys if _get(before, key) != _get(now, key))
+        if different:
+            raise OutputError(
+                f"the output folder belongs to another recipe: {', '.join(different)} differ"
+                f"{'s' if len(different) == 1 else ''} from what {' and '.join(made)} was made with",
+                where=str(file),
+                hint="Keep both with --set output_dir=…, or replace it with --overwrite.",
+            )
+
+
+def _get(recipe: Any, key: str) -> Any:
+    for name in key.split("."):
+        recipe = recipe.get(name) if isinstance(recipe, dict) else None
+    return recipe
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace a file in one step, so that a kill leaves the old one or the new one."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

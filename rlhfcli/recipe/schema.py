@@ -1,0 +1,189 @@
+"""What a recipe may say: every key with its meaning, unit, range and default. Defaults live here and nowhere else.
+
+The sections are strict (``"3"`` is not 3), frozen, and refuse keys they do not know; see ``loader`` for how a
+mistake is reported.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Model(Section):
+    """The base model that both phases start from."""
+
+    name: str = Field(description="hub name, local folder, or builtin:tiny; any causal language model")
+    dtype: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="precision of the computation; auto: bf16 where the hardware has it, else fp32"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, about a third more time"
+    )
+    dropout: Share = Field(0.0, description="sets every dropout of the model")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+
+class Source(Section):
+    """One place that rows come from."""
+
+    path: str = Field(description="hub name, file (.jsonl .json .csv .parquet), folder, or builtin:tiny")
+    format: str = Field("auto", description="row shape: messages, sharegpt, alpaca, pairs ...; auto: look at the rows")
+    split: str = Field("train", description="which split, where the source has several")
+    weight: float = Field(1.0, gt=0, description="share of the rows that is used; 2.0 takes every row twice")
+    limit: Positive | None = Field(None, description="use at most so many rows")
+    phase: Literal["both", "sft", "reward"] = Field(
+        "both", description="which phase learns from it; SFT learns the chosen answers of preference rows"
+    )
+
+
+class PhaseSplit(Section):
+    """Relative shares of the prompts for the three phases of RLHF."""
+
+    sft: float = Field(ge=0)
+    reward: float = Field(ge=0)
+    rlhf: float = Field(0.0, ge=0, description="kept aside for a later PPO phase")
+
+
+class Data(Section):
+    """What to learn from."""
+
+    sources: list[Source] = Field(min_length=1, description="where rows come from")
+    template: str = Field(
+        "human_assistant",
+        description="how turns become text: human_assistant (DeepSpeed-Chat's words), model (the tokenizer's own), or a .jinja file",
+    )
+    max_length: int = Field(512, ge=8, description="tokens; longer dialogues are cut by the truncation policy")
+    truncation: Literal["drop_oldest_turns", "keep_start", "drop"] = Field(
+        "drop_oldest_turns", description="what to do with a dialogue that is longer than max_length"
+    )
+    phase_split: PhaseSplit | None = Field(None, description="without it both phases use all rows")
+    validation: float = Field(0.02, gt=0, lt=1, description="share of the prompts kept aside to measure with")
+
+
+class Lora(Section):
+    """Low-rank adaptation: train ``B A`` of a small rank beside each frozen weight."""
+
+    rank: Positive = Field(16, description="inner dimension of the update")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    dropout: Share = Field(0.0, description="on the input of the update")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead")
+    targets: str | list[str] = Field(
+        "all-linear", description="all-linear, or names (or ends of names) of the layers to adapt"
+    )
+
+
+class Schedule(Section):
+    """The learning rate over the steps."""
+
+    name: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: Share = Field(0.03, description="share of the steps in which the rate rises from zero")
+    final_ratio: float = Field(0.0, ge=0, le=1, description="the last step's rate as a share of the highest")
+
+
+class Phase(Section):
+    """What the two training phases have in common."""
+
+    lora: Lora | None = Field(None, description="leave out for full fine-tuning")
+    epochs: float = Field(1.0, gt=0, description="passes over the training rows; may be a fraction")
+    max_steps: Positive | None = Field(None, description="stop after so many optimizer steps")
+    batch_size: Positive = Field(64, description="sequences (or pairs) per optimizer step, all devices together")
+    micro_batch_tokens: int = Field(
+        8192, ge=8, description="tokens that one device holds at a time; gradient accumulation is derived"
+    )
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on biases and norms")
+    betas: tuple[Share, Share] = Field((0.9, 0.95), strict=False, description="AdamW's moments")
+    max_grad_norm: float = Field(1.0, gt=0, description="clip the gradient to this norm")
+    schedule: Schedule = Schedule()
+
+
+class Sft(Phase):
+    """Phase 1: supervised fine-tuning."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    loss_on: Literal["assistant", "all"] = Field(
+        "assistant", description="train on the assistant's turns, or on every token as DeepSpeed-Chat does"
+    )
+
+
+class RewardLoss(Section):
+    """Bradley-Terry's pairwise loss and its variations."""
+
+    name: Literal["bradley_terry"] = "bradley_terry"
+    margin: bool = Field(False, description="subtract the margin column of the data from the score difference")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="probability that a label is taken to be wrong")
+    centering: float = Field(0.01, ge=0, description="weight of the squared sum of both scores; keeps them near zero")
+
+
+class Reward(Phase):
+    """Phase 2: the reward model."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    init_from: Literal["sft", "base"] = Field("sft", description="the fine-tuned model, or the base model")
+    pooling: Literal["last", "mean", "tokenwise"] = Field(
+        "last",
+        description="last: score of the end token; mean: over the answer; tokenwise: DeepSpeed-Chat's loss over the differing tokens",
+    )
+    loss: RewardLoss = RewardLoss()
+
+
+class Eval(Section):
+    """What is measured, and how often during training."""
+
+    every: Positive = Field(200, description="optimizer steps between two evaluations on the validation part")
+    batches: Literal["all"] | Positive = Field("all", description="how much of it, during training")
+    prompts: str | None = Field(
+        None, description="file of prompts for generated answers (messages, accepted answers, skill), or builtin:tiny"
+    )
+    pairs: str | None = Field(None, description="file of pairs for ranking accuracy; without it, the validation part")
+    samples: Positive = Field(8, description="answers shown side by side, before and after fine-tuning")
+
+
+class Chat(Section):
+    """How answers are drawn."""
+
+    temperature: float = Field(0.7, ge=0, description="0 is greedy")
+    top_p: Probability = Field(0.9, description="draw from the smallest set of tokens with this probability")
+    top_k: int = Field(0, ge=0, description="draw from so many tokens; 0: all")
+    max_new_tokens: Positive = Field(256, description="longest answer, in tokens")
+
+
+class Deepspeed(Section):
+    """How DeepSpeed lays the training state out over the devices."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        1, description="what is partitioned: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters"
+    )
+
+
+class Logging(Section):
+    """What is written down while training."""
+
+    every: Positive = Field(10, description="optimizer steps between two lines of metrics.jsonl")
+
+
+class Recipe(Section):
+    """A whole project in one file; every verb reads it."""
+
+    output_dir: str = Field(description="folder of the run: data, models, metrics and results go below it")
+    seed: int = Field(1234, ge=0)
+    model: Model
+    data: Data
+    sft: Sft = Sft()
+    reward: Reward = Reward()
+    eval: Eval = Eval()
+    chat: Chat = Chat()
+    deepspeed: Deepspeed = Deepspeed()
+    logging: Logging = Logging()

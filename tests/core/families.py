@@ -1,0 +1,85 @@
+"""Small random models of the families that the tests go through: real transformers classes, two layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BloomConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Qwen3Config,
+)
+
+VOCABULARY = 128
+_IDS: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2}
+_NEW: dict[str, Any] = _IDS | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
+_OPT: dict[str, Any] = _IDS | {
+    "hidden_size": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "dropout": 0.0,
+}
+CONFIGS: dict[str, Any] = {
+    "opt": lambda: OPTConfig(**_OPT, word_embed_proj_dim=32),
+    "opt-350m": lambda: OPTConfig(**_OPT, word_embed_proj_dim=16, do_layer_norm_before=False),
+    "llama": lambda: LlamaConfig(**_NEW, num_key_value_heads=2),
+    "qwen3": lambda: Qwen3Config(**_NEW, num_key_value_heads=2, head_dim=8),
+    "gpt-neox": lambda: GPTNeoXConfig(**_NEW),
+    "gpt2": lambda: GPT2Config(
+        **_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    ),
+    "bloom": lambda: BloomConfig(**_IDS, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0, attention_dropout=0),
+    "mistral": lambda: MistralConfig(**_NEW, num_key_value_heads=2, sliding_window=6),
+}
+FAMILIES = list(CONFIGS)
+SIX = [name for name in FAMILIES if name != "mistral"]  # those of the project's promise, with both shapes of OPT
+
+
+def config(family: str) -> Any:
+    return CONFIGS[family]()
+
+
+def causal_lm(family: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config(family), dtype=torch.float32).eval()
+    _spread(model)
+    return model
+
+
+def classifier(family: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    chosen = config(family)
+    chosen.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(chosen, dtype=torch.float32).eval()
+    _spread(model)
+    return model
+
+
+def _spread(model: Any) -> None:
+    """Larger weights than the usual start, so that a wrong attention shows in the logits."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.15)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.1)
+
+
+def token_ids(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in lengths]
