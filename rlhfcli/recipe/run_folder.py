@@ -156,7 +156,7 @@ class RunFolder:
             )
         before = yaml.safe_load(file.read_text(encoding="utf-8"))
         now = yaml.safe_load(self._dump(self.recipe))
-        made = [part for part in ("sft", "reward") if self.finished(part)]  # type: ignore[arg-type]
+        made = [part for part in ("sft", "reward") if self.finished(part)]
         keys = {key for part in made if part != writes for key in _MADE_FROM[part]}
         different = sorted(key for key in keys if _get(before, key) != _get(now, key))
         if different:

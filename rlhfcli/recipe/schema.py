@@ -18,13 +18,13 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 class Section(BaseModel):
     """A part of a recipe."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Section):
     """The base model that both phases start from."""
 
-    name: str = Field(description="hub name, local folder, or builtin:tiny; any causal language model")
+    name: str = Field(min_length=1, description="hub name, local folder, or builtin:tiny; any causal language model")
     dtype: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="precision of the computation; auto: bf16 where the hardware has it, else fp32"
     )
@@ -38,7 +38,7 @@ class Model(Section):
 class Source(Section):
     """One place that rows come from."""
 
-    path: str = Field(description="hub name, file (.jsonl .json .csv .parquet), folder, or builtin:tiny")
+    path: str = Field(min_length=1, description="hub name, file (.jsonl .json .csv .parquet), folder, or builtin:tiny")
     format: str = Field("auto", description="row shape: messages, sharegpt, alpaca, pairs ...; auto: look at the rows")
     split: str = Field("train", description="which split, where the source has several")
     weight: float = Field(1.0, gt=0, description="share of the rows that is used; 2.0 takes every row twice")
@@ -62,7 +62,8 @@ class Data(Section):
     sources: list[Source] = Field(min_length=1, description="where rows come from")
     template: str = Field(
         "human_assistant",
-        description="how turns become text: human_assistant (DeepSpeed-Chat's words), model (the tokenizer's own), or a .jinja file",
+        description="how turns become text: human_assistant (DeepSpeed-Chat's words), model (the tokenizer's own), "
+        "or a .jinja file",
     )
     max_length: int = Field(512, ge=8, description="tokens; longer dialogues are cut by the truncation policy")
     truncation: Literal["drop_oldest_turns", "keep_start", "drop"] = Field(
@@ -134,7 +135,8 @@ class Reward(Phase):
     init_from: Literal["sft", "base"] = Field("sft", description="the fine-tuned model, or the base model")
     pooling: Literal["last", "mean", "tokenwise"] = Field(
         "last",
-        description="last: score of the end token; mean: over the answer; tokenwise: DeepSpeed-Chat's loss over the differing tokens",
+        description="last: score of the end token; mean: over the answer; tokenwise: DeepSpeed-Chat's loss over the "
+        "differing tokens",
     )
     loss: RewardLoss = RewardLoss()
 
@@ -145,7 +147,8 @@ class Eval(Section):
     every: Positive = Field(200, description="optimizer steps between two evaluations on the validation part")
     batches: Literal["all"] | Positive = Field("all", description="how much of it, during training")
     prompts: str | None = Field(
-        None, description="file of prompts for generated answers (messages, accepted answers, skill), or builtin:tiny"
+        None,
+        description="file of prompts for generated answers (messages, accepted answers, skill), or builtin:tiny",
     )
     pairs: str | None = Field(None, description="file of pairs for ranking accuracy; without it, the validation part")
     samples: Positive = Field(8, description="answers shown side by side, before and after fine-tuning")
@@ -177,7 +180,9 @@ class Logging(Section):
 class Recipe(Section):
     """A whole project in one file; every verb reads it."""
 
-    output_dir: str = Field(description="folder of the run: data, models, metrics and results go below it")
+    output_dir: str = Field(
+        min_length=1, description="folder of the run: data, models, metrics and results go below it"
+    )
     seed: int = Field(1234, ge=0)
     model: Model
     data: Data

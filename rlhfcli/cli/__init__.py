@@ -1,0 +1,89 @@
+"""The command ``rlhf``: its verbs, and how errors end. Loads no torch: ``rlhf --help`` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rlhfcli import __version__, console
+from rlhfcli.cli import recipes
+from rlhfcli.cli.chat import chat
+from rlhfcli.cli.doctor import doctor
+from rlhfcli.cli.eval import evaluate
+from rlhfcli.cli.prepare_data import prepare_data
+from rlhfcli.cli.reward import reward
+from rlhfcli.cli.run import run
+from rlhfcli.cli.sft import sft
+from rlhfcli.errors import RlhfError
+
+_FIVE, _HELPERS = "The five verbs, in their order", "Around them"
+
+
+class _InOrder(TyperGroup):
+    """Lists the verbs as one uses them; typer would put all groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # typer hides the context's type
+        return ["prepare-data", "sft", "reward", "eval", "chat", "run", "recipes", "doctor"]
+
+
+app = typer.Typer(
+    name="rlhf",
+    cls=_InOrder,
+    help="Fine-tune a language model on dialogues, train a reward model on preferences, measure both, chat.",
+    epilog="No recipe, no network, no GPU needed to begin: rlhf run · then: rlhf chat",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a bug keeps its ordinary traceback
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+# No file of a verb imports torch before the verb runs.
+app.command("prepare-data", rich_help_panel=_FIVE)(prepare_data)
+app.command("sft", rich_help_panel=_FIVE)(sft)
+app.command("reward", rich_help_panel=_FIVE)(reward)
+app.command("eval", rich_help_panel=_FIVE)(evaluate)
+app.command("chat", rich_help_panel=_FIVE)(chat)
+app.command("run", rich_help_panel=_HELPERS)(run)
+app.add_typer(recipes.app, name="recipes", rich_help_panel=_HELPERS)
+app.command("doctor", rich_help_panel=_HELPERS)(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.result(f"rlhf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 the user can mend it, 130 interrupted."""
+    try:
+        app(prog_name="rlhf")
+    except RlhfError as error:
+        if os.environ.get("RLHF_DEBUG", "0") not in ("", "0"):
+            raise
+        console.show_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _interrupted()
+    except SystemExit as end:
+        if end.code == 130:  # typer turns Ctrl-C into this without a word
+            _interrupted()
+        raise
+
+
+def _interrupted() -> None:
+    console.message("interrupted")
+    sys.exit(130)

@@ -1,0 +1,59 @@
+"""``rlhf chat``: talk to the model, see the reward of each reply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhfcli.cli.common import OfflineOption, RecipeOption, SetOption
+
+
+def chat(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Talk to this model folder instead of the run's.")
+    ] = None,
+    reward: Annotated[
+        str | None, typer.Option("--reward", help="Score replies with this reward model; none: do not score.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this one message and exit.")] = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Talk to the fine-tuned model over several turns, and see the reward of each reply.
+
+    Works in a pipe, too: one line of input is one turn. Type /help for the commands.
+    """
+    from rlhfcli import launch
+    from rlhfcli.cli.common import open_project
+    from rlhfcli.errors import ModelError
+
+    launch.in_this_process(offline=offline)
+    settings = open_project(recipe, overrides or []).recipe
+    run = Path(settings.output_dir)
+    if model is None and not (run / "sft" / "final").is_dir():
+        raise ModelError(
+            "there is no fine-tuned model to talk to yet",
+            where=str(run / "sft" / "final"),
+            hint="Run rlhf sft or rlhf run first, or name a folder: rlhf chat --model FOLDER",
+        )
+    if reward is None and (run / "reward" / "final").is_dir():
+        reward = str(run / "reward" / "final")
+
+    from rlhfcli.chat.session import open_session
+    from rlhfcli.chat.terminal import answer_once, run_terminal
+
+    scorer = None if reward in (None, "none") else reward
+    session = open_session(
+        model or str(run / "sft" / "final"),
+        scorer,
+        settings.chat,
+        template=settings.data.template,
+        seed=settings.seed,
+    )
+    if prompt is None:
+        run_terminal(session)
+    else:
+        answer_once(session, prompt)

@@ -1,0 +1,61 @@
+"""What the verbs share: their options, and how a project is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlhfcli import console
+
+if TYPE_CHECKING:
+    from rlhfcli.recipe.loader import Loaded
+
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        metavar="FILE|NAME",
+        help="Recipe file, folder of a run, or built-in name. Left out: the newest run's, else tiny.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change the recipe: --set sft.learning_rate=1e-4. May be given several times.",
+        show_default=False,
+    ),
+]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Forbid the network: local files and caches only.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace what an earlier command made. Without it nothing is replaced."),
+]
+
+
+def open_project(recipe: str | None, changes: Sequence[str] = (), runs: Path | None = None) -> Loaded:
+    """Find, read and check the recipe of a command, and say which one it is.
+
+    Args:
+        recipe: What ``--recipe`` says.
+        changes: What ``--set`` says.
+        runs: Where the runs are; ``runs/`` if left out.
+
+    Returns:
+        The recipe, ready to use.
+
+    Raises:
+        UserError: There is no such recipe, or it cannot be used.
+    """
+    from rlhfcli.recipe import loader  # pydantic takes a fifth of a second, which --help need not wait for
+
+    loaded = loader.open_recipe(recipe, changes, runs or loader.RUNS)
+    console.message(loaded.first_line, style="dim")
+    return loaded

@@ -1,0 +1,223 @@
+"""``rlhf doctor``: what works on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from rlhfcli import __version__, console
+from rlhfcli.cli.common import JsonOption
+
+Verdict = Literal["ok", "note", "warning", "broken"]
+_MARKS = {"ok": "ok", "note": "·", "warning": "!", "broken": "x"}
+_STYLES = {"ok": "green", "note": "dim", "warning": "yellow", "broken": "bold red"}
+_PACKAGES = (
+    "torch",
+    "deepspeed",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "pydantic",
+    "typer",
+)
+_STALE_AFTER = 600.0  # seconds; no extension builds for ten minutes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        what: Its name.
+        verdict: ``ok``; ``note`` for what is only good to know; ``warning``; ``broken`` if a verb will fail.
+        found: What was found.
+        advice: What to do about it.
+    """
+
+    what: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Look over this machine: versions, device, memory, caches. Each with a verdict and what to do."""
+    findings: list[Finding] = []
+    for look in CHECKS:
+        for finding in look():
+            findings.append(finding)
+            if not as_json:
+                _show(finding)
+    broken = [finding.what for finding in findings if finding.verdict == "broken"]
+    if as_json:
+        console.result(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
+    elif broken:
+        console.message(f"\nbroken: {', '.join(broken)}", style="bold red")
+    else:
+        console.message("\neverything that rlhf needs works here", style="green")
+        console.next_steps([("rlhf run", "the whole way on the built-in tiny model"), "rlhf --help"])
+    raise typer.Exit(1 if broken else 0)
+
+
+def _versions() -> Iterator[Finding]:
+    ok = (3, 10) <= sys.version_info[:2] < (3, 14)
+    advice = "" if ok else "Use Python 3.10 to 3.13."
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding("Python", "ok" if ok else "warning", found, advice)
+    found_packages, missing = [f"rlhf {__version__}"], []
+    for name in _PACKAGES:
+        try:
+            found_packages.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    yield Finding("packages", "ok", ", ".join(found_packages))
+    if missing:
+        advice = f"pip install {' '.join(missing)}"
+        yield Finding("missing packages", "broken", ", ".join(missing), advice)
+
+
+def _device() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("torch", "broken", f"cannot be imported: {error}", "Install it again: pip install torch")
+        return
+    from rlhfcli.core.model import computes_bf16
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+            yield Finding("GPU", "ok", f"{name}: {free / 1e9:.0f} of {total / 1e9:.0f} GB are free")
+    else:
+        what = f"none that torch {torch.__version__} can use; the CPU does the work"
+        hint = "Fine for the tiny recipe. Larger models want a GPU and a torch that is built for it."
+        yield Finding("GPU", "note", what, hint)
+    bf16 = computes_bf16("auto")
+    found = "the hardware has it; dtype: auto takes it" if bf16 else "not in this hardware; dtype: auto takes fp32"
+    yield Finding("bf16", "ok" if bf16 else "note", found)
+    threads = torch.get_num_threads()
+    yield Finding("cores", "ok", f"{_cores()} usable, torch computes with {threads} threads")
+
+
+def _deepspeed() -> Iterator[Finding]:
+    try:
+        metadata.version("deepspeed")
+    except metadata.PackageNotFoundError:
+        return
+    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    if compiler:
+        yield Finding("compiler", "ok", f"{compiler}: DeepSpeed can build its extensions")
+    else:
+        advice = "One process works without. Several on CPUs, or offload, need one: apt-get install g++"
+        yield Finding("compiler", "note", "no C++ compiler", advice)
+    locks = stale_locks()
+    if locks:
+        advice = f"DeepSpeed would wait for it for ever. If nothing is building: rm {' '.join(map(str, locks))}"
+        yield Finding("build locks", "warning", "left by a build that was killed", advice)
+    else:
+        yield Finding("build locks", "ok", "none is left over in torch's extension cache")
+
+
+def stale_locks(now: float | None = None) -> list[Path]:
+    """Locks that a killed build left in torch's extension cache.
+
+    Args:
+        now: Seconds since the epoch; the clock's if left out.
+
+    Returns:
+        Lock files that are older than any build takes.
+    """
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torch_extensions"
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", default))
+    now = time.time() if now is None else now
+    found = [*root.glob("*/lock"), *root.glob("*/*/lock")]
+    return sorted(lock for lock in found if now - lock.stat().st_mtime > _STALE_AFTER)
+
+
+def _memory() -> Iterator[Finding]:
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PHYS_PAGES")
+        free, total = (n * os.sysconf("SC_PAGE_SIZE") / 1e9 for n in pages)
+    except (ValueError, OSError, AttributeError):
+        return
+    short = total < 3
+    advice = "The tiny recipe needs 2 GB." if short else ""
+    yield Finding("memory", "warning" if short else "ok", f"{total:.1f} GB, {free:.1f} GB unused", advice)
+
+
+def _folders() -> Iterator[Finding]:
+    runs = Path("runs")
+    place = runs if runs.is_dir() else Path()
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        advice = "Change to a folder that you may write in, or --set output_dir=..."
+        yield Finding("runs folder", "warning", f"{place.resolve()} cannot be written: {reason}", advice)
+        return
+    free = shutil.disk_usage(place).free / 1e9
+    short = free < 2
+    found = f"{runs.resolve()}, {free:.0f} GB free on its disk"
+    advice = "A model of a billion parameters takes 4 GB." if short else ""
+    yield Finding("runs folder", "warning" if short else "ok", found, advice)
+
+
+def _hub() -> Iterator[Finding]:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    kinds = {"models": "models--*", "data sets": "datasets--*"}
+    counts = ", ".join(f"{len(list(cache.glob(pattern)))} {kind}" for kind, pattern in kinds.items())
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON")
+    found = f"{counts} in {cache}"
+    if offline:
+        advice = "HF_HUB_OFFLINE is set: hub names work only where they are in the cache; local folders always do."
+        yield Finding("hub", "note", found, advice)
+    else:
+        yield Finding("hub", "ok", f"{found}; what is not there is downloaded, unless --offline")
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def _show(finding: Finding) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    body = Text(finding.found)
+    if finding.advice:
+        body.append(f"\n{finding.advice}", style="cyan")
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=2)
+    row.add_column(width=16)
+    row.add_column(overflow="fold")
+    row.add_row(Text(_MARKS[finding.verdict], style=_STYLES[finding.verdict]), finding.what, body)
+    console.result(row)
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _versions,
+    _device,
+    _deepspeed,
+    _memory,
+    _folders,
+    _hub,
+)

@@ -1,0 +1,87 @@
+"""``rlhf recipes``: list, show, copy and validate recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhfcli import console
+from rlhfcli.cli.common import JsonOption, OverwriteOption, SetOption
+from rlhfcli.errors import OutputError, UserError
+from rlhfcli.recipe import builtin
+
+app = typer.Typer(
+    help="List, show, copy and validate recipes.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog="A recipe of your own: rlhf recipes copy tiny my.yaml · rlhf recipes validate my.yaml",
+)
+Name = Annotated[str, typer.Argument(help="Name of a built-in recipe; rlhf recipes list has them.")]
+
+
+@app.command("list")
+def list_recipes(as_json: JsonOption = False) -> None:
+    """List the built-in recipes."""
+    found = {name: builtin.summary(name) for name in builtin.names()}
+    if as_json:
+        console.result(json.dumps(found, ensure_ascii=False))
+        return
+    width = max(len(name) for name in found)
+    for name, summary in found.items():
+        console.result(f"{name.ljust(width)}   {summary}")
+    console.next_steps([("rlhf recipes show tiny", "read it"), ("rlhf recipes copy tiny my.yaml", "change it")])
+
+
+@app.command("show")
+def show_recipe(name: Name) -> None:
+    """Print a built-in recipe with its comments."""
+    console.result(_text(name).rstrip("\n"))
+
+
+@app.command("copy")
+def copy_recipe(
+    name: Name,
+    file: Annotated[Path | None, typer.Argument(help="Where to; left out: NAME.yaml here.", show_default=False)] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Copy a built-in recipe to a file of your own."""
+    text, target = _text(name), file or Path(f"{name}.yaml")
+    if target.is_dir():
+        target = target / f"{name}.yaml"
+    if target.exists() and not overwrite:
+        raise OutputError("this file exists", where=str(target), hint="Choose another name, or add --overwrite.")
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        what = f"the file cannot be written: {(error.strerror or str(error)).lower()}"
+        raise OutputError(what, where=str(target)) from None
+    console.message(f"wrote {target}")
+    console.next_steps(
+        [(f"rlhf recipes validate {target}", "after editing"), (f"rlhf run --recipe {target}", "use it")]
+    )
+
+
+@app.command("validate")
+def validate_recipe(
+    file: Annotated[str, typer.Argument(help="Recipe file, folder of a run, or built-in name.")],
+    changes: SetOption = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print it with every default written out.")] = False,
+) -> None:
+    """Check a recipe without running it."""
+    from rlhfcli.recipe import loader
+
+    loaded = loader.open_recipe(file, changes or [])
+    if resolved:
+        console.result(loader.dump(loaded.recipe).rstrip("\n"))
+    console.message(f"{loaded.name}: this recipe is valid")
+
+
+def _text(name: str) -> str:
+    text = builtin.text(name)
+    if text is None:
+        known = ", ".join(builtin.names())
+        raise UserError(f"there is no built-in recipe of this name; there is {known}", where=name)
+    return text

@@ -1,0 +1,36 @@
+"""``rlhf run``: all phases of a recipe, one after the other."""
+
+from __future__ import annotations
+
+import time
+
+from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, SetOption
+
+
+def run(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    offline: OfflineOption = False,
+) -> None:
+    """Prepare the data, fine-tune, train the reward model and measure both.
+
+    A phase that this run has already finished is not repeated, unless --overwrite is given.
+    """
+    from rlhfcli import console
+    from rlhfcli.cli import work
+    from rlhfcli.cli.eval import show
+
+    began = time.perf_counter()
+    job = work.begin(recipe, overrides or [], offline=offline)
+    work.claim(job, "data", overwrite=overwrite)
+    project = work.project_of(job)
+    for phase in ("sft", "reward"):
+        if job.run.finished(phase) and not overwrite:
+            console.message(f"{phase}: already done, nothing to do (--overwrite repeats it)")
+            continue
+        work.claim(job, phase, overwrite=overwrite)
+        work.say_trained(job, phase, work.train(job, project, phase))
+    show(work.evaluate(job))
+    console.message(f"All done in {time.perf_counter() - began:.0f} s. Everything is in {job.run.path}")
+    console.next_steps(["rlhf chat"])

@@ -1,0 +1,26 @@
+"""``rlhf sft``: phase 1, supervised fine-tuning."""
+
+from __future__ import annotations
+
+from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, SetOption
+
+
+def sft(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    overwrite: OverwriteOption = False,
+    offline: OfflineOption = False,
+) -> None:
+    """Fine-tune the base model on dialogues, with LoRA or in full.
+
+    Prepares the data first if need be. Writes <output_dir>/sft/final, a plain transformers folder (with the PEFT
+    adapter in it where LoRA was used), and <output_dir>/sft/metrics.jsonl.
+    """
+    from rlhfcli import console
+    from rlhfcli.cli import work
+
+    job = work.begin(recipe, overrides or [], offline=offline)
+    work.claim(job, "sft", overwrite=overwrite)
+    result = work.train(job, work.project_of(job), "sft")
+    work.say_trained(job, "sft", result)
+    console.next_steps(["rlhf chat", "rlhf reward", "rlhf eval"])

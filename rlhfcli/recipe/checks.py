@@ -1,0 +1,53 @@
+"""What one key cannot show alone: checks across a recipe whose keys are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhfcli.recipe.schema import Recipe
+from rlhfcli.recipe.strict_yaml import Path
+
+_MODELS = ("builtin:tiny",)
+_SOURCES = ("builtin:tiny", "builtin:tiny/dialogues", "builtin:tiny/pairs")
+_TEMPLATES = ("human_assistant", "model")
+
+
+def find(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Find what does not fit together.
+
+    Args:
+        recipe: A recipe that passed the schema.
+
+    Yields:
+        Path of a key, and what is wrong with it.
+    """
+    yield from _builtin_names(recipe)
+    yield from _phases(recipe)
+    template = recipe.data.template
+    if template not in _TEMPLATES and not template.endswith(".jinja"):
+        what = f'must be human_assistant, model or a .jinja file, got the text "{template}"'
+        yield ("data", "template"), what
+
+
+def _builtin_names(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    named: list[tuple[Path, str | None, tuple[str, ...]]] = [
+        (("model", "name"), recipe.model.name, _MODELS),
+        (("eval", "prompts"), recipe.eval.prompts, _SOURCES[:1]),
+        (("eval", "pairs"), recipe.eval.pairs, _SOURCES[:1]),
+    ]
+    named += [(("data", "sources", n, "path"), s.path, _SOURCES) for n, s in enumerate(recipe.data.sources)]
+    for path, name, known in named:
+        if name is not None and name.startswith("builtin:") and name not in known:
+            yield path, f'"{name}" is not built in; there is {", ".join(known)}'
+
+
+def _phases(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    split = recipe.data.phase_split
+    if split is not None:
+        for phase in ("sft", "reward"):
+            if getattr(split, phase) == 0 and recipe.reward.init_from == "sft":
+                what = f"must be greater than 0, got 0: the {phase} phase would have no rows"
+                yield ("data", "phase_split", phase), what
+    if recipe.reward.init_from == "sft" and all(s.phase == "reward" for s in recipe.data.sources):
+        what = "none is for sft: give one phase: both, or start the reward model with reward.init_from: base"
+        yield ("data", "sources"), what

@@ -1,0 +1,219 @@
+"""Find a recipe, read it, and check all of it at once.
+
+- ``find_recipe``: ``--recipe``, else the newest run, else the built-in ``tiny``
+- ``load_recipe``: text → ``schema.Recipe``, with ``--set`` on top; every mistake is told with its line
+- ``dump``: ``schema.Recipe`` → text that loads again
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rlhfcli.errors import Problem, RecipeError, UserError
+from rlhfcli.recipe import builtin, checks, messages, overrides, strict_yaml
+from rlhfcli.recipe.paths import resolve
+from rlhfcli.recipe.schema import Recipe
+
+RUNS = Path("runs")
+SEE = "see: rlhf recipes show tiny"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe that is ready to use.
+
+    Args:
+        recipe: All settings; local paths are absolute.
+        text: The YAML text as it was written, without the changes.
+        path: The file, or None for a built-in recipe.
+        name: What to call it: the path, or the built-in name.
+        why: Why this one was taken.
+        overrides: The changes (``--set``) on top of it.
+    """
+
+    recipe: Recipe
+    text: str
+    path: Path | None
+    name: str
+    why: str = ""
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def first_line(self) -> str:
+        """What a command says before everything else."""
+        why = f" ({self.why})" if self.why else ""
+        changes = f", with {' '.join(self.overrides)}" if self.overrides else ""
+        return f"recipe: {self.name}{why}{changes}"
+
+
+def find_recipe(option: str | None, runs: Path = RUNS) -> tuple[str | Path, str]:
+    """Decide which recipe a command takes.
+
+    Args:
+        option: What ``--recipe`` says: a path, the folder of a run, or a built-in name.
+        runs: Where the runs are.
+
+    Returns:
+        A built-in name or a file, and why it was taken.
+
+    Raises:
+        UserError: There is no such recipe.
+    """
+    if option is not None:
+        return _named(option), "from --recipe"
+    newest = newest_run(runs)
+    if newest:
+        return newest / "recipe.yaml", f"the newest run in {runs}/"
+    return "tiny", f"built in; no --recipe, and no run in {runs}/ yet"
+
+
+def newest_run(runs: Path = RUNS) -> Path | None:
+    """The run that was worked on last, or None.
+
+    Args:
+        runs: Folder of runs; each has a ``recipe.yaml``, and a ``run.json`` whose ``updated`` counts.
+    """
+    try:
+        found = [folder for folder in sorted(runs.iterdir()) if (folder / "recipe.yaml").is_file()]
+    except OSError:
+        return None
+    return max(found, key=_updated, default=None)
+
+
+def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "") -> Loaded:
+    """Read a recipe and check it.
+
+    Args:
+        source: A built-in name, or a file.
+        changes: ``key=value`` texts of ``--set``.
+        why: Why this recipe was taken, for the first line of output.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        RecipeError: Something in it, or in the changes, is wrong; everything that is, sorted by line.
+        UserError: The file cannot be read.
+    """
+    text, path = _read(source)
+    name = str(source)
+    document = strict_yaml.read(text, name)
+    if not isinstance(document.data, dict):
+        empty = "is empty" if document.data is None else f"holds {messages.shown(document.data)}, no keys"
+        raise RecipeError([Problem(name, "", f"the recipe {empty}")], hint=SEE)
+    data, made, wrong = overrides.apply(document.data, changes)
+    places = _Places(name, document, made)
+    found = [((1, number), problem) for number, problem in wrong]
+    found += [((0, line), Problem(f"{name}:{line}", key, what)) for line, key, what in document.problems]
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        found += [places.problem(*told) for told in messages.reword(error.errors(), data)]
+    if recipe is not None:
+        found += [places.problem(*told) for told in checks.find(recipe)]
+    if found or recipe is None:
+        raise RecipeError([problem for _, problem in sorted(found, key=lambda pair: pair[0])], hint=SEE)
+    recipe = resolve(recipe, path.parent if path else None, lambda p: overrides.as_typed(p, made) is not None)
+    return Loaded(recipe, text, path, name, why, tuple(changes))
+
+
+def open_recipe(option: str | None, changes: Sequence[str] = (), runs: Path = RUNS) -> Loaded:
+    """Find a recipe and read it: ``find_recipe`` and ``load_recipe`` in one.
+
+    Args:
+        option: What ``--recipe`` says.
+        changes: What ``--set`` says.
+        runs: Where the runs are.
+
+    Returns:
+        The checked recipe, with the reason why it was taken.
+
+    Raises:
+        UserError: There is no such recipe, or it cannot be used.
+    """
+    source, why = find_recipe(option, runs)
+    try:
+        return load_recipe(source, changes, why)
+    except RecipeError as error:
+        if option is None and isinstance(source, Path):
+            error.hint = f"{SEE}\nThis is {why}; --recipe takes another one."
+        raise
+
+
+def dump(recipe: Recipe) -> str:
+    """Write a recipe with every default in it; it loads again to the same recipe.
+
+    Args:
+        recipe: All settings.
+
+    Returns:
+        YAML text.
+    """
+    return strict_yaml.write(recipe.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the keys come from."""
+
+    name: str
+    document: strict_yaml.Document
+    made: dict[strict_yaml.Path, int]
+
+    def problem(self, path: strict_yaml.Path, what: str) -> tuple[tuple[int, int], Problem]:
+        """A problem with its place, and what to sort it by."""
+        number = overrides.as_typed(path, self.made)
+        key = strict_yaml.dotted(path)
+        if number is not None:
+            return (1, number), Problem(overrides.name(number), key, what)
+        line = self.document.line(path)
+        return (0, line), Problem(f"{self.name}:{line}" if line else self.name, key, what)
+
+
+def _named(option: str) -> str | Path:
+    if option in builtin.names():
+        return option
+    path = Path(option).expanduser()
+    if path.is_dir():
+        if (path / "recipe.yaml").is_file():
+            return path / "recipe.yaml"
+        hint = "--recipe takes a file, the folder of a run, or a built-in name."
+        raise UserError("this folder has no recipe.yaml", where=option, hint=hint)
+    if path.is_file():
+        return path
+    known = ", ".join(builtin.names())
+    raise UserError(
+        "there is no such recipe file, and no built-in recipe of this name",
+        where=option,
+        hint=f"Built in: {known}. To start from one of them: rlhf recipes copy tiny my.yaml",
+    )
+
+
+def _read(source: str | Path) -> tuple[str, Path | None]:
+    if isinstance(source, str) and source in builtin.names():
+        return builtin.text(source) or "", None
+    path = Path(source)
+    try:
+        return path.read_text(encoding="utf-8-sig"), path
+    except UnicodeDecodeError as error:
+        line = path.read_bytes().count(b"\n", 0, error.start) + 1
+        raise RecipeError([Problem(f"{path}:{line}", "", "this line is not UTF-8 text")], hint=SEE) from None
+    except OSError as error:
+        what = f"the recipe cannot be read: {(error.strerror or str(error)).lower()}"
+        raise UserError(what, where=str(path), hint=SEE) from None
+
+
+def _updated(run: Path) -> float:
+    try:
+        said = json.loads((run / "run.json").read_text(encoding="utf-8"))["updated"]
+        moment = datetime.fromisoformat(str(said).replace("Z", "+00:00"))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (OSError, ValueError, KeyError, TypeError):
+        return (run / "recipe.yaml").stat().st_mtime

@@ -1,0 +1,67 @@
+"""Local paths in a recipe: beside the recipe file first, then in the working directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rlhfcli.recipe.schema import Recipe
+from rlhfcli.recipe.strict_yaml import Path as Key
+
+BUILTIN = "builtin:"
+
+
+def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -> Recipe:
+    """Make local paths absolute, so that the recipe means the same from its run's folder.
+
+    A name that exists nowhere on this machine is left as it is: it may be a hub name, and if it was meant
+    as a file, whoever opens it says so in the words of the recipe.
+
+    Args:
+        recipe: All settings.
+        folder: Folder of the recipe file; None for a built-in recipe.
+        typed: Whether a key comes from ``--set``; such a path is relative to the working directory.
+
+    Returns:
+        The recipe with absolute local paths; ``output_dir`` stays relative to the working directory.
+    """
+
+    def local(name: str, key: Key) -> str:
+        return _local(name, None if typed(key) else folder)
+
+    def optional(name: str | None, key: Key) -> str | None:
+        return None if name is None else local(name, key)
+
+    sources = [
+        source.model_copy(update={"path": local(source.path, ("data", "sources", n, "path"))})
+        for n, source in enumerate(recipe.data.sources)
+    ]
+    template = recipe.data.template
+    if template.endswith(".jinja"):
+        template = local(template, ("data", "template"))
+    evaluation = {
+        "prompts": optional(recipe.eval.prompts, ("eval", "prompts")),
+        "pairs": optional(recipe.eval.pairs, ("eval", "pairs")),
+    }
+    return recipe.model_copy(
+        update={
+            "output_dir": str(Path(recipe.output_dir).expanduser()),
+            "model": recipe.model.model_copy(update={"name": local(recipe.model.name, ("model", "name"))}),
+            "data": recipe.data.model_copy(update={"sources": sources, "template": template}),
+            "eval": recipe.eval.model_copy(update=evaluation),
+        }
+    )
+
+
+def _local(name: str, folder: Path | None) -> str:
+    if name.startswith(BUILTIN):
+        return name
+    path = Path(name).expanduser()
+    places = [Path.cwd()] if folder is None else [folder, Path.cwd()]
+    for place in places:
+        try:
+            if (place / path).exists():
+                return str((place / path).resolve())
+        except (OSError, ValueError):  # too long for a file name, or with a NUL: no path
+            return name
+    return str(path) if name.startswith("~") else name

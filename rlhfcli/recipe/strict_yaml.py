@@ -1,0 +1,190 @@
+"""A YAML reader without YAML 1.1's surprises, which remembers where every key stands.
+
+PyYAML reads ``1e-5`` as text, ``no`` as false, ``012`` as ten, and lets the second of two equal keys win
+without a word. Here the plain values follow YAML 1.2's core schema
+(https://yaml.org/spec/1.2.2/#103-core-schema), and a duplicate key is a problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from rlhfcli.errors import Problem, RecipeError
+
+Path = tuple[str | int, ...]  # of a value: keys, and indices of lists
+
+_NULL = re.compile(r"~|null|Null|NULL|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_TAG = "tag:yaml.org,2002:"
+_USUAL = {_TAG + name for name in ("str", "map", "seq")}  # what a node is without an explicit tag
+
+
+@dataclass
+class Document:
+    """What a text says and where.
+
+    Args:
+        data: The value: dictionaries, lists and plain values.
+        lines: Line of every key and list entry, by path; lines count from 1.
+        problems: Duplicate keys and the like; the rest can still be checked.
+    """
+
+    data: Any
+    lines: dict[Path, int] = field(default_factory=dict)
+    problems: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def line(self, path: Path) -> int:
+        """Line of a path, or of the nearest thing around it that stands in the text; 0 if there is none."""
+        return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
+
+
+def read(text: str, where: str) -> Document:
+    """Read one YAML document.
+
+    Args:
+        text: The YAML text.
+        where: What to call it in errors: a file name, or ``--set #1``.
+
+    Returns:
+        Its value, the line of every key, and what is wrong with single keys.
+
+    Raises:
+        RecipeError: The text is no YAML.
+    """
+    try:
+        node = yaml.compose(text, _Loader)
+        document = Document(None)
+        document.data = None if node is None else _build(node, (), document, [])
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError([Problem(where + line, "", _reword(error, text))]) from None
+    except yaml.reader.ReaderError as error:
+        line = f":{text.count(chr(10), 0, error.position) + 1}"
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        what = f"the character U+{code:04X} is not allowed in YAML"
+        raise RecipeError([Problem(where + line, "", what)]) from None
+    except RecursionError:
+        raise RecipeError([Problem(where, "", "the text is nested too deeply")]) from None
+    return document
+
+
+def plain(text: str) -> Any:
+    """The value of an unquoted scalar, by YAML 1.2's core schema."""
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    try:
+        if _INT.fullmatch(text):
+            base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+            return int(text[2:] if base != 10 else text, base)
+        if _FLOAT.fullmatch(text):
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:  # Python refuses whole numbers of thousands of digits
+        pass
+    return text
+
+
+def write(value: Any) -> str:
+    """Write YAML that this reader, and every YAML 1.1 reader, understands as the same value.
+
+    Args:
+        value: Dictionaries, lists and plain values.
+
+    Returns:
+        YAML text in block style, keys in their order.
+    """
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Loader(yaml.SafeLoader):
+    """Gives every plain scalar the tag ``str``, so that ``plain`` decides."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own way to configure a loader)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either YAML version would take for something else."""
+
+
+for _name, _pattern in (("bool", _BOOL), ("int", _INT), ("float", _FLOAT), ("null", _NULL)):
+    _Dumper.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern.pattern})$"), None)
+
+
+def _build(node: yaml.Node, path: Path, document: Document, above: list[yaml.Node]) -> Any:
+    if any(node is parent for parent in above):
+        raise yaml.composer.ComposerError(None, None, "an alias contains itself", node.start_mark)
+    above = [*above, node]
+    if node.tag not in _USUAL:
+        what = "tags such as !!int are not used in recipes; leave it out"
+        document.problems.append((node.start_mark.line + 1, dotted(path), what))
+    if isinstance(node, yaml.MappingNode):
+        items = _items(node, path, document)
+        return {key: _build(value, (*path, key), document, above) for key, value in items}
+    if isinstance(node, yaml.SequenceNode):
+        values = []
+        for index, value in enumerate(node.value):
+            entry = (*path, index)
+            document.lines[entry] = value.start_mark.line + 1
+            values.append(_build(value, entry, document, above))
+        return values
+    text = str(node.value)
+    return plain(text) if getattr(node, "style", None) is None else text  # a style is a kind of quotes
+
+
+def _items(node: yaml.MappingNode, path: Path, document: Document) -> Iterator[tuple[str, yaml.Node]]:
+    """The entries of a mapping; of a key that is given twice the first."""
+    first: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            document.problems.append((line, dotted(path), "a key must be a plain word"))
+            continue
+        key = str(key_node.value)
+        here = (*path, key)
+        if key in first:
+            what = f"given twice, first in line {first[key]}; keep one of them"
+            document.problems.append((line, dotted(here), what))
+            continue
+        first[key] = document.lines[here] = line
+        yield key, value_node
+
+
+def dotted(path: Path) -> str:
+    """A path as a user writes it: ``data.sources.0.path``."""
+    return ".".join(str(part) for part in path)
+
+
+def _reword(error: yaml.MarkedYAMLError, text: str) -> str:
+    """PyYAML's message in words that say what to do."""
+    problem, mark = error.problem or "", error.problem_mark
+    line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+    if "'\\t'" in problem or ("\t" in line[: len(line) - len(line.lstrip())]):
+        return "a tab is used for indentation; YAML needs spaces"
+    if "expected a single document" in str(error.context):
+        return "a second document starts here (---); a recipe is one document"
+    known = {
+        "mapping values are not allowed here": "a second ':' in this line, or the line is indented too far; "
+        "put text that holds ': ' in quotes",
+        "could not find expected ':'": "a ':' is missing after the key in this line or the one before",
+        "expected <block end>": "the indentation does not fit the lines above",
+        "expected '<document start>'": "the indentation does not fit the lines above",
+        "did not find expected key": "the indentation does not fit the lines above",
+        "found unexpected end of stream": "a quote is opened and never closed",
+        "expected ',' or '}'": "a ',' or a closing '}' is missing",
+        "expected ',' or ']'": "a ',' or a closing ']' is missing",
+        "found undefined alias": "'*' starts an alias that is not defined; put the text in quotes",
+        "cannot start any token": "this character cannot start a value; put the text in quotes",
+    }
+    for start, words in known.items():
+        if start in problem:
+            return words
+    return f"not valid YAML: {problem}"

@@ -1,0 +1,209 @@
+"""The command as a user types it: what is on stdout, what on stderr, how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from rlhfcli import cli
+from rlhfcli.errors import RlhfError, TrainingError, UserError
+
+ROOT = Path(__file__).parents[2]
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def rlhf(*arguments, monkeypatch, capsys):
+    """Exit code, stdout and stderr of a command in this process."""
+    monkeypatch.setattr(sys, "argv", ["rlhf", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    return end.value.code or 0, out, err
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    return lambda *arguments: rlhf(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_help_names_the_verbs_in_their_order(call):
+    code, out, _ = call("--help")
+    verbs = ["prepare-data", "sft", "reward", "eval", "chat", "run", "recipes", "doctor"]
+    places = [out.index(f"│ {verb} ") for verb in verbs]
+    assert code == 0
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("verb", ["prepare-data", "sft", "reward", "eval", "chat", "run", "recipes", "doctor"])
+def test_every_verb_has_help(call, verb):
+    code, out, _ = call(verb, "--help")
+    assert code == 0
+    assert f"rlhf {verb}" in out
+
+
+def test_version(call):
+    assert call("--version") == (0, "rlhf 0.1.0\n", "")
+
+
+def test_an_unknown_verb_ends_with_2(call):
+    code, _, err = call("trian")
+    assert code == 2
+    assert "trian" in err
+
+
+def test_python_m():
+    done = subprocess.run([sys.executable, "-m", "rlhfcli", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "rlhf 0.1.0\n")
+
+
+def test_recipes_list(call):
+    code, out, err = call("recipes", "list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()][:2] == ["tiny", "opt125m"]
+    assert "rlhf recipes show tiny" in err
+
+
+def test_recipes_list_as_json(call):
+    code, out, err = call("recipes", "list", "--json")
+    assert code == 0
+    assert {"tiny", "opt125m"} <= set(json.loads(out))
+    assert err == ""
+
+
+def test_recipes_show_is_the_file(call):
+    code, out, _ = call("recipes", "show", "tiny")
+    assert code == 0
+    assert out == (ROOT / "recipes/tiny.yaml").read_text()
+
+
+def test_recipes_show_unknown(call):
+    code, out, err = call("recipes", "show", "small")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: small: there is no built-in recipe of this name; there is tiny, opt125m")
+
+
+def test_recipes_copy_then_validate(call):
+    code, _, err = call("recipes", "copy", "tiny", "my.yaml")
+    assert code == 0
+    assert "rlhf recipes validate my.yaml" in err
+    assert Path("my.yaml").read_text() == (ROOT / "recipes/tiny.yaml").read_text()
+    code, out, err = call("recipes", "validate", "my.yaml")
+    assert (code, out, err) == (0, "", "my.yaml: this recipe is valid\n")
+
+
+def test_recipes_copy_replaces_nothing_silently(call):
+    Path("tiny.yaml").write_text("mine")
+    code, _, err = call("recipes", "copy", "tiny")
+    assert code == 2
+    assert err == "output error: tiny.yaml: this file exists\nChoose another name, or add --overwrite.\n"
+    assert Path("tiny.yaml").read_text() == "mine"
+    assert call("recipes", "copy", "tiny", "--overwrite")[0] == 0
+    assert Path("tiny.yaml").read_text() != "mine"
+
+
+def test_recipes_copy_into_a_missing_folder(call):
+    code, _, err = call("recipes", "copy", "tiny", "no/where.yaml")
+    assert code == 2
+    assert err == "output error: no/where.yaml: the file cannot be written: no such file or directory\n"
+
+
+def test_recipes_validate_tells_everything(call):
+    Path("r.yaml").write_text("seed: x\nlr: 3\n")
+    code, out, err = call("recipes", "validate", "r.yaml", "--set", "chat.top_k=-1")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "recipe error: r.yaml: output_dir: must be given",
+        "r.yaml: model: must be given",
+        "r.yaml: data: must be given",
+        'r.yaml:1: seed: must be a whole number, got the text "x"',
+        "r.yaml:2: lr: unknown key; did you mean sft.learning_rate or reward.learning_rate?",
+        "--set #1: chat.top_k: must be at least 0, got -1",
+        "see: rlhf recipes show tiny",
+    ]
+
+
+def test_recipes_validate_resolved_is_a_recipe(call):
+    code, out, _ = call("recipes", "validate", "tiny", "--resolved", "--set", "seed=7")
+    assert code == 0
+    Path("r.yaml").write_text(out)
+    assert "seed: 7" in out
+    assert call("recipes", "validate", "r.yaml")[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["prepare-data", "sft", "reward", "eval", "chat", "run"])
+def test_a_missing_recipe_is_one_message(call, verb):
+    code, out, err = call(verb, "--recipe", "nothing.yaml")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: nothing.yaml: there is no such recipe file, and no built-in recipe of this name\n")
+    assert "Traceback" not in err
+
+
+ENDINGS = [
+    (UserError("wrong", where="here", hint="mend it"), 2, "error: here: wrong\nmend it\n"),
+    (TrainingError("the loss is nan"), 1, "training stopped: the loss is nan\n"),
+    (RlhfError("no"), 1, "error: no\n"),
+    (KeyboardInterrupt(), 130, "interrupted\n"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "shown"), ENDINGS, ids=[type(error).__name__ for error, _, _ in ENDINGS])
+def test_how_errors_end(call, monkeypatch, error, code, shown):
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert call() == (code, "", shown)
+
+
+def test_ctrl_c_inside_a_verb(call, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlhfcli.recipe.loader.open_recipe", fail)
+    assert call("recipes", "validate", "tiny") == (130, "", "interrupted\n")
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("RLHF_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["rlhf", "recipes", "show", "small"])
+    with pytest.raises(UserError):
+        cli.main()
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("rlhfcli.recipe.loader.open_recipe", fail)
+    monkeypatch.setattr(sys, "argv", ["rlhf", "recipes", "validate", "tiny"])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_the_options_of_a_verb():
+    # an option more needs a line here: the recipe is the place for settings
+    from typer.main import get_command
+
+    group = get_command(cli.app)
+    found = {
+        name: sorted(option for parameter in group.commands[name].params for option in parameter.opts)
+        for name in ("prepare-data", "sft", "reward", "eval", "chat", "run")
+    }
+    shared = ["--offline", "--recipe", "--set", "-r"]
+    trains = sorted([*shared, "--overwrite"])
+    assert found == {
+        "prepare-data": sorted([*trains, "--json"]),
+        "sft": trains,
+        "reward": trains,
+        "eval": sorted([*shared, "--json"]),
+        "chat": sorted([*shared, "--model", "-m", "--reward", "--prompt", "-p"]),
+        "run": trains,
+    }
