@@ -1,0 +1,228 @@
+"""Files, folders, hub data sets and the built-in generator, as rows that know where they stand."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from rlhfcli.data.dialogue import Origin
+from rlhfcli.data.files import SUFFIXES, is_data_file, read_rows, without_gz
+from rlhfcli.errors import DataError
+from rlhfcli.recipe.schema import Source
+
+BUILTIN = "builtin:tiny"
+_GENERATED = {f"{BUILTIN}/dialogues": 5000, f"{BUILTIN}/pairs": 12000}  # rows where the recipe gives no limit
+_SPLITS = ("train", "validation", "valid", "dev", "test", "eval")
+_NAME_ANOTHER = "Name a local file: --set data.sources.{number}.path=my/data.jsonl"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The rows of one file.
+
+    Args:
+        name: The file, for messages.
+        rows: Rows with their place; read once.
+        identity: Stands for the content: other content, other text.
+    """
+
+    name: str
+    rows: Iterator[tuple[Any, Origin]]
+    identity: str = ""
+
+    @classmethod
+    def numbered(cls, name: str, rows: Iterable[Any], identity: str = "") -> Stream:
+        """A stream of rows that have no lines."""
+        pairs = ((row, Origin(name, f"row {number}")) for number, row in enumerate(rows, 1))
+        return cls(name, pairs, identity)
+
+
+def open_source(source: Source, seed: int, number: int = 0) -> list[Stream]:
+    """Find what a source of the recipe names. Nothing is read yet, except to take a fingerprint.
+
+    Args:
+        source: The recipe's entry; its ``weight`` and ``phase`` are the caller's business.
+        seed: Of the generated rows.
+        number: The place of the entry in the recipe, for messages.
+
+    Returns:
+        One stream for each file.
+
+    Raises:
+        DataError: There is no such thing.
+    """
+    if source.path.startswith("builtin:"):
+        return [_generated(name, source.limit, seed) for name in _generated_names(source.path)]
+    if _is_local(source.path):
+        return _limited(local_streams(source.path, source.split, number), source.limit)
+    return _limited([_from_hub(source, number)], source.limit)
+
+
+def local_streams(path: str, split: str = "train", number: int | None = None) -> list[Stream]:
+    """Open a file, or all data files of a folder.
+
+    Args:
+        path: File or folder.
+        split: Which files of a folder, where their names say train, test ...
+        number: The place of the source in the recipe, for messages.
+
+    Returns:
+        One stream for each file, in alphabetical order.
+
+    Raises:
+        DataError: It does not exist, or is no data file.
+    """
+    found = Path(path).expanduser()
+    if found.is_dir():
+        files = _files_of(found, split)
+    elif found.is_file():
+        if not is_data_file(found):
+            raise DataError(
+                "not a kind of data file", where=path, hint=f"Known: {', '.join(SUFFIXES)}, and .gz of any."
+            )
+        files = [found]
+    else:
+        raise _missing(path, number)
+    return [Stream(str(file), read_rows(file), file_identity(file)) for file in files]
+
+
+def file_identity(path: Path) -> str:
+    """A hash of a file's content.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    digest = blake2b(digest_size=16)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
+    return digest.hexdigest()
+
+
+def code_identity(package: str) -> str:
+    """A hash of a package's Python files: other code, other data.
+
+    Args:
+        package: Dotted name.
+    """
+    folder = Path(str(importlib.import_module(package).__file__)).parent
+    digest = blake2b(digest_size=16)
+    for file in sorted(folder.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _limited(streams: list[Stream], limit: int | None) -> list[Stream]:
+    """Let several files share one limit."""
+    if limit is None:
+        return streams
+    places = iter(range(limit))
+    return [replace(stream, rows=(row for row, _ in zip(stream.rows, places, strict=False))) for stream in streams]
+
+
+# --- the built-in generator ---------------------------------------------------------------------------------
+
+
+def _generated_names(path: str) -> list[str]:
+    if path == BUILTIN:
+        return list(_GENERATED)
+    if path not in _GENERATED:
+        raise DataError("there is no such built-in data", where=path, hint=f"There are: {', '.join(_GENERATED)}.")
+    return [path]
+
+
+def _generated(name: str, limit: int | None, seed: int) -> Stream:
+    from rlhfcli import tiny
+
+    count = limit or _GENERATED[name]
+    rows = tiny.dialogues(count, seed) if name.endswith("/dialogues") else tiny.preference_pairs(count, seed, "train")
+    return Stream.numbered(name, rows, f"{code_identity('rlhfcli.tiny')} {count} {seed}")
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _is_local(path: str) -> bool:
+    """A hub name is ``name`` or ``owner/name``; everything else, and whatever exists, is a path."""
+    return (
+        Path(path).expanduser().exists()
+        or path.startswith((".", "/", "~"))
+        or path.count("/") > 1
+        or is_data_file(Path(path))
+    )
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and is_data_file(file))
+    if not files:
+        raise DataError("the folder holds no data files", where=str(folder), hint=f"Known: {', '.join(SUFFIXES)}.")
+    named = {file: name for file in files if (name := _split_of(file.relative_to(folder))) is not None}
+    if not named:
+        return files
+    chosen = [file for file in files if named.get(file) == split]
+    if not chosen:
+        there = ", ".join(sorted(set(named.values())))
+        raise DataError(f"the folder has no split {split!r}", where=str(folder), hint=f"Its files name: {there}.")
+    return chosen
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a file's name, or its folder's, begins with: ``train-00000-of-00002.parquet``."""
+    for part in (without_gz(path).stem, *reversed(path.parts[:-1])):
+        word = part.lower().replace("_", "-").partition("-")[0]
+        if word in _SPLITS:
+            return word
+    return None
+
+
+def _missing(path: str, number: int | None) -> DataError:
+    found = Path(path).expanduser()
+    parent = found.parent
+    beside = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+    near = get_close_matches(found.name, beside, 1)
+    if near:
+        hint = f"Did you mean {parent / near[0]}?"
+    elif not parent.is_dir():
+        hint = f"There is no folder {parent} either."
+    else:
+        hint = f"Paths are taken from the working directory, {Path.cwd()}."
+    if number is not None:
+        hint += " " + _NAME_ANOTHER.format(number=number)
+    return DataError("there is no such file or folder", where=path, hint=hint)
+
+
+# --- the hub ------------------------------------------------------------------------------------------------
+
+
+def _from_hub(source: Source, number: int) -> Stream:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(source.path, split=source.split)
+    except Exception as error:  # the hub client raises its own kinds, OSError, ValueError, and what the network raises
+        raise _hub_error(source, number, error) from error
+    name = f"{source.path} ({source.split})"
+    return Stream.numbered(name, rows, str(rows._fingerprint))
+
+
+def _hub_error(source: Source, number: int, error: Exception) -> DataError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    where = f"data.sources.{number}: {source.path}"
+    if isinstance(error, ValueError) and "split" in lines[0].lower():
+        return DataError(f"the data set has no split {source.split!r}", where=where, hint=lines[0])
+    return DataError(
+        "neither a local file or folder, nor to be had from the Hugging Face hub or its cache",
+        where=where,
+        hint=f"{_NAME_ANOTHER.format(number=number)}\n"
+        "Or connect to the network, and check that HF_HUB_OFFLINE is not set.\n"
+        f"What the hub client said: {lines[0]}",
+    )

@@ -1,0 +1,108 @@
+"""Chat templates: how turns become text. Jinja templates on the tokenizer, which is saved with them.
+
+A template writes every special token itself, and its text is tokenised with ``add_special_tokens=False``:
+that is transformers' convention, and it is what keeps BOS from standing there twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from rlhfcli.data.dialogue import Turn
+from rlhfcli.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The generation prompt has no space at its end, and the answer begins with one: byte-level tokenizers make
+# one token of a space and the word behind it, so a prompt that ends with a space could not be followed by
+# that token.
+HUMAN_ASSISTANT = r"""{%- for message in messages -%}
+{%- if not loop.first -%}{{ '\n\n' }}{%- endif -%}
+{%- set content = message['content'] | trim -%}
+{%- if message['role'] == 'system' -%}{{ content }}
+{%- elif message['role'] == 'user' -%}{{ 'Human: ' + content }}
+{%- elif message['role'] == 'assistant' -%}{{ 'Assistant: ' + content + eos_token }}
+{%- elif message['role'] == 'tool' -%}{{ 'Tool: ' + content }}
+{%- else -%}{{ raise_exception('unknown role ' + message['role']) }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '\n\nAssistant:' }}{%- endif -%}"""
+"""DeepSpeed-Chat's words, with an end token behind every answer."""
+
+HUMAN_ASSISTANT_WITH_BOS = "{{- bos_token -}}\n" + HUMAN_ASSISTANT
+"""The same for tokenizers that put BOS in front of every text."""
+
+_TRANSFORMERS_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # not Jinja's own
+
+
+def set_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    """Give a tokenizer the chat template that a recipe names.
+
+    Args:
+        tokenizer: Changed in place; what it saves carries the template.
+        template: ``human_assistant``, ``model`` (its own), or a ``.jinja`` file.
+
+    Raises:
+        DataError: It has no template of its own, or the file cannot be read.
+    """
+    if template == "human_assistant":
+        tokenizer.chat_template = HUMAN_ASSISTANT_WITH_BOS if writes_bos(tokenizer) else HUMAN_ASSISTANT
+    elif template == "model":
+        if not tokenizer.chat_template:
+            raise DataError(
+                "the model's tokenizer has no chat template of its own",
+                where="data.template: model",
+                hint="Use data.template: human_assistant, or name a .jinja file.",
+            )
+    else:
+        tokenizer.chat_template = _read_template(template)
+
+
+def writes_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts BOS in front of a text by itself."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation_prompt: bool) -> str:
+    """Write turns with the tokenizer's template.
+
+    Args:
+        tokenizer: With a chat template.
+        turns: Any dialogue.
+        generation_prompt: Append the words after which the assistant's answer begins.
+
+    Returns:
+        Text that holds all special tokens.
+
+    Raises:
+        jinja2.TemplateError: The template refuses these turns.
+    """
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt))
+
+
+def _read_template(name: str) -> str:
+    path = Path(name).expanduser()
+    if path.suffix not in (".jinja", ".jinja2", ".j2"):
+        raise DataError(
+            f"there is no template {name!r}",
+            where="data.template",
+            hint="Use human_assistant, model (the tokenizer's own), or the path of a .jinja file.",
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_TRANSFORMERS_TAGS.sub("", text))
+    except OSError as error:
+        raise DataError(f"the template cannot be read: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"the template is not UTF-8 (byte {error.start})", where=str(path)) from None
+    except jinja2.TemplateSyntaxError as error:
+        raise DataError(f"not a Jinja template: {error.message}", where=f"{path}:{error.lineno}") from None
+    return text

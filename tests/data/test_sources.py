@@ -1,0 +1,207 @@
+"""Rows know where they stand, and what is wrong with a file is said with its place and what to do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from rlhfcli.data.evaluation_rows import read_pairs, read_prompts
+from rlhfcli.data.sources import local_streams, open_source
+from rlhfcli.errors import DataError
+from rlhfcli.recipe.schema import Source
+
+ROWS = [{"prompt": "a", "response": "b"}, {"prompt": "c\nd", "response": "東京"}]
+
+
+def rows_of(path, **more):
+    streams = open_source(Source(path=str(path), **more), seed=1)
+    return [(row, origin.row) for stream in streams for row, origin in stream.rows]
+
+
+def write(path: Path, kind: str) -> Path:
+    path = path / f"rows{kind}"
+    text = "\n" + "".join(json.dumps(row) + "\n" for row in ROWS)
+    if kind.startswith(".json") and "jsonl" not in kind:
+        text = json.dumps(ROWS)
+    if kind.startswith(".csv"):
+        text = 'prompt,response\r\na,b\r\n"c\nd",東京\r\n'
+    if kind == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(ROWS), path)
+    elif kind.endswith(".gz"):
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_bytes(text.encode())
+    return path
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz"])
+def test_all_kinds_of_files_give_the_same_rows(tmp_path, kind):
+    found = rows_of(write(tmp_path, kind))
+    assert [row for row, _ in found] == ROWS
+    assert [at for _, at in found] == (["line 2", "line 3"] if "jsonl" in kind else ["row 1", "row 2"])
+
+
+def test_json_lines_under_the_name_json_are_read(tmp_path):
+    path = write(tmp_path, ".jsonl").rename(tmp_path / "rows.json")
+    assert [at for _, at in rows_of(path)] == ["line 2", "line 3"]
+
+
+def test_folders_give_their_files_and_the_split_that_is_asked_for(tmp_path):
+    for name in ("train-00000.jsonl", "train-00001.jsonl", "test.jsonl", "notes.txt"):
+        (tmp_path / name).write_text(json.dumps({"name": name}))
+    assert [row["name"] for row, _ in rows_of(tmp_path)] == ["train-00000.jsonl", "train-00001.jsonl"]
+    assert [row["name"] for row, _ in rows_of(tmp_path, split="test")] == ["test.jsonl"]
+    with pytest.raises(DataError, match="has no split 'dev'"):
+        rows_of(tmp_path, split="dev")
+
+
+def test_the_built_in_data_are_generated_by_limit_and_seed():
+    found = rows_of("builtin:tiny/pairs", limit=5)
+    assert len(found) == 5 and set(found[0][0]) >= {"prompt", "chosen", "rejected"}
+    assert found == rows_of("builtin:tiny/pairs", limit=5)
+    assert "messages" in rows_of("builtin:tiny/dialogues", limit=1)[0][0]
+
+
+GOOD = '{"prompt": "a", "response": "b"}\n'
+BROKEN = {
+    "empty file": ("x.jsonl", b"", "x.jsonl: the file has no rows"),
+    "blank lines": ("x.jsonl", b"\n \n", "x.jsonl: the file has no rows"),
+    "empty list": ("x.json", b"[]", "x.json: the file has no rows"),
+    "header only": ("x.csv", b"prompt,response\n", "x.csv: the file has no rows"),
+    "malformed line": (
+        "x.jsonl",
+        f'{GOOD}{{"prompt": "a" "b"}}\n'.encode(),
+        "x.jsonl:2:16: not JSON: Expecting ',' delimiter",
+    ),
+    "cut off line": (
+        "x.jsonl",
+        f'{GOOD}{{"prompt": "a'.encode(),
+        "x.jsonl:2:12: not JSON: Unterminated string",
+    ),
+    "one document over many lines": ("x.jsonl", b"[\n{}]", "give it the ending .json"),
+    "malformed JSON": ("x.json", b'[{"a": 1},\n {"a": }]', "x.json:2:8: not JSON: Expecting value"),
+    "an object": ("x.json", b'{"data": []}', "not a list of rows but an object with data"),
+    "a number": ("x.json", b"3", "not a list of rows but a int"),
+    "Latin-1 line": (
+        "x.jsonl",
+        GOOD.encode() + b'{"prompt": "\xe9"}',
+        "x.jsonl:2: not UTF-8: byte 13 is 0xe9",
+    ),
+    "Latin-1 JSON": ("x.json", b'["\xe9"]', "x.json: not UTF-8: byte 3 is 0xe9"),
+    "Latin-1 CSV": ("x.csv", b"a,b\n1,\xe9\n", "x.csv:2: not UTF-8: byte 3 is 0xe9"),
+    "too many fields": (
+        "x.csv",
+        b"a,b\n1,2\n1,2,3\n",
+        "x.csv: row 2 (ends on line 3): the row has more fields",
+    ),
+    "too few fields": ("x.csv", b"a,b\n1\n", "the row has fewer fields than the header's 2"),
+    "open quote": ("x.csv", b'a,b\n1,"2\n', "x.csv: after row 0: not CSV"),
+    "no gzip": ("x.jsonl.gz", b"hello", "x.jsonl.gz: the .gz file is damaged"),
+    "cut gzip": ("x.jsonl.gz", gzip.compress(GOOD.encode() * 9)[:-12], "x.jsonl.gz: the .gz file is damaged"),
+    "no parquet": ("x.parquet", b"hello, this is no table", "x.parquet: not a Parquet file"),
+    "another kind": ("x.txt", b"hello", "x.txt: not a kind of data file"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_broken_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        rows_of(tmp_path / name)
+    assert message in str(caught.value)
+    assert caught.value.hint or "damaged" in message or "not CSV" in message or "Parquet" in message
+
+
+def test_missing_files_suggest_the_nearest_name(tmp_path):
+    write(tmp_path, ".jsonl")
+    with pytest.raises(DataError) as caught:
+        rows_of(tmp_path / "row.jsonl")
+    assert f"Did you mean {tmp_path / 'rows.jsonl'}?" in str(caught.value)
+    assert "--set data.sources.0.path=" in str(caught.value)
+    with pytest.raises(DataError, match="no folder"):
+        rows_of(tmp_path / "none" / "rows.jsonl")
+    with pytest.raises(DataError, match="no such built-in data"):
+        rows_of("builtin:huge")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match="holds no data files"):
+        rows_of(tmp_path / "folder")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path):
+    path = write(tmp_path, ".jsonl")
+    path.chmod(0)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        rows_of(path)
+
+
+def test_hub_names_without_a_network_say_what_to_do():
+    with pytest.raises(DataError) as caught:
+        open_source(Source(path="Dahoas/rm-static"), seed=1, number=2)
+    assert "data.sources.2: Dahoas/rm-static" in str(caught.value)
+    assert "--set data.sources.2.path=" in str(caught.value)
+
+
+def test_other_content_has_another_identity(tmp_path):
+    path = write(tmp_path, ".jsonl")
+    before = local_streams(str(path))[0].identity
+    path.write_text(GOOD)
+    assert local_streams(str(path))[0].identity != before
+
+
+# --- what is measured with ------------------------------------------------------------------
+
+
+def test_prompts_to_measure_with(write_lines):
+    path = write_lines(
+        [{"prompt": "Human: Hi\n\nAssistant:", "accepted": "Hello."},
+         {"messages": [{"role": "user", "content": "x"}], "accepted": ["a", "b"], "skill": "letters"}]
+    )  # fmt: skip
+    first, second = read_prompts(str(path), 1)
+    assert (first.turns[0].content, first.accepted, first.skill) == ("Hi", ("Hello.",), "")
+    assert (second.accepted, second.skill) == (("a", "b"), "letters")
+    assert {row.skill for row in read_prompts("builtin:tiny", 1)} and read_prompts("builtin:tiny", 1)[0].accepted
+
+
+def test_pairs_to_measure_with(write_lines):
+    path = write_lines([{"prompt": "x", "chosen": "a", "rejected": "b", "kind": "k"}] * 12)
+    assert len(read_pairs(str(path), 1)) == 12
+    assert len(read_pairs("builtin:tiny", 1)) == 1200
+
+
+EVALUATION = {
+    "no prompt": (
+        read_prompts,
+        {"text": "x"},
+        "line 1: a prompt needs a column messages or prompt; this row has text",
+    ),
+    "ends with an answer": (
+        read_prompts,
+        {"messages": [{"role": "assistant", "content": "x"}]},
+        "the prompt ends with the assistant's turn",
+    ),
+    "accepted": (
+        read_prompts,
+        {"prompt": "x", "accepted": 3},
+        "accepted is neither a text nor a list of texts",
+    ),
+    "same answers": (
+        read_pairs,
+        {"prompt": "x", "chosen": "a", "rejected": "a"},
+        "line 1: chosen and rejected are the same",
+    ),
+    "dialogue": (read_pairs, {"prompt": "x", "response": "a"}, "ranking needs chosen and rejected answers"),
+}
+
+
+@pytest.mark.parametrize(("reader", "row", "message"), EVALUATION.values(), ids=EVALUATION.keys())
+def test_broken_evaluation_rows(write_lines, reader, row, message):
+    with pytest.raises(DataError) as caught:
+        reader(str(write_lines([row])), 1)
+    assert message in str(caught.value)
