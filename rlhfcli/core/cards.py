@@ -35,7 +35,7 @@ def reward_card(recipe: Recipe, result: Result) -> str:
     """Model card of a reward model."""
     pooling = recipe.reward.pooling
     warning = (
-        "\nTrained with mean pooling: `rlhf` reads the mean over the answer; other programs read the last token's score.\n"
+        "\nTrained with mean pooling: `rlhf` reads the mean over the answer, other programs the last token's score.\n"
         if pooling == "mean"
         else ""
     )
@@ -64,9 +64,13 @@ print(model(**inputs).logits.item())
 
 
 def _training(recipe: Recipe, phase: Phase, result: Result) -> str:
-    how = f"LoRA of rank {phase.lora.rank} (merged here; the adapter is in adapter/)" if phase.lora else "full fine-tuning"
+    how = (
+        f"LoRA of rank {phase.lora.rank} (merged here; the adapter is in adapter/)"
+        if phase.lora
+        else "full fine-tuning"
+    )
     sources = ", ".join(source.path for source in recipe.data.sources)
     return (
-        f"Trained by rlhf with {how}: {result.steps:,} steps of {phase.batch_size}, {result.tokens:,} tokens, learning rate "
-        f"{phase.learning_rate:g} ({phase.schedule.name}), seed {recipe.seed}. Data: {sources}.\n"
+        f"Trained by rlhf with {how}: {result.steps:,} steps of {phase.batch_size}, {result.tokens:,} tokens, learning "
+        f"rate {phase.learning_rate:g} ({phase.schedule.name}), seed {recipe.seed}. Data: {sources}.\n"
     )

@@ -38,7 +38,7 @@ class Engine:
         ensure_process_group()
         groups = parameter_groups(module, phase.weight_decay)
         optimizer = torch.optim.AdamW(
-            groups, lr=phase.learning_rate, betas=tuple(phase.betas), fused=not zero_stage == 3
+            groups, lr=phase.learning_rate, betas=(phase.betas[0], phase.betas[1]), fused=zero_stage != 3
         )
         scheduler = LambdaLR(optimizer, schedule_factor(phase.schedule, steps))
         self.engine, _, _, self.scheduler = deepspeed.initialize(

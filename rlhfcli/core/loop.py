@@ -100,9 +100,7 @@ class Loop:
         sink: Sees the progress.
     """
 
-    def __init__(
-        self, recipe: Recipe, phase: Phase, task: Any, validation: Any, folder: Path, sink: Sink
-    ) -> None:
+    def __init__(self, recipe: Recipe, phase: Phase, task: Any, validation: Any, folder: Path, sink: Sink) -> None:
         self.recipe = recipe
         self.phase = phase
         self.task = task
@@ -149,7 +147,11 @@ class Loop:
             window = Window()
             for number, rows in enumerate(self.steps, start=1):
                 line = self._step(engine, number, rows, window)
-                result.steps, result.tokens, result.loss = number, result.tokens + window.last_tokens, line["loss"]
+                result.steps, result.tokens, result.loss = (
+                    number,
+                    result.tokens + window.last_tokens,
+                    line["loss"],
+                )
                 line["tokens"] = result.tokens
                 if number % self.recipe.logging.every == 0 or number == len(self.steps):
                     self._record(result, line | {"seconds": time.perf_counter() - started})

@@ -1,9 +1,9 @@
 """Low-rank adaptation (LoRA, Hu et al., arXiv 2106.09685): train a small update beside each frozen weight.
 
 A linear layer ``y = W x + b`` becomes ``y = W x + b + s * B A x``. ``W`` and ``b`` stay as they are; only ``A``
-(rank x inputs) and ``B`` (outputs x rank) are trained. ``B`` starts at zero, so training starts from the unchanged model.
-The scale is ``s = alpha / rank`` (or ``alpha / sqrt(rank)``: rsLoRA, arXiv 2312.03732). When training is over, ``s * B A``
-is added to ``W`` and the layer is an ordinary one again.
+(rank x inputs) and ``B`` (outputs x rank) are trained. ``B`` starts at zero, so training starts from the unchanged
+model. The scale is ``s = alpha / rank`` (or ``alpha / sqrt(rank)``: rsLoRA, arXiv 2312.03732). When training is over,
+``s * B A`` is added to ``W`` and the layer is an ordinary one again.
 
 Adapters are written in PEFT's format, so PEFT, vLLM and the others load them, and ours loads theirs.
 """
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rlhfcli.errors import ModelError, UserError
@@ -40,10 +41,10 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear | Conv1D, settings: Lora) -> None:
         super().__init__()
         outputs, inputs = base.weight.shape if isinstance(base, nn.Linear) else reversed(base.weight.shape)
-        where = {"device": base.weight.device, "dtype": torch.float32}
+        device = base.weight.device
         self.base = base
-        self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, **where))
-        self.lora_b = nn.Parameter(torch.zeros(outputs, settings.rank, **where))
+        self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, device=device))
+        self.lora_b = nn.Parameter(torch.zeros(outputs, settings.rank, device=device))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         self.dropout = nn.Dropout(settings.dropout)
         self.scale = settings.alpha / (math.sqrt(settings.rank) if settings.rslora else settings.rank)
@@ -52,10 +53,10 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., inputs)`` to ``(..., outputs)``."""
         y: Tensor = self.base(x)
-        if self.merged:
-            return y
-        update = self.dropout(x).to(self.lora_a.dtype) @ self.lora_a.T @ self.lora_b.T
-        return y + (self.scale * update).to(y.dtype)
+        if not self.merged:
+            update = self.dropout(x).to(self.lora_a.dtype) @ self.lora_a.T @ self.lora_b.T
+            y = y + (self.scale * update).to(y.dtype)
+        return y
 
     def delta(self) -> Tensor:
         """The update ``s * B A`` in the layout of the base weight, float32."""
@@ -228,17 +229,21 @@ def _read_adapter_config(folder: Path) -> dict[str, Any]:
     unsupported = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
         raise ModelError(
-            "only plain LoRA adapters are supported", where=str(folder), hint=f"It uses: {unsupported or config.get('peft_type')}"
+            "only plain LoRA adapters are supported",
+            where=str(folder),
+            hint=f"It uses: {unsupported or config.get('peft_type')}",
         )
     return config
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """The linear layers of the backbone: neither the language-model head nor the reward head is adapted."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     head = _head(model)
+    heads = [head[1]] if head else []
+    if isinstance(model, PreTrainedModel):
+        heads.append(model.get_output_embeddings())
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and module is not output and (head is None or module is not head[1]):
+        if isinstance(module, nn.Linear | Conv1D) and not any(module is head for head in heads):
             yield name, module
 
 

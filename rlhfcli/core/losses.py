@@ -33,8 +33,8 @@ def bradley_terry(
     """Negative log-likelihood that the chosen answer wins.
 
     Bradley and Terry (1952) model ``P(chosen beats rejected) = sigmoid(chosen - rejected)``, so the loss of a pair is
-    ``-log sigmoid(d)`` with ``d = chosen - rejected - margin`` (margin: Llama 2, arXiv 2307.09288). With label smoothing
-    ``e`` a label is taken to be wrong with probability ``e``: ``(1 - e) * loss(d) + e * loss(-d)``.
+    ``-log sigmoid(d)`` with ``d = chosen - rejected - margin`` (margin: Llama 2, arXiv 2307.09288). With label
+    smoothing ``e`` a label is taken to be wrong with probability ``e``: ``(1 - e) * loss(d) + e * loss(-d)``.
 
     Args:
         chosen: ``(pairs,)`` scores of the preferred answers.

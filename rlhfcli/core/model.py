@@ -61,8 +61,8 @@ def computes_bf16(dtype: str) -> bool:
     if dtype != "auto":
         return dtype == "bf16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def load_tokenizer(name: str, template: str | None = None) -> PreTrainedTokenizerBase:
@@ -81,7 +81,9 @@ def load_tokenizer(name: str, template: str | None = None) -> PreTrainedTokenize
     with _explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
     if tokenizer.eos_token_id is None:
-        raise ModelError("the tokenizer has no end token", where=name, hint="Set eos_token in its tokenizer_config.json.")
+        raise ModelError(
+            "the tokenizer has no end token", where=name, hint="Set eos_token in its tokenizer_config.json."
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         vocabulary = tokenizer.get_vocab()
         reserved = [token for token in RESERVED_PADS if token in vocabulary and token != tokenizer.eos_token]
@@ -197,7 +199,11 @@ def _looks_local(name: str) -> bool:
 def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
-        hint = "Take its folder final/." if (folder / "final").is_dir() else "A model folder has config.json and *.safetensors."
+        hint = (
+            "Take its folder final/."
+            if (folder / "final").is_dir()
+            else "A model folder has config.json and *.safetensors."
+        )
         raise ModelError("not a model folder: it has no config.json", where=str(folder), hint=hint)
     try:
         json.loads(config.read_text(encoding="utf-8"))

@@ -70,14 +70,25 @@ def train_sft(project: Project) -> Result:
         models.fit_embeddings(model, project.tokenizer)
         packed = layout.packs_exactly(model)
     tasks = [
-        SftTask(project.prepared.dialogues(part), phase.loss_on, packed=packed, pad_id=project.tokenizer.pad_token_id)
+        SftTask(
+            project.prepared.dialogues(part),
+            phase.loss_on,
+            packed=packed,
+            pad_id=project.tokenizer.pad_token_id,
+        )
         for part in ("train", "validation")
     ]
     adapter = _adapt(model, phase, recipe.model.name, "CAUSAL_LM")
     module = CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype))
     result = _train(project, phase, module, tasks)
     with project.sink.stage("saving sft/final"):
-        save_model(model, project.tokenizer, project.folder / "sft" / "final", adapter, cards.sft_card(recipe, result))
+        save_model(
+            model,
+            project.tokenizer,
+            project.folder / "sft" / "final",
+            adapter,
+            cards.sft_card(recipe, result),
+        )
     return result
 
 
@@ -129,7 +140,7 @@ def _train(project: Project, phase: Phase, module: Any, tasks: list[Any]) -> Res
             model.activation_checkpointing_enable({"use_reentrant": False})
             stack.callback(model.activation_checkpointing_disable)
         with sink.stage("laying out the batches"):
-            loop = Loop(recipe, phase, *tasks, project.folder / tasks[0].name, sink)
+            loop = Loop(recipe, phase, tasks[0], tasks[1], project.folder / tasks[0].name, sink)
         for line in header(loop, module, recipe):
             sink.note(line)
         module.train()

@@ -281,7 +281,12 @@ def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torc
 
 
 def measure_dialogues(
-    model: Any, dialogues: Sequence[EncodedDialogue], loss_on: str, micro_batch_tokens: int, *, bf16: bool = False
+    model: Any,
+    dialogues: Sequence[EncodedDialogue],
+    loss_on: str,
+    micro_batch_tokens: int,
+    *,
+    bf16: bool = False,
 ) -> LanguageSums:
     """How well a language model predicts dialogues.
 

@@ -97,7 +97,12 @@ def test_peft_loads_the_reward_head_with_our_adapter(family: str, tmp_path: Path
 @pytest.mark.parametrize("rslora", [False, True])
 def test_ours_loads_pefts(tmp_path: Path, targets: str | list[str], rslora: bool) -> None:
     config = LoraConfig(
-        r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False, use_rslora=rslora
+        r=4,
+        lora_alpha=8,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
+        use_rslora=rslora,
     )
     theirs = get_peft_model(families.causal_lm("opt"), config).eval()
     theirs.save_pretrained(str(tmp_path))

@@ -59,9 +59,14 @@ def test_next_token_against_the_definition() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(7, 11), torch.randint(11, (7,))
     loss, correct = losses.next_token(logits, labels)
-    expected = sum(-math.log(math.exp(row[y]) / sum(math.exp(v) for v in row)) for row, y in zip(logits.tolist(), labels.tolist(), strict=True))
+    expected = sum(
+        -math.log(math.exp(row[y]) / sum(math.exp(v) for v in row))
+        for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
+    )
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert int(correct) == sum(max(range(11), key=row.__getitem__) == y for row, y in zip(logits.tolist(), labels.tolist(), strict=True))
+    assert int(correct) == sum(
+        max(range(11), key=row.__getitem__) == y for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
+    )
 
 
 def test_mean_by_segment_against_a_loop() -> None:

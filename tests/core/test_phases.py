@@ -91,7 +91,9 @@ def test_both_phases_learn_and_save_what_others_load(tmp_path: Path, family: str
     pair = project.prepared.pairs("validation")[0]
     ids = [*pair.prompt, *pair.chosen]
     with torch.no_grad():
-        assert float(theirs(torch.tensor([ids])).logits) == pytest.approx(float(load_reward_model(folder).rewards([ids])), abs=1e-4)
+        assert float(theirs(torch.tensor([ids])).logits) == pytest.approx(
+            float(load_reward_model(folder).rewards([ids])), abs=1e-4
+        )
     assert theirs.config.std > 0
 
 
@@ -100,7 +102,16 @@ def test_metrics_have_all_figures_and_every_step_is_counted(tmp_path: Path) -> N
     lines = list(_lines(tmp_path, "sft"))
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == [2, 4, 6, 8, 10]
-    wanted = {"step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "seconds", "memory_gb"}
+    wanted = {
+        "step",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "tokens_per_second",
+        "seconds",
+        "memory_gb",
+    }
     assert all(set(line) == wanted for line in training)
     total = 2 * sum(len(dialogue.ids) for dialogue in Data().dialogues("train"))
     assert training[-1]["tokens"] == total
@@ -155,7 +166,9 @@ def test_gradient_checkpointing_changes_no_loss(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_losses(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        phases.train_sft(_project(tmp_path / name, model={"name": str(_base(tmp_path)), "dtype": "fp32", "dropout": 0.1}))
+        phases.train_sft(
+            _project(tmp_path / name, model={"name": str(_base(tmp_path)), "dtype": "fp32", "dropout": 0.1})
+        )
     for a, b in zip(_lines(tmp_path / "a", "sft"), _lines(tmp_path / "b", "sft"), strict=True):
         assert all(a[name] == b[name] for name in {"loss", "grad_norm", "eval_loss"} & a.keys())
 
@@ -179,7 +192,9 @@ def test_pooling_and_init_from_base(tmp_path: Path) -> None:
         assert load_reward_model(project.folder / "reward" / "final").config.rlhf == {"pooling": pooling}
 
 
-@pytest.mark.parametrize(("epochs", "sizes"), [(1.0, [4, 4, 2]), (2.0, [4, 4, 2, 4, 4, 2]), (0.5, [4, 1]), (1.5, [4, 4, 2, 4, 1])])
+@pytest.mark.parametrize(
+    ("epochs", "sizes"), [(1.0, [4, 4, 2]), (2.0, [4, 4, 2, 4, 4, 2]), (0.5, [4, 1]), (1.5, [4, 4, 2, 4, 1])]
+)
 def test_every_epoch_takes_each_example_once_in_a_new_order(epochs: float, sizes: list[int]) -> None:
     task = SftTask([EncodedDialogue([2, 3, 4], [(1, 3)])] * 10, "all", packed=True, pad_id=1)
     steps = plan_steps(task, Phase(batch_size=4, epochs=epochs, learning_rate=1e-3), seed=5)

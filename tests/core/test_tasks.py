@@ -104,7 +104,10 @@ def test_reward_loss_is_the_sum_over_single_pairs(family: str, pooling: str, los
 def test_the_compared_window_ends_with_the_shorter_answer() -> None:
     assert compared(EncodedPair([1, 2], [5, 6, 7, 8], [5, 9])) == (3, 4)
     assert compared(EncodedPair([1, 2], [5, 6], [7, 6, 3])) == (2, 4)
-    assert compared(EncodedPair([1], [5, 6], [5, 6, 7])) == (2, 3)  # one is the beginning of the other: its last token
+    assert compared(EncodedPair([1], [5, 6], [5, 6, 7])) == (
+        2,
+        3,
+    )  # one is the beginning of the other: its last token
 
 
 def test_longer_padding_changes_no_tokenwise_loss() -> None:

@@ -1,0 +1,166 @@
+"""A conversation with a model, without a terminal: history, streaming replies, the reward of each reply."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, stream
+from rlhfcli.core.model import load_causal_lm, load_tokenizer
+from rlhfcli.core.reward_model import RewardModel, load_reward_model
+from rlhfcli.core.text_stream import TextStream, turn_stops
+from rlhfcli.data.dialogue import Dialogue, Origin, Turn
+from rlhfcli.data.encode import Encoder
+from rlhfcli.recipe.schema import Chat
+
+_ENDLESS = 1_000_000  # tokens of prompt for a model whose positions have no end
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reward model that reads the conversation in its own words.
+
+    Args:
+        model: The reward model.
+        tokenizer: Its own tokenizer and template, not the chat model's.
+    """
+
+    model: RewardModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def score(self, turns: list[Turn]) -> float | None:
+        """The reward of the last turn, the assistant's; None where its template cannot write the dialogue."""
+        room = context_limit(self.model.model) or _ENDLESS
+        dialogue = Dialogue(tuple(turns), Origin("chat", f"turn {len(turns)}"))
+        encoded = Encoder(self.tokenizer, room).dialogues([dialogue])[0].example
+        if encoded is None:
+            return None
+        return float(self.model.rewards([encoded.ids], [encoded.spans[-1][0]])[0])
+
+    @property
+    def scale(self) -> tuple[float, float] | None:
+        """Mean and standard deviation of the rewards on validation data, where they are known."""
+        mean, std = self.model.mean, self.model.std
+        return (mean, std) if mean is not None and std else None
+
+
+class ChatSession:
+    """A conversation.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        tokenizer: Its tokenizer, with a chat template.
+        settings: How tokens are chosen; every reply draws with a seed of its own.
+        reward: Scores the replies.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Decoding,
+        reward: Judge | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.reward = reward
+        self.turns: list[Turn] = []
+        self._replies = 0
+        self._encoder = Encoder(tokenizer, self._prompt_room())
+        self._ends = end_ids_of(model, tokenizer)
+        self._stops = turn_stops(tokenizer)
+
+    def reply(self, text: str) -> Generator[str, None, None]:
+        """Say something and listen.
+
+        The turn is recorded when the iterator ends, or is closed: what was said until then stays. A reply
+        that is broken off before its first word leaves no trace.
+
+        Args:
+            text: What the user says.
+
+        Yields:
+            Pieces of the reply that can be shown at once; no white space at its beginning and end.
+
+        Raises:
+            DataError: The chat template refuses the conversation.
+        """
+        turns = [*self.turns, Turn("user", text)]
+        ids = self._encoder.prompt(turns)
+        settings = replace(self.settings, seed=self.settings.seed + self._replies)
+        self._replies += 1
+        said, finished = "", False
+        try:
+            for piece in _without_edges(self._pieces(ids, settings)):
+                said += piece
+                yield piece
+            finished = True
+        finally:
+            if said or finished:
+                self.turns = [*turns, Turn("assistant", said)]
+
+    def score(self) -> float | None:
+        """The reward of the last reply; None without a reward model or before the first reply."""
+        if self.reward is None or not self.turns:
+            return None
+        return self.reward.score(self.turns)
+
+    def clear(self) -> None:
+        """Forget the conversation."""
+        self.turns = []
+
+    def _prompt_room(self) -> int:
+        """Tokens that the conversation so far may take; beyond that the oldest turns are left out."""
+        limit = context_limit(self.model)
+        return _ENDLESS if limit is None else max(limit - self.settings.max_new_tokens, limit // 2)
+
+    def _pieces(self, ids: list[int], settings: Decoding) -> Iterator[str]:
+        text = TextStream(self.tokenizer, self._stops)
+        for token in stream(self.model, ids, settings, self._ends):
+            yield text.push(token)
+            if text.stopped:
+                return
+        yield text.finish()
+
+
+def open_session(model: str, reward: str | None, chat: Chat, *, template: str, seed: int = 0) -> ChatSession:
+    """Load what a chat needs.
+
+    Args:
+        model: Folder or hub name of a causal language model.
+        reward: Folder or hub name of a reward model.
+        chat: The recipe's chat section.
+        template: For tokenizers that carry no chat template: base models.
+        seed: Of the draws.
+
+    Returns:
+        A new conversation.
+
+    Raises:
+        ModelError: A folder cannot be loaded, the model is a reward model, or the reward model is none.
+    """
+    # The reward model first: a wrong folder is then found before the bigger model is loaded.
+    judge = Judge(load_reward_model(reward), _speaker(reward, template)) if reward else None
+    settings = Decoding(chat.max_new_tokens, chat.temperature, chat.top_k, chat.top_p, seed)
+    return ChatSession(load_causal_lm(model), _speaker(model, template), settings, judge)
+
+
+def _speaker(name: str, template: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``name`` with the chat template it carries, else with ``template``."""
+    tokenizer = load_tokenizer(name)
+    return tokenizer if tokenizer.chat_template else load_tokenizer(name, template)
+
+
+def _without_edges(pieces: Iterable[str]) -> Iterator[str]:
+    """Leave out white space at the beginning and the end of a stream of text."""
+    held, begun = "", False
+    for piece in pieces:
+        text = held + piece if begun else piece.lstrip()
+        shown = text.rstrip()
+        held = text[len(shown) :]
+        if shown:
+            begun = True
+            yield shown

@@ -1,0 +1,106 @@
+"""From tokens to text that people can read while it is being written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+_UNFINISHED = "\ufffd"  # what a tokenizer writes for bytes that are no whole character (yet)
+
+
+class TextStream:
+    """Turns a stream of tokens into pieces of text that can be shown at once.
+
+    Put together, the pieces are ``tokenizer.decode(ids, skip_special_tokens=True)``, cut before the first
+    stop string. No piece ends within a character, and what may become a stop string is held back.
+
+    Args:
+        tokenizer: The model's.
+        stops: Texts that end the answer, such as the words that open the other speaker's turn.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stops = tuple(stops)
+        self._ids: list[int] = []
+        self._shown_ids = 0  # tokens before this have been turned into text ...
+        self._context = 0  # ... and from here on they are decoded again: spaces need their left side
+        self._held = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Take a token; return the text that can be shown now (often none)."""
+        self._ids.append(token)
+        known = self._decode(self._context, self._shown_ids)
+        text = self._decode(self._context, len(self._ids))
+        if text.endswith(_UNFINISHED) or len(text) == len(known):
+            return ""
+        self._context, self._shown_ids = self._shown_ids, len(self._ids)
+        return self._release(text[len(known) :])
+
+    def finish(self) -> str:
+        """No more tokens will come; return the text that was held back."""
+        known = self._decode(self._context, self._shown_ids)
+        text = self._decode(self._context, len(self._ids))
+        self._context = self._shown_ids = len(self._ids)
+        piece = self._release(text[len(known) :])
+        rest, self._held = self._held, ""
+        return piece + rest
+
+    def _decode(self, first: int, last: int) -> str:
+        text: str = self._tokenizer.decode(
+            self._ids[first:last], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _release(self, piece: str) -> str:
+        """Cut at a stop string, and hold back an end that may be the beginning of one."""
+        if self.stopped:
+            return ""
+        text = self._held + piece
+        found = [at for at in map(text.find, self._stops) if at >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        held = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that ``stop`` begins with."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop string, without white space around it."""
+    return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))].strip()
+
+
+def turn_stops(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The words with which the template opens the user's next turn, such as ``Human:`` on a new line.
+
+    A base model does not know the end token and goes on to write both sides of the dialogue; these words say
+    where its answer ends. A template that opens turns with special tokens needs none: they end the answer.
+
+    Args:
+        tokenizer: With a chat template.
+
+    Returns:
+        At most one stop string.
+    """
+    roles = ("user", "assistant", "user")
+    turns = [{"role": role, "content": f"said{i}"} for i, role in enumerate(roles)]
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, ValueError):
+        return ()
+    between = text.partition("said1")[2].partition("said2")[0]
+    between = between.lstrip(" ").removeprefix(tokenizer.eos_token or "")
+    word = between.strip()
+    if not word or any(token in between for token in tokenizer.all_special_tokens):
+        return ()
+    # One line break is enough: a base model does not always write the template's two.
+    return ("\n" + word if "\n" in between else between.rstrip(),)

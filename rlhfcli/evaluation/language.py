@@ -1,0 +1,237 @@
+"""How good the language model is, before and after fine-tuning.
+
+Perplexity is ``exp(sum of nll / number of target tokens)`` over all validation dialogues: weighted by token,
+so it does not depend on how they are batched. Answers are greedy. Exact match counts an answer that is,
+without the white space around it, one of the accepted ones; its macro mean gives every skill the same weight.
+
+The base model reads the same text, template words included, and its answers are cut where it begins to write
+the user's next turn: it is judged by what it says, not by whether it knows when to stop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, generate
+from rlhfcli.core.tasks import measure_dialogues
+from rlhfcli.core.text_stream import cut, turn_stops
+from rlhfcli.data.encode import Encoder
+from rlhfcli.data.encoded import EncodedDialogue
+from rlhfcli.data.evaluation_rows import PromptRow
+from rlhfcli.errors import DataError
+from rlhfcli.progress import Silent, Sink
+from rlhfcli.recipe.schema import Recipe
+
+_SLACK = 8  # tokens an answer may be longer than the longest accepted one before it is cut: it is wrong by then
+
+
+@dataclass(frozen=True)
+class LanguageData:
+    """What the language models are measured with.
+
+    Args:
+        tokenizer: The tuned model's, with its template; the base model reads the same tokens.
+        dialogues: The validation part, for perplexity.
+        prompts: Prompts to answer, some with accepted answers; without any, the samples come from
+            ``dialogues``.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    dialogues: Sequence[EncodedDialogue]
+    prompts: Sequence[PromptRow] = ()
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A prompt as tokens, and what is known about its answer."""
+
+    ids: list[int]
+    shown: str
+    accepted: tuple[str, ...]
+    skill: str
+    reference: str
+
+
+def evaluate_language(
+    recipe: Recipe,
+    base: PreTrainedModel,
+    tuned: PreTrainedModel,
+    data: LanguageData,
+    sink: Sink | None = None,
+) -> dict[str, Any]:
+    """Measure the base and the tuned model.
+
+    Args:
+        recipe: Its ``eval``, ``chat`` and ``sft`` sections are read.
+        base: The model that fine-tuning started from.
+        tuned: The fine-tuned one.
+        data: Dialogues and prompts.
+        sink: Is told what is being done.
+
+    Returns:
+        ``perplexity``, ``token_accuracy``, the same with ``base_`` before it, ``tokens``; ``exact_match`` and
+        ``base_exact_match`` (``macro``, ``by_skill``, ``prompts``; null without accepted answers);
+        ``samples``.
+
+    Raises:
+        DataError: The validation part has no answer to predict.
+    """
+    sink = sink or Silent()
+    questions = _questions(recipe, data, _limit(recipe, data))
+    result: dict[str, Any] = {"loss_on": recipe.sft.loss_on}
+    answers: dict[str, list[str]] = {}
+    for prefix, name, model in (("base_", "base", base), ("", "tuned", tuned)):
+        with sink.stage(f"perplexity of the {name} model"):
+            result |= _likelihood(recipe, model, data.dialogues, prefix)
+        with sink.stage(f"answers of the {name} model to {len(questions):,} prompts"):
+            answers[name] = _answers(model, data.tokenizer, questions, _limit(recipe, data))
+        result[f"{prefix}exact_match"] = exact_match(
+            answers[name], [question.accepted for question in questions], [q.skill for q in questions]
+        )
+    result["samples"] = _samples(questions, answers["base"], answers["tuned"], recipe.eval.samples)
+    return result
+
+
+def exact_match(
+    answers: Sequence[str], accepted: Sequence[Sequence[str]], skills: Sequence[str]
+) -> dict[str, Any] | None:
+    """Share of the answers that are one of the accepted ones, by skill and as the mean of the skills.
+
+    Args:
+        answers: One per prompt.
+        accepted: What counts as right; a prompt without any is left out.
+        skills: What each prompt tests.
+
+    Returns:
+        ``macro``, ``by_skill`` and the number of ``prompts``; None when no prompt has accepted answers.
+    """
+    right: dict[str, list[bool]] = defaultdict(list)
+    for answer, good, skill in zip(answers, accepted, skills, strict=True):
+        if good:
+            right[skill or "all"].append(answer.strip() in {text.strip() for text in good})
+    if not right:
+        return None
+    by_skill = {skill: sum(hits) / len(hits) for skill, hits in sorted(right.items())}
+    return {
+        "macro": sum(by_skill.values()) / len(by_skill),
+        "by_skill": by_skill,
+        "prompts": sum(map(len, right.values())),
+    }
+
+
+def spread(labels: Sequence[str], count: int) -> list[int]:
+    """Choose up to ``count`` indices so that every label has its turn: the first of each, then the second ...
+
+    Args:
+        labels: One per item.
+        count: How many to choose.
+
+    Returns:
+        Indices, ascending.
+    """
+    seen: dict[str, int] = defaultdict(int)
+    rounds = []
+    for i, label in enumerate(labels):
+        rounds.append((seen[label], i))
+        seen[label] += 1
+    return sorted(i for _, i in sorted(rounds)[:count])
+
+
+def _samples(
+    questions: Sequence[_Question], base: Sequence[str], tuned: Sequence[str], count: int
+) -> list[dict[str, str | None]]:
+    """Some questions with the answers of both models."""
+    return [
+        {
+            "skill": questions[i].skill or None,
+            "prompt": questions[i].shown,
+            "reference": questions[i].reference,
+            "base": base[i],
+            "tuned": tuned[i],
+        }
+        for i in spread([question.skill for question in questions], count)
+    ]
+
+
+def _likelihood(
+    recipe: Recipe, model: PreTrainedModel, dialogues: Sequence[EncodedDialogue], prefix: str
+) -> dict[str, Any]:
+    """Perplexity and token accuracy, with ``prefix`` before their names."""
+    if not any(dialogue.spans for dialogue in dialogues):
+        raise DataError("the validation part has no answer to predict", hint="Raise data.validation.")
+    sums = measure_dialogues(model, dialogues, recipe.sft.loss_on, recipe.sft.micro_batch_tokens)
+    return {
+        f"{prefix}perplexity": math.exp(min(sums.nll / sums.tokens, 700.0)),  # e^710 is no float any more
+        f"{prefix}token_accuracy": sums.correct / sums.tokens,
+        "tokens": sums.tokens,
+    }
+
+
+def _limit(recipe: Recipe, data: LanguageData) -> int:
+    """Longest answer: the recipe's, or little more than any accepted answer has: saves most of the time."""
+    accepted = [text for prompt in data.prompts for text in prompt.accepted]
+    if not accepted or not all(prompt.accepted for prompt in data.prompts):
+        return recipe.chat.max_new_tokens
+    longest = max(len(ids) for ids in data.tokenizer(accepted, add_special_tokens=False)["input_ids"])
+    return min(recipe.chat.max_new_tokens, longest + _SLACK)
+
+
+def _questions(recipe: Recipe, data: LanguageData, limit: int) -> list[_Question]:
+    """What the models are asked."""
+    if not data.prompts:
+        with_answer = [dialogue for dialogue in data.dialogues if dialogue.spans]
+        count = min(recipe.eval.samples, len(with_answer))
+        places = [i * len(with_answer) // count for i in range(count)]
+        return [_from_dialogue(with_answer[place], data.tokenizer) for place in places]
+    prompts = list(data.prompts)
+    if not any(prompt.accepted for prompt in prompts):
+        prompts = [prompts[i] for i in spread([p.skill for p in prompts], recipe.eval.samples)]
+    longest = recipe.data.max_length
+    encoder = Encoder(data.tokenizer, max(longest - limit, longest // 2))
+    return [
+        _Question(
+            ids=encoder.prompt(prompt.turns),
+            shown=prompt.turns[-1].content,
+            accepted=prompt.accepted,
+            skill=prompt.skill,
+            reference=prompt.accepted[0] if prompt.accepted else "",
+        )
+        for prompt in prompts
+    ]
+
+
+def _from_dialogue(dialogue: EncodedDialogue, tokenizer: PreTrainedTokenizerBase) -> _Question:
+    """Ask for the last answer of a validation dialogue."""
+    first, last = dialogue.spans[-1]
+    before = dialogue.spans[-2][1] if len(dialogue.spans) > 1 else 0
+    return _Question(
+        ids=dialogue.ids[:first],
+        shown=_text(tokenizer, dialogue.ids[before:first]),
+        accepted=(),
+        skill="",
+        reference=_text(tokenizer, dialogue.ids[first:last]),
+    )
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text.strip()
+
+
+def _answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[_Question], limit: int
+) -> list[str]:
+    """Greedy answers as text."""
+    context = context_limit(model)
+    prompts = [q.ids if context is None else q.ids[-(context - 1) :] for q in questions]
+    vocabulary = model.get_input_embeddings().num_embeddings
+    pad = min(int(tokenizer.pad_token_id), vocabulary - 1)  # the base model may not have the tuned one's pad
+    answers = generate(model, prompts, Decoding(limit), end_ids_of(model, tokenizer), pad)
+    stops = turn_stops(tokenizer)
+    return [cut(_text(tokenizer, answer), stops) for answer in answers]

@@ -1,0 +1,114 @@
+"""Turns results into rows of text: what a table shows, not how it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_LONGEST_SAMPLE = 200  # characters of a sample that a table shows; the JSON has all
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Args:
+        name: Its heading.
+        number: Set flush right, never broken over lines.
+        share: How much of a wide table it gets, for long texts.
+    """
+
+    name: str
+    number: bool = False
+    share: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings.
+
+    Args:
+        title: What it shows.
+        columns: Headings.
+        rows: One text per column.
+        note: A line below it.
+        lines: Draw a line between rows: for texts of several lines.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str | None = None
+    lines: bool = False
+
+
+def language_rows(result: Mapping[str, Any]) -> list[Table]:
+    """Tables for what ``evaluate_language`` returns: figures, skills, samples."""
+    compared = (Column(""), Column("base", number=True), Column("fine-tuned", number=True))
+    figures = [
+        ("perplexity", f"{result['base_perplexity']:,.2f}", f"{result['perplexity']:,.2f}"),
+        ("token accuracy", _percent(result["base_token_accuracy"]), _percent(result["token_accuracy"])),
+    ]
+    before, after = result["base_exact_match"], result["exact_match"]
+    if after:
+        figures.append(("exact match, mean of skills", _percent(before["macro"]), _percent(after["macro"])))
+    which = "the assistant's tokens" if result.get("loss_on") == "assistant" else "all tokens"
+    tables = [Table("Language model", compared, tuple(figures), f"Over {result['tokens']:,} tokens: {which}.")]
+    if after:
+        skills = [
+            (skill, _percent(before["by_skill"][skill]), _percent(hits)) for skill, hits in after["by_skill"].items()
+        ]
+        note = f"{after['prompts']:,} prompts, greedy answers."
+        tables.append(Table("Exact match by skill", (Column("skill"), *compared[1:]), tuple(skills), note))
+    if result["samples"]:
+        tables.append(_samples(result["samples"]))
+    return tables
+
+
+def reward_rows(result: Mapping[str, Any]) -> list[Table]:
+    """Tables for what ``evaluate_reward`` returns: figures, kinds of pairs."""
+    names = {"longer": "the longer answer wins", "shorter": "the shorter answer wins"}
+    names["bag_of_words"] = "bag of words"
+    figures = [
+        ("ranking accuracy (ties count half)", _with_interval(result)),
+        *((f"  {names[key]}", _percent(share)) for key, share in result["baselines"].items() if share is not None),
+        ("ties", _percent(result["ties"])),
+        ("loss (guessing: 0.6931)", f"{result['nll']:.4f}"),
+        ("score of chosen answers", _spread(result, "chosen")),
+        ("score of rejected answers", _spread(result, "rejected")),
+    ]
+    note = f"{result['pairs']:,} pairs. Verdict: {result['verdict']}: {result['reason']}."
+    tables = [Table("Reward model", (Column(""), Column("", number=True)), tuple(figures), note)]
+    if result["by_kind"]:
+        columns = (Column("kind"), Column("pairs", number=True), Column("accuracy", number=True))
+        kinds = [(kind, f"{part['pairs']:,}", _with_interval(part)) for kind, part in result["by_kind"].items()]
+        tables.append(Table("Ranking accuracy by kind of pair", columns, tuple(kinds)))
+    return tables
+
+
+def _samples(samples: list[Mapping[str, Any]]) -> Table:
+    columns = tuple(Column(name, share=1) for name in ("prompt", "base", "fine-tuned", "reference"))
+    keys = ("prompt", "base", "tuned", "reference")
+    rows = tuple(tuple(_short(sample[key]) for key in keys) for sample in samples)
+    if not any(row[-1] for row in rows):  # nobody knows a right answer
+        columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
+    return Table("Answers side by side", columns, rows, lines=True)
+
+
+def _short(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= _LONGEST_SAMPLE else text[:_LONGEST_SAMPLE].rstrip() + " …"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _with_interval(part: Mapping[str, Any]) -> str:
+    low, high = part["accuracy_ci95"]
+    return f"{_percent(part['accuracy'])}  [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _spread(result: Mapping[str, Any], side: str) -> str:
+    return f"{result[f'{side}_mean']:+.2f} ± {result[f'{side}_std']:.2f}"

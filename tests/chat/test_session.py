@@ -1,0 +1,194 @@
+"""Conversations: what is remembered, what is shown, what the reward model sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+
+from rlhfcli.chat.session import ChatSession, Judge, open_session
+from rlhfcli.core.decode import Decoding
+from rlhfcli.data.dialogue import Turn
+from rlhfcli.errors import ModelError
+from rlhfcli.recipe.schema import Chat
+
+from .conftest import CONTEXT, llama_config
+
+Says = Callable[..., list[list[int]]]
+
+
+def test_a_conversation_remembers(session: ChatSession, tokenizer: Any, says: Says) -> None:
+    prompts = says(" Hello!", " Anna.")
+    assert "".join(session.reply("My name is Anna.")) == "Hello!"
+    assert "".join(session.reply("Who am I?")) == "Anna."
+    assert session.turns == [
+        Turn("user", "My name is Anna."),
+        Turn("assistant", "Hello!"),
+        Turn("user", "Who am I?"),
+        Turn("assistant", "Anna."),
+    ]
+    first = "Human: My name is Anna.\n\nAssistant:"
+    assert tokenizer.decode(prompts[1]) == first + " Hello!</s>\n\nHuman: Who am I?\n\nAssistant:"
+    session.clear()
+    assert session.turns == []
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (" 你好 👩‍🚀!", "你好 👩‍🚀!"),
+        (" One.\n\nTwo.\n\n", "One.\n\nTwo."),
+        (" Paris.\n\nHuman: And Rome?\n\nAssistant: Yes", "Paris."),
+        (" Paris.</s> junk", "Paris."),
+        ("", ""),
+        ("\n \n", ""),
+    ],
+)
+def test_what_is_shown_is_what_is_remembered(session: ChatSession, says: Says, said: str, shown: str) -> None:
+    says(said)
+    pieces = list(session.reply("Hi"))
+    assert "".join(pieces) == shown
+    assert all(pieces)
+    assert session.turns == [Turn("user", "Hi"), Turn("assistant", shown)]
+
+
+def test_what_was_said_before_an_interruption_stays(session: ChatSession, says: Says) -> None:
+    says(" One two three", " Go on")
+    with closing(session.reply("Count")) as pieces:
+        said = next(pieces) + next(pieces)
+    assert session.turns == [Turn("user", "Count"), Turn("assistant", said)]
+    list(session.reply("More"))
+    assert len(session.turns) == 4
+
+
+def test_an_interruption_inside_the_model_is_passed_on(session: ChatSession, says: Says) -> None:
+    says(" One", fail=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(session.reply("Count"))
+    assert session.turns[-1] == Turn("assistant", "One")
+
+
+def test_nothing_is_left_of_a_reply_that_was_broken_off_before_its_first_word(session: ChatSession, says: Says) -> None:
+    says("", fail=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(session.reply("Count"))
+    assert session.turns == []
+
+
+def test_long_conversations_lose_their_oldest_turns(session: ChatSession, tokenizer: Any, says: Says) -> None:
+    prompts = says(*[f" reply {i}." for i in range(12)])
+    for i in range(12):
+        list(session.reply(f"This is message number {i}."))
+    texts = [tokenizer.decode(prompt) for prompt in prompts]
+    assert max(map(len, prompts)) <= CONTEXT - 20
+    assert "number 0" in texts[2]
+    assert "number 0" not in texts[11]
+    assert texts[11].startswith("Human: This is message number")
+    assert texts[11].endswith("Human: This is message number 11.\n\nAssistant:")
+    assert len(session.turns) == 24, "nothing is forgotten but in the prompt"
+
+
+def test_a_message_longer_than_the_context_is_cut_and_answered(session: ChatSession) -> None:
+    list(session.reply("word " * 500))
+    assert session.turns[-1].role == "assistant"
+
+
+def test_real_replies_are_reproducible_and_differ_from_turn_to_turn(model: Any, tokenizer: Any) -> None:
+    def two() -> list[str]:
+        chat = ChatSession(model, tokenizer, Decoding(20, temperature=1.0, seed=4))
+        first = "".join(chat.reply("Hi"))
+        chat.clear()
+        return [first, "".join(chat.reply("Hi"))]
+
+    assert two() == two()
+    assert len(set(two())) == 2
+
+
+def test_the_reward_is_what_the_reward_model_gives_the_dialogue_in_its_own_words(
+    model: Any, tokenizer: Any, judge: Judge, says: Says
+) -> None:
+    chat = ChatSession(model, tokenizer, Decoding(20), judge)
+    assert chat.score() is None
+    says(" Hello!")
+    list(chat.reply("Hi"))
+    text = "Human: Hi\n\nAssistant: Hello!<|endoftext|>"
+    ids = judge.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids[-1] == judge.tokenizer.eos_token_id
+    assert chat.score() == pytest.approx(float(judge.model.rewards([ids])[0]), abs=1e-6)
+
+
+def test_without_a_reward_model_there_is_no_reward(session: ChatSession, says: Says) -> None:
+    says(" Hello!")
+    list(session.reply("Hi"))
+    assert session.score() is None
+
+
+def test_what_the_template_cannot_write_has_no_reward(judge: Judge) -> None:
+    assert judge.score([Turn("user", "what is <|endoftext|>?"), Turn("assistant", "an end")]) is None
+
+
+def test_the_scale_of_rewards_is_known_if_the_folder_says_so(judge: Judge) -> None:
+    assert judge.scale is None
+    judge.model.config.mean, judge.model.config.std = 0.5, 2.0
+    assert judge.scale == (0.5, 2.0)
+    del judge.model.config.mean, judge.model.config.std
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> dict[str, str]:
+    """A language model and a reward model as folders."""
+    kinds = {
+        "lm": transformers.AutoModelForCausalLM.from_config(llama_config()),
+        "rm": transformers.AutoModelForSequenceClassification.from_config(llama_config(num_labels=1)),
+    }
+    root = tmp_path_factory.mktemp("models")
+    for name, made in kinds.items():
+        made.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return {name: str(root / name) for name in kinds}
+
+
+def test_a_chat_from_folders(folders: dict[str, str]) -> None:
+    chat = open_session(folders["lm"], folders["rm"], Chat(max_new_tokens=5), template="human_assistant")
+    list(chat.reply("Hi"))
+    assert isinstance(chat.score(), float)
+    assert chat.settings == Decoding(5, temperature=0.7, top_k=0, top_p=0.9, seed=0)
+
+
+def test_a_tokenizer_without_a_template_gets_the_recipes(folders: dict[str, str]) -> None:
+    bare = Path(folders["lm"]).with_name("bare")
+    Path(folders["lm"]).rename(bare)
+    (bare / "chat_template.jinja").unlink()
+    try:
+        chat = open_session(str(bare), None, Chat(max_new_tokens=5), template="human_assistant")
+        assert "Human" in str(chat.tokenizer.chat_template)
+    finally:
+        chat.tokenizer.save_pretrained(bare)
+        bare.rename(folders["lm"])
+
+
+@pytest.mark.parametrize(
+    ("model", "reward", "message"),
+    [
+        ("rm", None, "this is a reward model"),
+        ("lm", "lm", "this is a language model"),
+        ("/no/such/folder", None, "there is no such folder"),
+    ],
+)
+def test_folders_that_are_something_else(folders: dict[str, str], model: str, reward: str | None, message: str) -> None:
+    reward = folders.get(reward or "", reward)
+    with pytest.raises(ModelError, match=message) as caught:
+        open_session(folders.get(model, model), reward, Chat(), template="human_assistant")
+    assert caught.value.where
+    assert caught.value.hint
+
+
+def test_a_broken_config_is_named(folders: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]})[:-3])
+    with pytest.raises(ModelError, match="not JSON"):
+        open_session(str(tmp_path), None, Chat(), template="human_assistant")

@@ -1,0 +1,186 @@
+"""Reward figures against closed forms: constants are dead, ties are half, intervals are Wilson's."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlhfcli.data.encoded import EncodedPair
+from rlhfcli.errors import DataError
+from rlhfcli.evaluation.reward import accuracy, bag_of_words, evaluate_reward, ranking, wilson
+
+LN2 = math.log(2)
+
+
+class Words:
+    """A tokenizer whose token ``n`` is the word ``w<n>``."""
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return " ".join(f"w{i}" for i in ids)
+
+
+class Stand:
+    """A reward model that computes its score from the answer's tokens."""
+
+    def __init__(self, score: Any) -> None:
+        self.score = score
+
+    def rewards(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> Tensor:
+        assert prompt_lengths is not None
+        answers = [s[n:] for s, n in zip(sequences, prompt_lengths, strict=True)]
+        return torch.tensor([float(self.score(answer)) for answer in answers])
+
+
+def pairs(count: int = 200, seed: int = 0) -> list[EncodedPair]:
+    """The chosen answer has the word 7; everything else is chance."""
+    draw = random.Random(seed)
+
+    def answer(length: int) -> list[int]:
+        return [draw.randrange(10, 60) for _ in range(length)]
+
+    return [
+        EncodedPair(
+            prompt=answer(draw.randrange(1, 5)),
+            chosen=[*answer(draw.randrange(1, 8)), 7],
+            rejected=[*answer(draw.randrange(1, 8)), 8],
+            kind=("wrong", "rude")[i % 2],
+        )
+        for i in range(count)
+    ]
+
+
+def result(score: Any, training: Sequence[EncodedPair] = ()) -> dict[str, Any]:
+    return evaluate_reward(Stand(score), Words(), pairs(), training)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("constant", [0.0, -3.25, 1e4])
+def test_a_constant_reward_model_is_dead(constant: float) -> None:
+    found = result(lambda _: constant)
+    assert found["accuracy"] == 0.5
+    assert found["ties"] == 1.0
+    assert found["verdict"] == "dead"
+    assert "same score" in found["reason"]
+    assert found["nll"] == pytest.approx(LN2)
+    assert found["accuracy_ci95"][0] < 0.5 < found["accuracy_ci95"][1]
+
+
+def test_rounding_does_not_wake_the_dead() -> None:
+    noise = random.Random(1)
+    found = result(lambda _: 5 + noise.choice([0, 5e-7, -5e-7]))
+    assert (found["accuracy"], found["ties"], found["verdict"]) == (0.5, 1.0, "dead")
+
+
+def test_a_perfect_reward_model() -> None:
+    found = result(lambda answer: 2.0 if 7 in answer else -1.0)
+    assert found["accuracy"] == 1.0
+    assert found["ties"] == 0.0
+    assert found["pairs"] == 200
+    assert found["verdict"] == "alive"
+    assert found["nll"] == pytest.approx(math.log1p(math.exp(-3)))
+    assert (found["chosen_mean"], found["rejected_mean"], found["margin_mean"]) == (2.0, -1.0, 3.0)
+    assert (found["chosen_std"], found["rejected_std"]) == (0.0, 0.0)
+    assert found["accuracy_ci95"] == pytest.approx([200 / (200 + 1.959964**2), 1.0])
+
+
+def test_a_reward_model_that_is_always_wrong_is_dead_although_it_knows_something() -> None:
+    found = result(lambda answer: -2.0 if 7 in answer else 1.0)
+    assert (found["accuracy"], found["verdict"]) == (0.0, "dead")
+    assert "worse than guessing" in found["reason"]
+
+
+def test_guessing_is_dead_whatever_its_accuracy() -> None:
+    found = ranking(torch.tensor([1e-4] * 90 + [0.0] * 10), torch.zeros(100))
+    assert (found["accuracy"], found["ties"], found["verdict"]) == (0.95, 0.1, "dead")
+    assert "no better than guessing" in found["reason"]
+
+
+def test_a_reward_model_that_is_too_sure_is_told_so() -> None:
+    found = ranking(torch.tensor([9.0] * 80 + [-30.0] * 20), torch.zeros(100))
+    assert (found["accuracy"], found["verdict"]) == (0.8, "dead")
+    assert "too sure where it errs" in found["reason"]
+
+
+def test_scores_that_are_no_numbers_are_dead() -> None:
+    assert ranking(torch.full((4,), math.nan), torch.zeros(4))["verdict"] == "dead"
+
+
+def test_few_pairs_are_unclear() -> None:
+    found = ranking(torch.tensor([3.0, 3.0, -0.1]), torch.zeros(3))
+    assert found["verdict"] == "unclear"
+
+
+def test_by_kind() -> None:
+    kinds = result(lambda answer: 2.0 if 7 in answer else -1.0)["by_kind"]
+    assert set(kinds) == {"wrong", "rude"}
+    assert kinds["rude"]["pairs"] == 100
+    assert kinds["rude"]["accuracy"] == 1.0
+    assert kinds["rude"]["accuracy_ci95"][0] == pytest.approx(100 / (100 + 1.959964**2))
+
+
+def test_data_without_kinds_has_no_kinds() -> None:
+    bare = [EncodedPair([1], [2], [3]), EncodedPair([1], [2], [4])]
+    model = Stand(lambda answer: answer[0])
+    assert evaluate_reward(model, Words(), bare)["by_kind"] == {}  # type: ignore[arg-type]
+    mixed = [*bare, EncodedPair([1], [2], [3], kind="rude")]
+    found = evaluate_reward(model, Words(), mixed)["by_kind"]  # type: ignore[arg-type]
+    assert {name: part["pairs"] for name, part in found.items()} == {"other": 2, "rude": 1}
+
+
+def test_length_baselines_count_ties_as_half() -> None:
+    some = [EncodedPair([1], [2, 3], [3]), EncodedPair([1], [2], [4]), EncodedPair([1], [2], [4, 5, 6, 7])]
+    some.append(EncodedPair([1], [2] * 9, [4]))
+    baselines = evaluate_reward(Stand(sum), Words(), some)["baselines"]  # type: ignore[arg-type]
+    assert baselines == {"longer": 0.625, "shorter": 0.375, "bag_of_words": None}
+
+
+def test_bag_of_words_finds_a_word_that_gives_it_away() -> None:
+    first = result(sum, training=pairs(300, seed=1))["baselines"]
+    assert first["bag_of_words"] == 1.0
+    assert first == result(sum, training=pairs(300, seed=1))["baselines"], "deterministic"
+
+
+def test_bag_of_words_is_the_minimum_of_its_loss() -> None:
+    """One word, once, in n pairs: ``w = n sigmoid(-w)``."""
+    weight = float(bag_of_words([{"a": 1}] * 4, [{"a": 1}])[0])
+    assert weight == pytest.approx(4 / (1 + math.exp(weight)), rel=1e-4)
+
+
+def test_bag_of_words_has_nothing_to_say_about_unknown_words() -> None:
+    margins = bag_of_words([{"a": 1, "b": -1}] * 5, [{"a": 1}, {"b": 1}, {"c": 3}, {}])
+    assert margins[0] == -margins[1] > 0
+    assert margins[2:].tolist() == [0, 0]
+    assert bag_of_words([{}], [{"a": 1}]).tolist() == [0]
+
+
+def test_wilson_against_known_values() -> None:
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)  # Newcombe 1998, table I
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+@given(st.integers(1, 500), st.data())
+def test_wilson_holds_the_share_and_is_symmetric(n: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, 2 * n)) / 2
+    low, high = wilson(hits, n)
+    assert 0 <= low < high <= 1
+    assert low - 1e-12 <= hits / n <= high + 1e-12
+    assert wilson(n - hits, n) == pytest.approx((1 - high, 1 - low))
+
+
+@given(st.lists(st.integers(-2, 2), min_size=1, max_size=30))
+def test_accuracy_of_a_model_and_of_its_opposite_add_up_to_one(margins: list[int]) -> None:
+    margin = torch.tensor(margins, dtype=torch.float64)
+    assert accuracy(margin)["accuracy"] + accuracy(-margin)["accuracy"] == pytest.approx(1)
+
+
+def test_no_pairs_is_an_error_of_the_data() -> None:
+    with pytest.raises(DataError, match="no pair to rank"):
+        evaluate_reward(Stand(sum), Words(), [])  # type: ignore[arg-type]
