@@ -1,0 +1,195 @@
+"""What the verbs do, one function per step; torch is imported only when a step needs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlhfcli import console, launch
+from rlhfcli.cli.common import open_project
+from rlhfcli.errors import ModelError
+from rlhfcli.progress import Sink
+from rlhfcli.recipe.loader import Loaded, dump
+from rlhfcli.recipe.run_folder import Part, RunFolder
+from rlhfcli.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rlhfcli.core.loop import Result
+    from rlhfcli.core.phases import Project
+    from rlhfcli.data.encoded import EncodedPair
+    from rlhfcli.data.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Work:
+    """An opened project.
+
+    Args:
+        loaded: The recipe, and why it was taken.
+        run: Its folder.
+        sink: Shows progress.
+    """
+
+    loaded: Loaded
+    run: RunFolder
+    sink: Sink
+
+    @property
+    def recipe(self) -> Recipe:
+        """All settings."""
+        return self.loaded.recipe
+
+
+def begin(recipe: str | None, overrides: Sequence[str], *, offline: bool = False) -> Work:
+    """Load the recipe and get this process ready.
+
+    Args:
+        recipe: The ``--recipe`` option.
+        overrides: The ``--set`` options.
+        offline: The ``--offline`` option.
+
+    Returns:
+        The project.
+    """
+    launch.in_this_process(offline=offline)
+    loaded = open_project(recipe, overrides)
+    return Work(loaded, RunFolder(loaded.recipe, dump), console.TerminalSink())
+
+
+def claim(work: Work, part: Part, *, overwrite: bool) -> None:
+    """Check that the run folder may be written, before anything expensive."""
+    work.run.open(part, overwrite=overwrite)
+
+
+def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer with the recipe's template."""
+    with work.sink.stage("starting torch and transformers"):
+        from rlhfcli.core.model import load_tokenizer
+    return load_tokenizer(work.recipe.model.name, work.recipe.data.template)
+
+
+def prepare(work: Work, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+    """Read, check, split and encode the data, or take what is already prepared."""
+    from rlhfcli.data import prepare as data
+
+    prepared = data.prepare(work.recipe, tokenizer, work.run.data, work.sink)
+    work.run.note({"data": {"fingerprint": prepared.manifest["fingerprint"]}})
+    return prepared
+
+
+def project_of(work: Work) -> Project:
+    """Everything that a phase needs."""
+    tokenizer = tokenizer_of(work)
+    with work.sink.stage("importing the core"):
+        from rlhfcli.core.phases import Project
+    return Project(work.recipe, prepare(work, tokenizer), tokenizer, work.run.path, work.sink)
+
+
+def train(work: Work, project: Project, phase: str) -> Result:
+    """Run a phase and note it in ``run.json``.
+
+    Args:
+        work: The opened project.
+        project: What the phase needs.
+        phase: ``sft`` or ``reward``.
+
+    Returns:
+        What came out.
+
+    Raises:
+        ModelError: The reward phase starts from the SFT model, which is not there.
+    """
+    from rlhfcli.core import phases
+
+    if phase == "reward" and work.recipe.reward.init_from == "sft" and not work.run.finished("sft"):
+        raise ModelError(
+            "the reward model starts from the fine-tuned model, which is not there yet",
+            where=str(work.run.sft),
+            hint="Run rlhf sft first, or start from the base model: --set reward.init_from=base",
+        )
+    began = time.perf_counter()
+    result = (phases.train_sft if phase == "sft" else phases.train_reward)(project)
+    figures = {
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    work.run.note({phase: figures | result.evaluation})
+    return result
+
+
+def say_trained(work: Work, phase: str, result: Result) -> None:
+    """The phase in one line."""
+    before, after = result.history[0], result.evaluation
+    figures = f"validation loss {before['eval_loss']:.3f} → {after['eval_loss']:.3f}"
+    if phase == "reward":
+        figures += f", ranking accuracy {before['eval_accuracy']:.3f} → {after['eval_accuracy']:.3f}"
+    folder = work.run.sft if phase == "sft" else work.run.reward
+    console.message(f"{phase}: {result.steps:,} steps in {result.seconds:.0f} s, {figures}. Saved: {folder}")
+
+
+def evaluate(work: Work) -> dict[str, Any]:
+    """Measure what this run has trained, and write ``eval/*.json``.
+
+    Args:
+        work: The opened project.
+
+    Returns:
+        ``{"sft": …, "reward": …}``, whichever is there.
+
+    Raises:
+        ModelError: Nothing is trained yet.
+    """
+    if not work.run.finished("sft") and not work.run.finished("reward"):
+        raise ModelError("nothing is trained yet", where=str(work.run.path), hint="Run rlhf sft and rlhf reward first.")
+    tokenizer = tokenizer_of(work)
+    prepared = prepare(work, tokenizer)
+    results: dict[str, Any] = {}
+    if work.run.finished("sft"):
+        results["sft"] = _evaluate_sft(work, prepared)
+        work.run.write_result("sft", results["sft"])
+    if work.run.finished("reward"):
+        results["reward"] = _evaluate_reward(work, prepared)
+        work.run.write_result("reward", results["reward"])
+    work.run.note({"eval": {}})
+    return results
+
+
+def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
+    from rlhfcli.core.model import load_causal_lm, load_tokenizer
+    from rlhfcli.data.evaluation_rows import read_prompts
+    from rlhfcli.evaluation.language import LanguageData, evaluate_language
+
+    recipe = work.recipe
+    with work.sink.stage("loading both models"):
+        base = load_causal_lm(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
+        tuned = load_causal_lm(str(work.run.sft))
+    prompts = read_prompts(recipe.eval.prompts, recipe.seed) if recipe.eval.prompts else []
+    data = LanguageData(load_tokenizer(str(work.run.sft)), prepared.dialogues("validation"), prompts)
+    return evaluate_language(recipe, base, tuned, data, work.sink)
+
+
+def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
+    from rlhfcli.core.model import load_tokenizer
+    from rlhfcli.core.reward_model import load_reward_model
+    from rlhfcli.data.encode import Encoder
+    from rlhfcli.data.evaluation_rows import read_pairs
+    from rlhfcli.evaluation.reward import evaluate_reward
+
+    recipe = work.recipe
+    with work.sink.stage("loading the reward model"):
+        model, tokenizer = load_reward_model(work.run.reward), load_tokenizer(str(work.run.reward))
+    pairs: Sequence[EncodedPair] = prepared.pairs("validation")
+    if recipe.eval.pairs:
+        encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+        outcomes = encoder.pairs(read_pairs(recipe.eval.pairs, recipe.seed))
+        pairs = [outcome.example for outcome in outcomes if outcome.example is not None]
+        if len(pairs) < len(outcomes):
+            console.message(
+                f"{len(outcomes) - len(pairs):,} of {len(outcomes):,} pairs cannot be used and are left out"
+            )
+    return evaluate_reward(model, tokenizer, pairs, prepared.pairs("train"), work.sink)
