@@ -9,7 +9,8 @@
     ├── TrainingError         exit 1   the run cannot go on (a loss that is not a number)
     └── Interrupted           exit 130 Ctrl-C, or SIGTERM
 
-Every error says *what* is wrong, *where*, and *what to do*. Anything else that is raised is a bug and keeps its traceback.
+Every error says *what* is wrong, *where*, and *what to do*. Anything else that is raised is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations

@@ -15,6 +15,10 @@ def in_this_process(*, offline: bool = False) -> None:
         offline: Forbid the network to all libraries, also where a hub name is not in the cache.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every fork
+    # Packed batches have a new length at every step, and torch's CPU kernels keep 1,024 compiled shapes each: over a
+    # gigabyte after some hundred steps of a small model, for shapes that hardly ever come again.
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

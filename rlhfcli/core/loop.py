@@ -17,7 +17,8 @@ import torch
 
 from rlhfcli.core import layout
 from rlhfcli.core.engine import Engine, global_sum
-from rlhfcli.core.tasks import Batch, Task, measure
+from rlhfcli.core.measure import measure
+from rlhfcli.core.tasks import Batch, Task
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Phase, Recipe
@@ -192,10 +193,10 @@ class Loop:
         }
 
     def _not_finite(self, what: str, value: float, number: int, rows: Sequence[int]) -> TrainingError:
-        shown = ", ".join(str(row) for row in list(rows)[:8]) + (" …" if len(rows) > 8 else "")
+        shown = "; ".join(self.task.origin(row) for row in list(rows)[:8]) + (" …" if len(rows) > 8 else "")
         return TrainingError(
             f"the {what} is {value} at step {number}",
-            where=f"{self.task.name}, training examples {shown} (numbered from 0 in the prepared data)",
+            where=f"{self.task.name}, in a batch of {len(rows)}: {shown}",
             hint="Lower the learning rate, or compute in float32: --set model.dtype=fp32. Nothing was saved.",
         )
 

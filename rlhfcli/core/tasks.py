@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from rlhfcli.core import layout, losses
+from rlhfcli.core import losses
 from rlhfcli.core.layout import Layout, lay_out
 from rlhfcli.core.reward_model import spans
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPair
@@ -71,6 +71,22 @@ class Task(Protocol):
 
     def summary(self, sums: dict[str, float], weight: int) -> dict[str, float]:
         """Figures for people from sums over many batches."""
+
+    def origin(self, row: int) -> str:
+        """Where an example came from: its file and line, where the data knows."""
+
+
+@runtime_checkable
+class KnowsOrigins(Protocol):
+    """Examples that remember where each came from, as the prepared data does."""
+
+    def origin(self, row: int) -> str:
+        """``file: line 12``."""
+
+
+def origin_of(examples: object, row: int) -> str:
+    """Where an example came from, else its number."""
+    return examples.origin(row) if isinstance(examples, KnowsOrigins) else f"training example {row}"
 
 
 class CausalLM(nn.Module):
@@ -149,6 +165,10 @@ class SftTask:
         """Loss per token in nats, and token accuracy."""
         return {"loss": sums["loss"] / weight, "token_accuracy": sums["correct"] / weight}
 
+    def origin(self, row: int) -> str:
+        """Where a dialogue came from."""
+        return origin_of(self.dialogues, row)
+
 
 class RewardTask:
     """Phase 2: the chosen answer shall score higher than the rejected one.
@@ -226,6 +246,10 @@ class RewardTask:
         names = {"loss": "loss", "right": "accuracy", "chosen": "chosen_mean", "rejected": "rejected_mean"}
         return {name: sums[key] / weight for key, name in names.items()}
 
+    def origin(self, row: int) -> str:
+        """Where a pair came from."""
+        return origin_of(self.pairs, row)
+
 
 def compared(pair: EncodedPair) -> tuple[int, int]:
     """The positions that the token-wise loss compares: from the first differing token to the end of the shorter side.
@@ -241,69 +265,3 @@ def compared(pair: EncodedPair) -> tuple[int, int]:
 def _ranking(chosen: Tensor, rejected: Tensor) -> Sums:
     right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
     return {"right": right.sum(), "chosen": chosen.sum(), "rejected": rejected.sum()}
-
-
-@dataclass(frozen=True)
-class LanguageSums:
-    """Sums over target tokens.
-
-    Args:
-        nll: Negative log-likelihood in nats.
-        tokens: Number of targets.
-        correct: How many of them had the highest probability.
-    """
-
-    nll: float
-    tokens: int
-    correct: int
-
-
-@torch.no_grad()
-def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
-    """The task's figures over some batches, exactly weighted.
-
-    Args:
-        task: What to measure.
-        forward: The model, in evaluation mode.
-        batches: On the CPU.
-        device: Where the model is.
-
-    Returns:
-        What ``Task.summary`` gives, and the ``weight`` it was averaged over.
-    """
-    totals: dict[str, float] = {}
-    weight = 0
-    for batch in batches:
-        for name, value in task.step(forward, batch.to(device)).items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-        weight += task.weight(batch)
-    return task.summary(totals, weight) | {"weight": float(weight)}
-
-
-def measure_dialogues(
-    model: Any,
-    dialogues: Sequence[EncodedDialogue],
-    loss_on: str,
-    micro_batch_tokens: int,
-    *,
-    bf16: bool = False,
-) -> LanguageSums:
-    """How well a language model predicts dialogues.
-
-    Args:
-        model: A transformers causal language model in evaluation mode.
-        dialogues: What to predict.
-        loss_on: Which tokens count, ``assistant`` or ``all``.
-        micro_batch_tokens: Tokens held at once; does not change the result.
-        bf16: Compute in bfloat16.
-
-    Returns:
-        Sums over all target tokens.
-    """
-    packed = layout.packs_exactly(model)
-    task = SftTask(dialogues, loss_on, packed=packed, pad_id=model.config.pad_token_id or 0)
-    groups = layout.fill(task.lengths(), micro_batch_tokens, packed=packed)
-    with layout.attention(model, layout.PACKED if packed else "sdpa"):
-        figures = measure(task, CausalLM(model, bf16=bf16), [task.collate(group) for group in groups], model.device)
-    tokens = int(figures["weight"])
-    return LanguageSums(figures["loss"] * tokens, tokens, round(figures["token_accuracy"] * tokens))

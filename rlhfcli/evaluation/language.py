@@ -19,7 +19,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, generate
-from rlhfcli.core.tasks import measure_dialogues
+from rlhfcli.core.measure import measure_dialogues
 from rlhfcli.core.text_stream import cut, turn_stops
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.encoded import EncodedDialogue

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from rlhfcli.core import layout
+from rlhfcli.core.measure import measure, measure_dialogues
 from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.tasks import CausalLM, RewardTask, SftTask, compared, measure, measure_dialogues
+from rlhfcli.core.tasks import CausalLM, RewardTask, SftTask, compared
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPair
 from rlhfcli.recipe.schema import Reward
 from tests.core import families

@@ -1,0 +1,79 @@
+"""Measuring a task over many batches: sums first, one division at the end, so that batches do not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlhfcli.core import layout
+from rlhfcli.core.tasks import Batch, CausalLM, Forward, SftTask, Task
+from rlhfcli.data.encoded import EncodedDialogue
+
+
+@dataclass(frozen=True)
+class LanguageSums:
+    """Sums over target tokens.
+
+    Args:
+        nll: Negative log-likelihood in nats.
+        tokens: Number of targets.
+        correct: How many of them had the highest probability.
+    """
+
+    nll: float
+    tokens: int
+    correct: int
+
+
+@torch.no_grad()
+def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
+    """The task's figures over some batches, exactly weighted.
+
+    Args:
+        task: What to measure.
+        forward: The model, in evaluation mode.
+        batches: On the CPU.
+        device: Where the model is.
+
+    Returns:
+        What ``Task.summary`` gives, and the ``weight`` it was averaged over.
+    """
+    totals: dict[str, float] = {}
+    weight = 0
+    for batch in batches:
+        for name, value in task.step(forward, batch.to(device)).items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+        weight += task.weight(batch)
+    return task.summary(totals, weight) | {"weight": float(weight)}
+
+
+def measure_dialogues(
+    model: Any,
+    dialogues: Sequence[EncodedDialogue],
+    loss_on: str,
+    micro_batch_tokens: int,
+    *,
+    bf16: bool = False,
+) -> LanguageSums:
+    """How well a language model predicts dialogues.
+
+    Args:
+        model: A transformers causal language model in evaluation mode.
+        dialogues: What to predict.
+        loss_on: Which tokens count, ``assistant`` or ``all``.
+        micro_batch_tokens: Tokens held at once; does not change the result.
+        bf16: Compute in bfloat16.
+
+    Returns:
+        Sums over all target tokens.
+    """
+    packed = layout.packs_exactly(model)
+    task = SftTask(dialogues, loss_on, packed=packed, pad_id=model.config.pad_token_id or 0)
+    groups = layout.fill(task.lengths(), micro_batch_tokens, packed=packed)
+    with layout.attention(model, layout.PACKED if packed else "sdpa"):
+        figures = measure(task, CausalLM(model, bf16=bf16), [task.collate(group) for group in groups], model.device)
+    tokens = int(figures["weight"])
+    return LanguageSums(figures["loss"] * tokens, tokens, round(figures["token_accuracy"] * tokens))
