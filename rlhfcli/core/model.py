@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,10 @@ def load_tokenizer(name: str, template: str | None = None) -> PreTrainedTokenize
     """
     with _explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what transformers makes of a missing file
+        raise ModelError(
+            "the model folder has no tokenizer", where=name, hint="It needs tokenizer.json, or its family's own files."
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no end token", where=name, hint="Set eos_token in its tokenizer_config.json."
@@ -121,9 +127,14 @@ def load_causal_lm(
         )
     set_dropout(config, dropout)
     with _explained(name, "model"):
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
+    _check_filled(name, report["missing_keys"])
     return model.to(device()).eval()
 
 
@@ -141,12 +152,19 @@ def load_for_scoring(section: Model, folder: str) -> PreTrainedModel:
         ModelError: It cannot be loaded, or its family has no such class.
     """
     config = load_config(folder, trust_remote_code=section.trust_remote_code)
+    new_head = not is_reward_model(config)
     config.num_labels = 1
     set_dropout(config, section.dropout)
     with _explained(folder, "model"):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            resolve(folder), config=config, dtype=torch.float32, trust_remote_code=section.trust_remote_code
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            resolve(folder),
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=section.trust_remote_code,
+            output_loading_info=True,
         )
+    missing = report["missing_keys"]
+    _check_filled(folder, [name for name in missing if not (new_head and name.startswith("score."))])
     return model.to(device()).eval()
 
 
@@ -186,6 +204,20 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         model.generation_config.pad_token_id = tokenizer.pad_token_id
 
 
+@contextmanager
+def recomputed_activations(model: Any) -> Iterator[None]:
+    """Let a transformers model recompute activations in the backward pass (gradient checkpointing) for a while."""
+    # transformers 5.20, the last one for Python 3.10, only knows the older names
+    old = not hasattr(model, "activation_checkpointing_enable")
+    enable = model.gradient_checkpointing_enable if old else model.activation_checkpointing_enable
+    disable = model.gradient_checkpointing_disable if old else model.activation_checkpointing_disable
+    enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        disable()
+
+
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """How many parameters a model has, and how many of them are trained."""
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
@@ -217,6 +249,23 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+def _check_filled(name: str, missing: Iterable[str]) -> None:
+    """Refuse a model that transformers filled up with random numbers where the folder has no weights.
+
+    Raises:
+        ModelError: Something is missing.
+    """
+    names = sorted(missing)
+    if names:
+        tensors = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+        shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        raise ModelError(
+            f"the weights do not fill the model: {tensors} missing: {shown}",
+            where=name,
+            hint="Does config.json belong to these weights, and is this a causal language model (or a reward model)?",
+        )
+
+
 class _explained:
     """Turns what transformers and the hub client raise into one clear error."""
 
@@ -232,7 +281,7 @@ class _explained:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.quiet.__exit__(kind, error, trace)
-        if isinstance(error, OSError | ValueError | KeyError | RuntimeError):
+        if isinstance(error, Exception):  # a file with anything in it makes transformers raise anything
             raise self.explain(error) from error
 
     def explain(self, error: Exception) -> ModelError:

@@ -137,8 +137,7 @@ def _train(project: Project, phase: Phase, module: Any, tasks: list[Any]) -> Res
         if tasks[0].packed:
             stack.enter_context(layout.attention(model, layout.PACKED))
         if recipe.model.gradient_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-            stack.callback(model.activation_checkpointing_disable)
+            stack.enter_context(models.recomputed_activations(model))
         with sink.stage("laying out the batches"):
             loop = Loop(recipe, phase, tasks[0], tasks[1], project.folder / tasks[0].name, sink)
         for line in header(loop, module, recipe):

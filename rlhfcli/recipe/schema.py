@@ -29,7 +29,7 @@ class Model(Section):
         "auto", description="precision of the computation; auto: bf16 where the hardware has it, else fp32"
     )
     gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, about a third more time"
+        False, description="recompute activations in the backward pass: less memory, more time"
     )
     dropout: Share = Field(0.0, description="sets every dropout of the model")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
@@ -51,8 +51,8 @@ class Source(Section):
 class PhaseSplit(Section):
     """Relative shares of the prompts for the three phases of RLHF."""
 
-    sft: float = Field(ge=0)
-    reward: float = Field(ge=0)
+    sft: float = Field(ge=0, description="share of phase 1")
+    reward: float = Field(ge=0, description="share of phase 2")
     rlhf: float = Field(0.0, ge=0, description="kept aside for a later PPO phase")
 
 
@@ -88,7 +88,7 @@ class Lora(Section):
 class Schedule(Section):
     """The learning rate over the steps."""
 
-    name: Literal["cosine", "linear", "constant"] = "cosine"
+    name: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls after the warm-up")
     warmup_ratio: Share = Field(0.03, description="share of the steps in which the rate rises from zero")
     final_ratio: float = Field(0.0, ge=0, le=1, description="the last step's rate as a share of the highest")
 
@@ -103,17 +103,17 @@ class Phase(Section):
     micro_batch_tokens: int = Field(
         8192, ge=8, description="tokens that one device holds at a time; gradient accumulation is derived"
     )
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, description="AdamW's, at its highest")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on biases and norms")
     betas: tuple[Share, Share] = Field((0.9, 0.95), strict=False, description="AdamW's moments")
     max_grad_norm: float = Field(1.0, gt=0, description="clip the gradient to this norm")
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Field(Schedule(), description="the learning rate over the steps")
 
 
 class Sft(Phase):
     """Phase 1: supervised fine-tuning."""
 
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(2e-5, gt=0, description="AdamW's, at its highest; LoRA wants about ten times more")
     loss_on: Literal["assistant", "all"] = Field(
         "assistant", description="train on the assistant's turns, or on every token as DeepSpeed-Chat does"
     )
@@ -122,7 +122,7 @@ class Sft(Phase):
 class RewardLoss(Section):
     """Bradley-Terry's pairwise loss and its variations."""
 
-    name: Literal["bradley_terry"] = "bradley_terry"
+    name: Literal["bradley_terry"] = Field("bradley_terry", description="-log sigmoid(chosen - rejected)")
     margin: bool = Field(False, description="subtract the margin column of the data from the score difference")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="probability that a label is taken to be wrong")
     centering: float = Field(0.01, ge=0, description="weight of the squared sum of both scores; keeps them near zero")
@@ -131,14 +131,14 @@ class RewardLoss(Section):
 class Reward(Phase):
     """Phase 2: the reward model."""
 
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: float = Field(1e-5, gt=0, description="AdamW's, at its highest; LoRA wants about ten times more")
     init_from: Literal["sft", "base"] = Field("sft", description="the fine-tuned model, or the base model")
     pooling: Literal["last", "mean", "tokenwise"] = Field(
         "last",
         description="last: score of the end token; mean: over the answer; tokenwise: DeepSpeed-Chat's loss over the "
         "differing tokens",
     )
-    loss: RewardLoss = RewardLoss()
+    loss: RewardLoss = Field(RewardLoss(), description="the pairwise loss")
 
 
 class Eval(Section):
@@ -183,7 +183,7 @@ class Recipe(Section):
     output_dir: str = Field(
         min_length=1, description="folder of the run: data, models, metrics and results go below it"
     )
-    seed: int = Field(1234, ge=0)
+    seed: int = Field(1234, ge=0, description="same seed, same order of the data, same new weights, same draws")
     model: Model
     data: Data
     sft: Sft = Sft()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.core import layout
+from rlhfcli.core.model import recomputed_activations
 from tests.core import families
 
 LENGTHS = [7, 19, 3, 1, 12, 19]
@@ -65,8 +66,8 @@ def test_gradient_checkpointing_hands_the_plan_on(family: str) -> None:
     model = families.causal_lm(family).train()
     sequences = families.token_ids(LENGTHS)
     plain = [states.detach() for states in _hidden(model, sequences, packed=True)]
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    with layout.attention(model, layout.PACKED):  # the backward pass runs the layers again
+    # the backward pass runs the layers again, so it stands inside as well
+    with recomputed_activations(model), layout.attention(model, layout.PACKED):
         states = _hidden(model, sequences, packed=True)
         torch.testing.assert_close(states, plain)
         sum(state.sum() for state in states).backward()  # type: ignore[union-attr]
