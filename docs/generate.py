@@ -88,13 +88,12 @@ def _section(section: type[Section], paths: list[str]) -> str:
     text = (section.__doc__ or "").strip().split("\n\n")[0].replace("``", "`")
     if paths[0].endswith(".0"):
         text += " A list: `.0` is its first entry."
-    rows = [_row(name, field, paths[0]) for name, field in section.model_fields.items()]
+    rows = [_row(name, field) for name, field in section.model_fields.items()]
     head = ["| key | type | range | default | meaning |", "|---|---|---|---|---|"]
     return "\n".join([f"## {title}", "", text, "", *head, *rows, ""])
 
 
-def _row(name: str, field: FieldInfo, path: str) -> str:
-    key = f"{path}.{name}".lstrip(".")
+def _row(name: str, field: FieldInfo) -> str:
     kind, limits = _describe(field.annotation, field.metadata)
     meaning = field.description or _purpose(field.annotation)
     cells = (f"`{name}`", kind, limits, _default(field), meaning)

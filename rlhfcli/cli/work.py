@@ -67,16 +67,18 @@ def claim(work: Work, part: Part, *, overwrite: bool) -> None:
 
 def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
     """The base model's tokenizer with the recipe's template."""
-    with work.sink.stage("starting torch and transformers"):
-        from rlhfcli.core.model import load_tokenizer
-    return load_tokenizer(work.recipe.model.name, work.recipe.data.template)
+    with work.run.starting():
+        with work.sink.stage("starting torch and transformers"):
+            from rlhfcli.core.model import load_tokenizer
+        return load_tokenizer(work.recipe.model.name, work.recipe.data.template)
 
 
 def prepare(work: Work, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     """Read, check, split and encode the data, or take what is already prepared."""
     from rlhfcli.data import prepare as data
 
-    prepared = data.prepare(work.recipe, tokenizer, work.run.data, work.sink)
+    with work.run.starting():
+        prepared = data.prepare(work.recipe, tokenizer, work.run.data, work.sink)
     work.run.note({"data": {"fingerprint": prepared.manifest["fingerprint"]}})
     return prepared
 
@@ -146,6 +148,9 @@ def evaluate(work: Work) -> dict[str, Any]:
     """
     if not work.run.finished("sft") and not work.run.finished("reward"):
         raise ModelError("nothing is trained yet", where=str(work.run.path), hint="Run rlhf sft and rlhf reward first.")
+    claim(
+        work, "eval", overwrite=False
+    )  # other data than the models were made of would be measured, and replace theirs
     tokenizer = tokenizer_of(work)
     prepared = prepare(work, tokenizer)
     results: dict[str, Any] = {}

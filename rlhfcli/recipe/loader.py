@@ -121,6 +121,9 @@ def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "") 
     if found or recipe is None:
         raise RecipeError([problem for _, problem in sorted(found, key=lambda pair: pair[0])], hint=SEE)
     recipe = resolve(recipe, path.parent if path else None, lambda p: overrides.as_typed(p, made) is not None)
+    if path and path.name == "recipe.yaml" and (path.parent / "run.json").is_file() and ("output_dir",) not in made:
+        # a run may have been moved, or be used from another folder: its recipe means the run that it lies in
+        recipe = recipe.model_copy(update={"output_dir": str(path.parent)})
     return Loaded(recipe, text, path, name, why, tuple(changes))
 
 
@@ -169,11 +172,13 @@ class _Places:
 
     def problem(self, path: strict_yaml.Path, what: str) -> tuple[tuple[int, int], Problem]:
         """A problem with its place, and what to sort it by."""
+        line = self.document.line(path)
         number = overrides.as_typed(path, self.made)
+        if number is None and path not in self.document.lines:
+            number = overrides.made_below(path, self.made)
         key = strict_yaml.dotted(path)
         if number is not None:
             return (1, number), Problem(overrides.name(number), key, what)
-        line = self.document.line(path)
         return (0, line), Problem(f"{self.name}:{line}" if line else self.name, key, what)
 
 

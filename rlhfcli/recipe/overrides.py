@@ -97,3 +97,8 @@ def _key(at: Any, path: tuple[str, ...], depth: int) -> str | int:
 def as_typed(path: Path, made: dict[Path, int]) -> int | None:
     """Which change set this path, or something around it."""
     return next((made[path[:n]] for n in range(len(path), 0, -1) if path[:n] in made), None)
+
+
+def made_below(path: Path, made: dict[Path, int]) -> int | None:
+    """Which change made a section on its way to a key inside."""
+    return next((number for place, number in made.items() if path and place[: len(path)] == path), None)

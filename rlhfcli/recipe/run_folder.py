@@ -17,8 +17,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +55,7 @@ class RunFolder:
         self.recipe = recipe
         self.path = Path(recipe.output_dir)
         self._dump = dump
+        self._new = False
 
     @property
     def data(self) -> Path:
@@ -99,8 +102,10 @@ class RunFolder:
                     where=str(self.path / writes / "final"),
                     hint="--overwrite trains it again; --set output_dir=… keeps both.",
                 )
+        self._new = not (self.path / "run.json").exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.note({})  # first: it marks the folder as one of ours
             _write(self.path / "recipe.yaml", self._dump(self.recipe))
         except OSError as error:
             raise OutputError(
@@ -108,7 +113,22 @@ class RunFolder:
                 where=str(self.path),
                 hint="Choose another one: --set output_dir=…",
             ) from None
-        self.note({})
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """While this block runs nothing is worth keeping: if it fails, a run that this command began is taken away.
+
+        Else the next command without --recipe would go on with a run that never was.
+        """
+        try:
+            yield
+        except BaseException:
+            ours = {self.path / "recipe.yaml", self.path / "run.json"}
+            if self._new and self.path.is_dir() and set(self.path.iterdir()) <= ours:
+                with suppress(OSError):
+                    shutil.rmtree(self.path)
+                    self.path.parent.rmdir()  # runs/, if there is nothing else in it
+            raise
 
     def note(self, done: dict[str, Any]) -> None:
         """Write down in ``run.json`` what was done, beside versions and commands.
@@ -148,13 +168,13 @@ class RunFolder:
         file = self.path / "recipe.yaml"
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
-        if not file.is_file():
+        if not (self.path / "run.json").is_file():
             raise OutputError(
-                "the output folder holds something else: it has files, but no recipe.yaml",
+                "the output folder holds something else: it has files, but no run.json",
                 where=str(self.path),
                 hint="Choose another one: --set output_dir=…",
             )
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        before = _read(file)
         now = yaml.safe_load(self._dump(self.recipe))
         made = [part for part in ("sft", "reward") if self.finished(part)]
         keys = {key for part in made if part != writes for key in _MADE_FROM[part]}
@@ -166,6 +186,14 @@ class RunFolder:
                 where=str(file),
                 hint="Keep both with --set output_dir=…, or replace it with --overwrite.",
             )
+
+
+def _read(file: Path) -> Any:
+    """The recipe of a run; ``None`` where it cannot be read, which is then another recipe."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
 
 
 def _get(recipe: Any, key: str) -> Any:

@@ -209,6 +209,16 @@ def test_the_newest_run_is_taken():
     assert loaded.recipe.seed == 3
 
 
+def test_a_run_that_was_renamed_is_still_that_run():
+    run("a", "2026-11-24T02:00:00+00:00")
+    Path("runs/a").rename("runs/b")
+    assert open_recipe(None).recipe.output_dir == "runs/b"
+    assert open_recipe("runs/b").recipe.output_dir == "runs/b"
+    assert open_recipe("runs/b", ["output_dir=runs/c"]).recipe.output_dir == "runs/c"
+    Path("mine.yaml").write_text(BASE)
+    assert open_recipe("mine.yaml").recipe.output_dir == "runs/x"
+
+
 def test_a_run_without_a_time_counts_by_its_file():
     run("a", age=10)
     run("b", age=5)

@@ -184,6 +184,7 @@ def test_not_utf8(tmp_path):
 
 CHANGES = [
     ("sft.learning_rate=fast", '--set #1: sft.learning_rate: must be a number, got the text "fast"'),
+    ("modle.name=x", "--set #1: modle: unknown key; did you mean model?"),
     ("sft.lr=1", "--set #1: sft.lr: unknown key; did you mean sft.learning_rate?"),
     ("sft.epochs", '--set #1: write it as key=value, such as --set sft.epochs=2; got "sft.epochs"'),
     ("=3", '--set #1: write it as key=value, such as --set sft.epochs=2; got "=3"'),
