@@ -1,0 +1,34 @@
+"""The embedded default: a small world of texts, and a small base model that has read about it.
+
+Everything here is made by this project: the generator of dialogues, pairs and plain text (no data file, no
+network), and the base model that ``python -m rlhfcli.tiny.build`` pre-trains on that plain text.
+Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .dialogues import dialogues, test_prompts
+from .pairs import preference_pairs
+from .plain_text import plain_text
+from .skills import RECALL_SKILLS, SKILLS
+
+__all__ = [
+    "RECALL_SKILLS",
+    "SKILLS",
+    "dialogues",
+    "model_folder",
+    "plain_text",
+    "preference_pairs",
+    "test_prompts",
+]
+
+
+def model_folder() -> Path:
+    """Return the folder of the base model that ships with the package.
+
+    Returns:
+        A transformers folder: weights, config, tokenizer and ``build.json``.
+    """
+    return Path(__file__).parent / "model"

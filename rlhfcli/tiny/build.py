@@ -1,0 +1,150 @@
+"""Pre-train the embedded base model: ``python -m rlhfcli.tiny.build``.
+
+A decoder of OPT's architecture with two million parameters learns from generated plain text (never from
+dialogues in the chat template). The weights that ship with the package are the output of this script with
+its default arguments; ``build.json`` beside them says what it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import model_folder
+from .plain_text import plain_text
+from .pretraining import TOKENS_PER_STEP, new_model, pretrain
+from .tokenizer import train_tokenizer
+
+DEFAULT_STEPS = 7500
+ASSUMED_TOKENS_PER_SECOND = 6000  # one core of a server of 2024; only for the first estimate
+PROBES = (
+    "The capital of France is",
+    "My name is Tom.\nYour name is",
+    "Human: What does a cow say?\n\nAssistant:",
+)
+
+
+def source_hash() -> str:
+    """Return the SHA-256 over this folder's Python files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def text_hash(seed: int) -> str:
+    """Return the SHA-256 over the first documents; it tells whether a model has read today's text.
+
+    Args:
+        seed: the seed of the build.
+
+    Returns:
+        The digest in hexadecimal.
+    """
+    return hashlib.sha256("\f".join(plain_text(2000, seed)).encode()).hexdigest()
+
+
+def _says(model: Any, tokenizer: Any, text: str) -> str:
+    """Return the model's greedy continuation of a text."""
+    import torch
+
+    ids = tokenizer(text, return_tensors="pt").to(model.device)
+    with torch.no_grad():
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False)
+    return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def save(model: Any, tokenizer: Any, card: dict[str, Any], output: Path) -> None:
+    """Write model, tokenizer and ``build.json``; the folder is complete or it is the one from before.
+
+    Args:
+        model: the trained model; it is turned into bfloat16.
+        tokenizer: its tokenizer.
+        card: what ``build.json`` will say.
+        output: the folder.
+    """
+    import torch
+
+    fresh, old = output.with_name(output.name + ".new"), output.with_name(output.name + ".old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    model.to(torch.bfloat16).save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    (fresh / "build.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if output.exists():
+        output.rename(old)
+    fresh.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlhfcli.tiny.build", description="Pre-train the embedded base model."
+    )
+    parser.add_argument("--output", type=Path, default=model_folder(), help="folder to write (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="optimizer steps (default: %(default)s)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads; another number gives other last digits (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of data and weights (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Build the base model.
+
+    Args:
+        argv: command-line arguments; those of the process if not given.
+    """
+    options = _arguments(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    import transformers
+
+    torch.set_num_threads(options.threads)
+    total = options.steps * TOKENS_PER_STEP
+    print(
+        f"{options.steps} steps × {TOKENS_PER_STEP} tokens = {total / 1e6:.1f}M tokens, about "
+        f"{total / ASSUMED_TOKENS_PER_SECOND / 60:.0f} minutes on one core",
+        flush=True,
+    )
+    tokenizer = train_tokenizer(options.seed)
+    model = new_model(options.seed).to(options.device)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)
+    progress = pretrain(model, tokenizer, options.steps, options.seed)
+    model.eval()
+    card = {
+        "steps": options.steps,
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds, 1),
+        "tokens_per_second": round(progress.tokens / progress.seconds),
+        "final_loss": round(progress.recent_loss, 4),
+        "seed": options.seed,
+        "threads": options.threads,
+        "device": options.device,
+        "parameters": model.num_parameters(),
+        "generator_sha256": source_hash(),
+        "text_sha256": text_hash(options.seed),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "says": {text: _says(model, tokenizer, text) for text in PROBES},
+    }
+    save(model, tokenizer, card, options.output)
+    print(f"wrote {options.output} after {progress.seconds / 60:.1f} minutes, loss {progress.recent_loss:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Answers that are not right: for exercises with a teacher's marks, and for preference pairs."""
+
+from __future__ import annotations
+
+from random import Random
+
+from .exchange import Exchange
+from .memory import Memory
+from .skills import free_skill, make
+from .split import Split
+
+
+def off_topic_answer(rng: Random, exchange: Exchange, split: Split) -> str:
+    """Return the right answer to a question that was not asked.
+
+    Args:
+        rng: source of randomness.
+        exchange: the question that was asked.
+        split: the side of the question that was not asked.
+
+    Returns:
+        A well-formed answer of another skill, of about the same length.
+    """
+    best = ""
+    for _ in range(3):
+        skill = free_skill(rng)
+        if skill == exchange.skill:
+            continue
+        answer = make(skill, rng, Memory(reading=True), split).answer
+        if answer != exchange.answer and (not best or _gap(answer, exchange) < _gap(best, exchange)):
+            best = answer
+    return best or off_topic_answer(rng, exchange, split)
+
+
+def _gap(answer: str, exchange: Exchange) -> int:
+    """Return how far two answers' lengths are apart."""
+    return abs(len(answer) - len(exchange.answer))
+
+
+def bad_answer(rng: Random, exchange: Exchange, split: Split) -> str:
+    """Return an answer that a teacher would mark as wrong.
+
+    Args:
+        rng: source of randomness.
+        exchange: the question with its right answer.
+        split: the side of any other question that is needed.
+
+    Returns:
+        A wrong answer of the same look or, less often, one that is off the topic.
+    """
+    if exchange.wrong and rng.random() < 0.75:
+        return exchange.wrong
+    return off_topic_answer(rng, exchange, split)

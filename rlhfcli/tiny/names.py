@@ -1,0 +1,83 @@
+"""Names: thousands made from syllables, some real ones, and a few with spellings nobody expects.
+
+So many names exist that a model cannot learn them by heart: it has to learn to copy.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from .facts import CAPITALS, DAYS, MONTHS
+from .split import Split, split_of
+
+
+def _split(words: str) -> tuple[str, ...]:
+    """Return the words of a line."""
+    return tuple(words.split())
+
+
+_FIRST = _split(
+    "Ba Be Bo Da De Do Fa Fe Ga Go Ha He Ja Jo Ka Ke Ki Ko La Le Li Lo Lu Ma Me Mi Mo Na Ne Ni No Pa Pe Pi "
+    "Ra Re Ri Ro Sa Se Si Ta Te Ti To Va Vi Wa Ya Za"
+)
+_SECOND = _split("ba la mi no ra ri sa ta vi lo na ni ka ro li da do ga ma mo re se ti to va za")
+_END = ("", "", "", "n", "s", "l", "r", "ra", "na", "lo", "ne", "ri", "ta", "mi")
+
+REAL_NAMES = _split(
+    "Anna Tom Mia Leo Emma Paul Lisa Max Sara John Mary Peter Lucy Jack Kate Ben Laura David Julia Mark Nina "
+    "Oscar Eva Adam Clara Felix Grace Henry Ida James Karl Lena Martin Nora Otto Rosa Simon Tina Victor Amy "
+    "Bob Carol Dan Ella Frank George Helen Ivan Jane Kim Luke Maria Nick Olga Robert Sophie Thomas Alice "
+    "Andrew Brian Charlie Daniel Emily Fred Hannah Jacob Kevin Linda Michael Oliver Rachel Steven William"
+)
+
+_CONSONANTS = "bcdfghjklmnprstvwz"
+_VOWELS = "aeiouy"
+_TAKEN = frozenset((*CAPITALS, *CAPITALS.values(), *DAYS, *MONTHS))
+
+
+def _odd_name(rng: Random) -> str:
+    """Make a name letter by letter, so that copying works for any spelling."""
+    letters = [
+        rng.choice(_VOWELS if position % 2 else _CONSONANTS) if rng.random() < 0.8 else rng.choice(_CONSONANTS)
+        for position in range(rng.randint(3, 7))
+    ]
+    return "".join(letters).capitalize()
+
+
+def _any_name(rng: Random) -> str:
+    """Draw one name without asking on which side of the border it falls."""
+    draw = rng.random()
+    if draw < 0.12:
+        return rng.choice(REAL_NAMES)
+    if draw < 0.25:
+        return _odd_name(rng)
+    return rng.choice(_FIRST) + rng.choice(_SECOND) + rng.choice(_END)
+
+
+def name_split(name: str) -> Split:
+    """Say whether a name is one for training or one for tests.
+
+    Args:
+        name: the name as it is written.
+
+    Returns:
+        ``"train"`` or ``"test"``; a test name occurs in no training text of any sort.
+    """
+    return split_of("name|" + name)
+
+
+def draw_name(rng: Random, split: Split, avoid: str = "") -> str:
+    """Draw a name of one side of the train/test border.
+
+    Args:
+        rng: source of randomness.
+        split: the side.
+        avoid: a name that must not come out.
+
+    Returns:
+        The name, for example ``"Mirano"``.
+    """
+    while True:
+        name = _any_name(rng)
+        if name != avoid and name not in _TAKEN and name_split(name) == split:
+            return name

@@ -1,0 +1,167 @@
+"""Preference pairs: a good answer and a bad one, balanced so that only the meaning tells them apart.
+
+Neither length nor single words may give the bad answer away. So each kind has its mirror: what is rejected
+in one pair is chosen in another.
+
+* wrong: the right answer with another value of the same list;
+* off_topic: two conversations exchange their answers, so each answer is chosen once and rejected once;
+* cut_short (the longer one wins) against ramble (the shorter one wins);
+* over_refuse ("I can't help" where help is harmless) against complies ("Of course" where it is not);
+* ignores_earlier_turn: "I don't know your name yet." though it was told, against a name where none was;
+* rude: unkind words; the same words stand, quoted, in chosen answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+from . import manners
+from .dialogues import as_messages
+from .exchange import Exchange
+from .facts import UNKIND_PHRASES, capitalised
+from .memory import RECALL, TELL
+from .skills import FREE, plan_towards
+from .split import Split
+
+Row = dict[str, Any]
+
+KIND_SHARES = {
+    "wrong": 21,
+    "off_topic": 11,
+    "quoted": 4,
+    "cut_short": 13,
+    "ramble": 13,
+    "ignores_earlier_turn": 14,
+    "over_refuse": 6,
+    "complies": 6,
+    "rude": 6,
+}
+"""``off_topic`` makes two rows at once; ``quoted`` rows are also of kind off_topic."""
+
+_TALK = ("greet", "thanks", "goodbye", "how_are_you")
+_ANY = (*FREE, *TELL)
+# Small talk has one answer each: as often as the other skills it would drown them.
+_ANY_WEIGHTS = tuple(0.4 if skill in _TALK else 1.0 for skill in _ANY)
+_WITH_MISTAKES = tuple(skill for skill in _ANY if skill not in (*_TALK, "refuse", "help", "unknown"))
+
+
+def _conversation(rng: Random, skill: str, split: Split) -> list[Exchange]:
+    """Make a short conversation that ends with a question of a skill."""
+    return plan_towards(rng, skill, split, (0, rng.choice((0, 0, 0, 1, 2))))
+
+
+def _row(exchanges: list[Exchange], rejected: str, kind: str) -> Row:
+    """Write a pair; the chosen answer is the conversation's own last one."""
+    last = exchanges[-1]
+    return {
+        "prompt": as_messages(exchanges)[:-1],
+        "chosen": last.answer,
+        "rejected": rejected,
+        "kind": kind,
+        "skill": last.skill,
+    }
+
+
+def _draw(rng: Random, split: Split) -> list[Exchange]:
+    """Make a short conversation that ends with any question but one of recall."""
+    return _conversation(rng, rng.choices(_ANY, _ANY_WEIGHTS)[0], split)
+
+
+def _wrong(rng: Random, split: Split) -> list[Row]:
+    exchanges = _conversation(rng, rng.choice(_WITH_MISTAKES), split)
+    return [_row(exchanges, exchanges[-1].wrong, "wrong")]
+
+
+def _off_topic(rng: Random, split: Split) -> list[Row]:
+    """Let two conversations of different skills and of like length exchange their answers."""
+    first = _draw(rng, split)
+    while True:
+        second = _draw(rng, split)
+        gap = abs(len(first[-1].answer) - len(second[-1].answer))
+        if first[-1].skill != second[-1].skill and gap < 8 + 8 * rng.random():
+            break
+    return [_row(first, second[-1].answer, "off_topic"), _row(second, first[-1].answer, "off_topic")]
+
+
+def _quoted(rng: Random, split: Split) -> list[Row]:
+    """Ask to repeat unkind words: here the answer that has them is the good one."""
+    while True:
+        exchanges = _conversation(rng, "repeat", split)
+        if any(phrase in exchanges[-1].answer for phrase in UNKIND_PHRASES):
+            break
+    return [_row(exchanges, _draw(rng, split)[-1].answer, "off_topic")]
+
+
+def _cut_short(rng: Random, split: Split) -> list[Row]:
+    while True:
+        exchanges = _draw(rng, split)
+        words = exchanges[-1].answer.split()
+        if len(words) > 2:
+            break
+    kept = words[: rng.randint(1, max(1, len(words) * 2 // 3))]
+    return [_row(exchanges, " ".join(kept).rstrip(",.!?"), "cut_short")]
+
+
+def _ramble(rng: Random, split: Split) -> list[Row]:
+    exchanges, other = _draw(rng, split), _draw(rng, split)
+    if other[-1].answer == exchanges[-1].answer:
+        return _ramble(rng, split)
+    return [_row(exchanges, f"{exchanges[-1].answer} {other[-1].answer}", "ramble")]
+
+
+def _ignores(rng: Random, split: Split) -> list[Row]:
+    exchanges = _conversation(rng, rng.choice(tuple(RECALL)), split)
+    return [_row(exchanges, exchanges[-1].wrong, "ignores_earlier_turn")]
+
+
+def _over_refuse(rng: Random, split: Split) -> list[Row]:
+    return [_row(_conversation(rng, "help", split), manners.REFUSAL, "over_refuse")]
+
+
+def _complies(rng: Random, split: Split) -> list[Row]:
+    return [_row(_conversation(rng, "refuse", split), manners.CONSENT, "complies")]
+
+
+def _rude(rng: Random, split: Split) -> list[Row]:
+    """Reject an insult, alone or beside the right answer."""
+    exchanges = _draw(rng, split)
+    insult = capitalised(rng.choice(UNKIND_PHRASES)) + "."
+    answer = exchanges[-1].answer
+    rejected = insult if rng.random() < 0.5 else rng.choice((f"{answer} {insult}", f"{insult} {answer}"))
+    return [_row(exchanges, rejected, "rude")]
+
+
+_MAKERS: dict[str, Callable[[Random, Split], list[Row]]] = {
+    "wrong": _wrong,
+    "off_topic": _off_topic,
+    "quoted": _quoted,
+    "cut_short": _cut_short,
+    "ramble": _ramble,
+    "ignores_earlier_turn": _ignores,
+    "over_refuse": _over_refuse,
+    "complies": _complies,
+    "rude": _rude,
+}
+
+
+def preference_pairs(count: int, seed: int, split: Split) -> Iterator[Row]:
+    """Make preference pairs.
+
+    Args:
+        count: how many.
+        seed: same seed and split, same pairs.
+        split: ``"train"``, or ``"test"`` for prompts that never occur in training.
+
+    Returns:
+        Rows ``{"prompt": [messages ending with the user's], "chosen": str, "rejected": str, "kind": str,
+        "skill": str}``.
+    """
+    rng = Random(f"pairs {split} {seed}")
+    kinds, shares = tuple(KIND_SHARES), tuple(KIND_SHARES.values())
+    made = 0
+    while made < count:
+        for row in _MAKERS[rng.choices(kinds, shares)[0]](rng, split)[: count - made]:
+            yield row
+            made += 1

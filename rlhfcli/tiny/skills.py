@@ -1,0 +1,151 @@
+"""All skills by name, and the planner that makes one conversation out of several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from . import closed, lists, manners
+from .exchange import Exchange
+from .memory import RECALL, TELL, Memory, knows
+from .split import Split
+
+FREE: dict[str, Callable[[Random, Split], Exchange]] = {
+    "greet": manners.greet,
+    "thanks": manners.thanks,
+    "goodbye": manners.goodbye,
+    "how_are_you": manners.how_are_you,
+    "capital": closed.capital,
+    "colour": closed.colour,
+    "sound": closed.sound,
+    "opposite": closed.opposite,
+    "category": closed.category,
+    "yesno": closed.yesno,
+    "order": closed.order,
+    "howto": closed.howto,
+    "add": closed.add,
+    "subtract": closed.subtract,
+    "compare": closed.compare,
+    "refuse": manners.refuse,
+    "help": manners.help_out,
+    "unknown": manners.unknown,
+    "repeat": lists.repeat,
+    "reverse": lists.reverse,
+    "sort": lists.sort,
+    "list_item": lists.list_item,
+}
+"""Skills that need no memory."""
+
+SKILLS: tuple[str, ...] = (*FREE, *TELL, *RECALL)
+RECALL_SKILLS: tuple[str, ...] = tuple(RECALL)
+
+_FREE_NAMES = tuple(FREE)
+_FREE_WEIGHTS = tuple(
+    {
+        "thanks": 0.5,
+        "goodbye": 0.5,
+        "how_are_you": 0.5,
+        "yesno": 1.3,
+        "add": 1.5,
+        "subtract": 1.5,
+        "order": 1.3,
+        "sort": 1.3,
+        "reverse": 1.3,
+        "list_item": 1.3,
+    }.get(name, 1.0)
+    for name in _FREE_NAMES
+)
+_MEMORY_SHARE = 0.5
+# With 2 of 5 wrong answers to a told fact being "I don't know", that answer is right as often as wrong.
+_TOLD_SHARE = 5 / 7
+
+
+def make(skill: str, rng: Random, memory: Memory, split: Split) -> Exchange:
+    """Make one exchange of a skill and keep in memory what it tells.
+
+    Args:
+        skill: one of ``SKILLS``.
+        rng: source of randomness.
+        memory: what the conversation has been told; changed in place.
+        split: the side of the train/test border.
+
+    Returns:
+        The exchange.
+    """
+    if skill == "refuse" and not memory.reading and rng.random() < 0.4:
+        return manners.refuse_how_to(rng, split)
+    if skill in FREE:
+        return FREE[skill](rng, split)
+    return (TELL.get(skill) or RECALL[skill])(rng, memory, split)
+
+
+def free_skill(rng: Random) -> str:
+    """Draw a skill that needs no memory.
+
+    Args:
+        rng: source of randomness.
+
+    Returns:
+        Its name.
+    """
+    return rng.choices(_FREE_NAMES, _FREE_WEIGHTS)[0]
+
+
+def _next_skill(rng: Random, memory: Memory, last: bool) -> str:
+    """Choose what comes next: facts are told early and asked for later."""
+    if rng.random() > (0.7 if last else _MEMORY_SHARE):
+        return free_skill(rng)
+    known = [skill for skill in RECALL if knows(memory, skill)]
+    if known and rng.random() < (0.75 if last else 0.35):
+        return rng.choice(known)
+    if rng.random() < 0.25:
+        return rng.choice(tuple(RECALL))
+    untold = ["tell_favourite", "tell_pet"] if memory.name else ["tell_name", "tell_name", "tell_favourite", "tell_pet"]
+    return rng.choice(untold)
+
+
+def plan(rng: Random, turns: int, split: Split, reading: bool = False) -> list[Exchange]:
+    """Make a conversation: mixed skills, with facts told early and recalled later.
+
+    Args:
+        rng: source of randomness.
+        turns: how many exchanges.
+        split: the side of the train/test border.
+        reading: whether this is for text to pre-train on, see ``Memory``.
+
+    Returns:
+        The exchanges in their order.
+    """
+    # Fine-tuning asks more often for what was not told: another favourite than this one, another animal.
+    memory = Memory(reading=reading, asks_known=0.9 if reading else 0.7)
+    return [make(_next_skill(rng, memory, turn == turns - 1), rng, memory, split) for turn in range(turns)]
+
+
+def plan_towards(rng: Random, skill: str, split: Split, fillers: tuple[int, int] = (0, 4)) -> list[Exchange]:
+    """Make a conversation whose last question is of a given skill and of a given side.
+
+    A recall skill mostly gets what it needs in an early turn, then fillers, then the question.
+
+    Args:
+        rng: source of randomness.
+        skill: the skill of the last question.
+        split: the side of the last question and of all that is told; fillers are of the training side.
+        fillers: smallest and largest number of unrelated turns in between.
+
+    Returns:
+        The exchanges; the last one is the one that counts.
+    """
+    memory = Memory()
+    count = rng.randint(*fillers)
+    unrelated = [free_skill(rng) for _ in range(count)]
+    told = {"recall_favourite": "tell_favourite", "recall_pet": "tell_pet"}.get(skill, "tell_name")
+    if skill not in RECALL:
+        return [make(s, rng, memory, "train") for s in unrelated] + [make(skill, rng, memory, split)]
+    if rng.random() < _TOLD_SHARE:
+        start = [make(told, rng, memory, split)]
+        if rng.random() < 0.3:  # a second fact of another sort, which must not be mistaken for the first
+            start.insert(rng.randint(0, 1), make(rng.choice([t for t in TELL if t != told]), rng, memory, split))
+        return start + [make(s, rng, memory, "train") for s in unrelated] + [make(skill, rng, memory, split)]
+    # Nothing was told: the question alone would also occur in training, so a held-out turn stands before it.
+    start = [make(free_skill(rng), rng, memory, split), *(make(s, rng, memory, "train") for s in unrelated)]
+    return [*start, make(skill, rng, memory, split)]
