@@ -39,6 +39,7 @@ default written out.
 - **Lengths** are in tokens and **intervals** in optimizer steps, unless a key says otherwise.
 """
 
+
 def page() -> str:
     """Everything that docs/recipe.md shall hold."""
     sections: dict[type[Section], list[str]] = {Recipe: [""]}

@@ -245,7 +245,7 @@ def _bars(console: Console) -> Progress:
             for task in self.tasks:
                 yield self.make_tasks_table([task])
                 if task.fields["figures"]:
-                    yield Text("  " + task.fields["figures"], style="dim", no_wrap=True, overflow="ellipsis")
+                    yield Text("  " + task.fields["figures"], style="dim")  # wraps: 80 columns do not hold it all
 
     return Bars(
         TextColumn("{task.description}", markup=False),

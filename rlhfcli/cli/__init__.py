@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -69,6 +70,7 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 the user can mend it, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app(prog_name="rlhf")
     except RlhfError as error:
@@ -79,9 +81,14 @@ def main() -> None:
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:
-        if end.code == 130:  # typer turns Ctrl-C into this without a word
+        if end.code == 130:  # typer turns Ctrl-C into this without a word, and we SIGTERM
             _interrupted()
         raise
+
+
+def _terminated(*_: object) -> None:
+    """SIGTERM ends the program as Ctrl-C does, so that nothing half-made is left; in a chat, too."""
+    raise SystemExit(130)
 
 
 def _interrupted() -> None:

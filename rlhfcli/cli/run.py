@@ -25,6 +25,7 @@ def run(
     job = work.begin(recipe, overrides or [], offline=offline)
     work.claim(job, "data", overwrite=overwrite)
     project = work.project_of(job)
+    work.look_ahead(job, project)
     for phase in ("sft", "reward"):
         if job.run.finished(phase) and not overwrite:
             console.message(f"{phase}: already done, nothing to do (--overwrite repeats it)")

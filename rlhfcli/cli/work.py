@@ -91,6 +91,22 @@ def project_of(work: Work) -> Project:
     return Project(work.recipe, prepare(work, tokenizer), tokenizer, work.run.path, work.sink)
 
 
+def look_ahead(work: Work, project: Project) -> None:
+    """Meet now what would end ``rlhf run`` after its training: no rows for a phase, or nothing to measure with.
+
+    Raises:
+        DataError: A phase has no rows, or ``eval.prompts`` or ``eval.pairs`` cannot be used.
+    """
+    from rlhfcli.data.evaluation_rows import read_pairs, read_prompts
+
+    project.prepared.dialogues("train")
+    project.prepared.pairs("train")
+    if work.recipe.eval.prompts:
+        read_prompts(work.recipe.eval.prompts, work.recipe.seed)
+    if work.recipe.eval.pairs:
+        read_pairs(work.recipe.eval.pairs, work.recipe.seed)
+
+
 def train(work: Work, project: Project, phase: str) -> Result:
     """Run a phase and note it in ``run.json``.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core import lora
@@ -50,8 +51,9 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", where=str(folder)) from error
+    except (OSError, SafetensorError) as error:  # a full disk is either
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot be written: {reason}", where=str(folder), hint="Is the disk full?") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -84,7 +86,10 @@ def save_model(
             lora.remove(model)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        readme = partial / "README.md"
+        readme.write_text(card, encoding="utf-8")
+        for weights in partial.rglob("*.safetensors"):  # safetensors lets nobody else read them
+            weights.chmod(readme.stat().st_mode & 0o777)
 
 
 def as_reward_model(config: Any, pooling: str, rewards: tuple[float, float]) -> None:

@@ -89,13 +89,16 @@ def inject(model: nn.Module, settings: Lora) -> list[str]:
         The dotted names of the adapted layers.
 
     Raises:
-        UserError: No layer has one of the wanted names.
+        UserError: One of the wanted names fits no layer, or none is wanted.
     """
-    names = [name for name, layer in _linear_layers(model) if _is_target(name, settings.targets)]
-    if not names:
-        endings = sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(model)})
+    there = [name for name, _ in _linear_layers(model)]
+    names = [name for name in there if _is_target(name, settings.targets)]
+    wanted = [settings.targets] if isinstance(settings.targets, str) else settings.targets
+    missing = [target for target in wanted if not any(_is_target(name, target) for name in there)]
+    if missing or not names:
+        endings = sorted({name.rsplit(".", 1)[-1] for name in there})
         raise UserError(
-            f"no layer of the model is called {settings.targets!r}",
+            f"no linear layer of the model is called {', '.join(missing)}" if missing else "lora.targets is empty",
             where="lora.targets",
             hint=f"Its linear layers end in: {', '.join(endings)}. all-linear takes all of them.",
         )

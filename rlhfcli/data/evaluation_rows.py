@@ -13,7 +13,7 @@ from rlhfcli.data.turns import RowProblem, split_transcript, text_of, turns_of
 from rlhfcli.errors import DataError
 
 BUILTIN = "builtin:tiny"
-_PROMPTS_PER_SKILL = 20
+_PROMPTS_PER_SKILL = 40
 _PAIRS = 1200
 
 

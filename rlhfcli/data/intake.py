@@ -132,10 +132,14 @@ class Intake:
 
     def _empty(self, phase: Phase, part: Part, sizes: dict[Part, int], lost: int) -> DataError:
         usable, share = sum(sizes.values()), self._data.validation
-        what = f"the {part} part of the {phase} phase is empty: {usable} rows can be used, {lost} cannot"
+        lost += sum(count.dropped[DUPLICATE] for count in self.counts)
+        rows = "1 row" if usable == 1 else f"{usable} rows"
+        what = f"the {part} part of the {phase} phase is empty: {rows} can be used, {lost} cannot"
         if not usable:
             hint = "Give other rows, or another data.max_length or data.truncation."
             return DataError(what, where="data.sources", hint=hint)
+        if usable == 1:
+            return DataError(what, where="data.sources", hint="Give more rows.")
         better = share / 2 if part == "train" else min(0.5, max(2 * share, 5 / usable))
         return DataError(
             f"{what}, and a share of {share} of the prompts is for validation",

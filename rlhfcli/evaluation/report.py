@@ -59,7 +59,7 @@ def language_rows(result: Mapping[str, Any]) -> list[Table]:
         skills = [
             (skill, _percent(before["by_skill"][skill]), _percent(hits)) for skill, hits in after["by_skill"].items()
         ]
-        note = f"{after['prompts']:,} prompts, greedy answers."
+        note = f"{_count(after['prompts'], 'prompt')}, greedy answers."
         tables.append(Table("Exact match by skill", (Column("skill"), *compared[1:]), tuple(skills), note))
     if result["samples"]:
         tables.append(_samples(result["samples"]))
@@ -78,7 +78,7 @@ def reward_rows(result: Mapping[str, Any]) -> list[Table]:
         ("score of chosen answers", _spread(result, "chosen")),
         ("score of rejected answers", _spread(result, "rejected")),
     ]
-    note = f"{result['pairs']:,} pairs. Verdict: {result['verdict']}: {result['reason']}."
+    note = f"{_count(result['pairs'], 'pair')}. Verdict: {result['verdict']}: {result['reason']}."
     tables = [Table("Reward model", (Column(""), Column("", number=True)), tuple(figures), note)]
     if result["by_kind"]:
         columns = (Column("kind"), Column("pairs", number=True), Column("accuracy", number=True))
@@ -99,6 +99,10 @@ def _samples(samples: list[Mapping[str, Any]]) -> Table:
 def _short(text: str) -> str:
     text = text.strip()
     return text if len(text) <= _LONGEST_SAMPLE else text[:_LONGEST_SAMPLE].rstrip() + " …"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _percent(share: float) -> str:

@@ -146,7 +146,8 @@ class RunFolder:
         if command not in record.setdefault("commands", []):
             record["commands"].append(command)
         for part, figures in done.items():
-            record.setdefault("parts", {})[part] = {**figures, "finished": _now()}
+            made = {"recipe": self._settings(part)} if part in ("sft", "reward") else {}
+            record.setdefault("parts", {})[part] = {**figures, **made, "finished": _now()}
         _write(self.path / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     def record(self) -> dict[str, Any]:
@@ -174,18 +175,29 @@ class RunFolder:
                 where=str(self.path),
                 hint="Choose another one: --set output_dir=…",
             )
+        parts = self.record().get("parts") or {}
         before = _read(file)
-        now = yaml.safe_load(self._dump(self.recipe))
-        made = [part for part in ("sft", "reward") if self.finished(part)]
-        keys = {key for part in made if part != writes for key in _MADE_FROM[part]}
-        different = sorted(key for key in keys if _get(before, key) != _get(now, key))
+        different: dict[str, list[str]] = {}
+        for part in ("sft", "reward"):
+            if part != writes and self.finished(part):
+                made = parts.get(part, {}).get("recipe") or {key: _get(before, key) for key in _MADE_FROM[part]}
+                now = self._settings("data" if writes == "eval" else part)
+                for key in sorted(now):
+                    if made.get(key) != now[key]:
+                        different.setdefault(key, []).append(part)
         if different:
+            made_of = [part for part in ("sft", "reward") if any(part in found for found in different.values())]
             raise OutputError(
                 f"the output folder belongs to another recipe: {', '.join(different)} differ"
-                f"{'s' if len(different) == 1 else ''} from what {' and '.join(made)} was made with",
+                f"{'s' if len(different) == 1 else ''} from what {' and '.join(made_of)} was made with",
                 where=str(file),
                 hint="Keep both with --set output_dir=…, or replace it with --overwrite.",
             )
+
+    def _settings(self, part: str) -> dict[str, Any]:
+        """What a part is made from."""
+        recipe = yaml.safe_load(self._dump(self.recipe))
+        return {key: _get(recipe, key) for key in _MADE_FROM[part]}
 
 
 def _read(file: Path) -> Any:
@@ -205,8 +217,11 @@ def _get(recipe: Any, key: str) -> Any:
 def _write(file: Path, text: str) -> None:
     """Replace a file in one step, so that a kill leaves the old one or the new one."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _now() -> str:

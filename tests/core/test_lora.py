@@ -146,6 +146,12 @@ def test_broken_adapter_folders(tmp_path: Path, break_it: object, message: str) 
         lora.load_adapter(families.causal_lm("opt"), tmp_path)
 
 
+@pytest.mark.parametrize(("targets", "said"), [(["q_proj", "nope"], "called nope"), ([], "lora.targets is empty")])
+def test_every_name_has_to_fit_something(targets: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        lora.inject(families.causal_lm("opt"), Lora(targets=targets))
+
+
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     lora.save_adapter(_trained(families.causal_lm("opt")), tmp_path, SETTINGS, "base", "CAUSAL_LM")
     with pytest.raises(UserError):
