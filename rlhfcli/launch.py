@@ -22,5 +22,8 @@ def in_this_process(*, offline: bool = False) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that wait for each other spin; beside any other busy program that costs more than the work itself.
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")

@@ -197,7 +197,7 @@ class Loop:
         return TrainingError(
             f"the {what} is {value} at step {number}",
             where=f"{self.task.name}, in a batch of {len(rows)}: {shown}",
-            hint="Lower the learning rate, or compute in float32: --set model.dtype=fp32. Nothing was saved.",
+            hint="Lower the learning rate; where the computation is in bf16, try model.dtype=fp32. Nothing was saved.",
         )
 
     def _evaluate(self, engine: Engine) -> dict[str, float]:
