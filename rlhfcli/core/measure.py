@@ -73,7 +73,7 @@ def measure_dialogues(
     packed = layout.packs_exactly(model)
     task = SftTask(dialogues, loss_on, packed=packed, pad_id=model.config.pad_token_id or 0)
     groups = layout.fill(task.lengths(), micro_batch_tokens, packed=packed)
-    with layout.attention(model, layout.PACKED if packed else "sdpa"):
+    with layout.attention(model, layout.PACKED if packed else None):
         figures = measure(task, CausalLM(model, bf16=bf16), [task.collate(group) for group in groups], model.device)
     tokens = int(figures["weight"])
     return LanguageSums(figures["loss"] * tokens, tokens, round(figures["token_accuracy"] * tokens))

@@ -100,14 +100,11 @@ def load_tokenizer(name: str, template: str | None = None) -> PreTrainedTokenize
     return tokenizer
 
 
-def load_causal_lm(
-    name: str, dtype: str = "auto", *, trust_remote_code: bool = False, dropout: float = 0.0
-) -> PreTrainedModel:
+def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float = 0.0) -> PreTrainedModel:
     """Load a causal language model with float32 weights, ready for use on this process's device.
 
     Args:
         name: Hub name, local folder or ``builtin:tiny``.
-        dtype: Kept for the caller's convenience: precision of the computation, see ``computes_bf16``.
         trust_remote_code: Run code that comes with the model.
         dropout: Sets every dropout of the model.
 

@@ -105,7 +105,7 @@ class RewardModel(nn.Module):
         packed = layout.packs_exactly(self.model)
         lengths = [len(sequence) for sequence in sequences]
         result = torch.empty(len(sequences))
-        with layout.attention(self.model, layout.PACKED if packed else "sdpa"):
+        with layout.attention(self.model, layout.PACKED if packed else None):
             for indices in layout.fill(lengths, SCORING_TOKENS, packed=packed):
                 first = [prompt_lengths[i] for i in indices] if prompt_lengths and pooling == "mean" else None
                 result[indices] = self._rewards([sequences[i] for i in indices], first, packed)

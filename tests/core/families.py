@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BloomConfig,
+    Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -44,10 +45,14 @@ CONFIGS: dict[str, Any] = {
         **_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
     ),
     "bloom": lambda: BloomConfig(**_IDS, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0, attention_dropout=0),
+    "gemma2": lambda: Gemma2Config(**_NEW, num_key_value_heads=2, head_dim=8, sliding_window=64),
     "mistral": lambda: MistralConfig(**_NEW, num_key_value_heads=2, sliding_window=6),
 }
 FAMILIES = list(CONFIGS)
-SIX = [name for name in FAMILIES if name != "mistral"]  # those of the project's promise, with both shapes of OPT
+PADDED = ("bloom", "gemma2")  # position biases of its own; soft-capped attention scores
+SIX = [
+    name for name in FAMILIES if name not in ("mistral", "gemma2")
+]  # those of the project's promise, with both shapes of OPT
 
 
 def config(family: str) -> Any:

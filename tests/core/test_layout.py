@@ -20,14 +20,14 @@ def _backbone(model: object) -> torch.nn.Module:
 
 def _hidden(model: object, sequences: list[list[int]], *, packed: bool) -> list[torch.Tensor]:
     batch = layout.lay_out(sequences, packed=packed, pad_id=1)
-    with layout.attention(model, layout.PACKED if packed else "sdpa"):
+    with layout.attention(model, layout.PACKED if packed else None):
         states = _backbone(model)(**batch.inputs()).last_hidden_state.flatten(0, 1)
     return [states[start : start + len(ids)] for start, ids in zip(batch.starts.tolist(), sequences, strict=True)]
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_which_families_are_packed(family: str) -> None:
-    assert layout.packs_exactly(families.causal_lm(family)) == (family != "bloom")
+    assert layout.packs_exactly(families.causal_lm(family)) == (family not in families.PADDED)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -35,15 +35,15 @@ def test_which_families_are_packed(family: str) -> None:
 def test_same_hidden_states_as_one_at_a_time(family: str, packed: bool) -> None:
     model = families.causal_lm(family)
     sequences = families.token_ids(LENGTHS)
-    if packed and family == "bloom":
-        pytest.skip("BLOOM's position biases need the padded layout")
+    if packed and family in families.PADDED:
+        pytest.skip("needs the padded layout")
     together = _hidden(model, sequences, packed=packed)
     for ids, states in zip(sequences, together, strict=True):
         alone = _backbone(model)(torch.tensor([ids])).last_hidden_state[0]
         torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", [name for name in families.FAMILIES if name != "bloom"])
+@pytest.mark.parametrize("family", [name for name in families.FAMILIES if name not in families.PADDED])
 def test_same_gradients_as_one_at_a_time(family: str) -> None:
     model = families.causal_lm(family)
     sequences = families.token_ids(LENGTHS)

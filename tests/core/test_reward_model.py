@@ -43,7 +43,7 @@ def test_same_rewards_from_us_reloaded_and_from_transformers(family: str, tmp_pa
     assert (right - ours).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("family", ["opt", "llama", "bloom"])
+@pytest.mark.parametrize("family", ["opt", "llama", "bloom", "gemma2"])
 def test_rewards_do_not_depend_on_the_batch(family: str) -> None:
     model = RewardModel(families.classifier(family)).eval()
     sequences = families.token_ids(LENGTHS)

@@ -37,14 +37,14 @@ def _pairs() -> list[EncodedPair]:
     return [EncodedPair(*row, margin=0.5 * i) for i, row in enumerate(zip(prompts, chosen, rejected, strict=True))]
 
 
-@pytest.mark.parametrize("family", ["opt", "llama", "bloom"])
+@pytest.mark.parametrize("family", ["opt", "llama", "bloom", "gemma2"])
 @pytest.mark.parametrize("loss_on", ["assistant", "all"])
 def test_sft_loss_is_the_sum_over_single_dialogues(family: str, loss_on: str) -> None:
     model = families.causal_lm(family)
     packed = layout.packs_exactly(model)
     task = SftTask(_dialogues(), loss_on, packed=packed, pad_id=1)
     batch = task.collate([2, 0, 3, 1])
-    with torch.no_grad(), layout.attention(model, layout.PACKED if packed else "sdpa"):
+    with torch.no_grad(), layout.attention(model, layout.PACKED if packed else None):
         sums = task.step(CausalLM(model), batch)
     expected, tokens = 0.0, 0
     for dialogue in _dialogues():
@@ -94,7 +94,7 @@ def test_reward_loss_is_the_sum_over_single_pairs(family: str, pooling: str, los
     settings = Reward.model_validate({"pooling": pooling, "loss": loss})
     task = RewardTask(_pairs(), settings, packed=packed, pad_id=1)
     batch = task.collate([1, 0, 2])
-    with torch.no_grad(), layout.attention(model.model, layout.PACKED if packed else "sdpa"):
+    with torch.no_grad(), layout.attention(model.model, layout.PACKED if packed else None):
         sums = task.step(model, batch)
     with torch.no_grad():
         expected = sum(_slow_pair_loss(model, pair, settings) for pair in _pairs())
