@@ -6,16 +6,20 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 _COMMAND = re.compile(r"/[A-Za-z?]*(\s|$)")  # "/usr/bin is a folder" is a message
 
 
-class Clearable(Protocol):
+class Session(Protocol):
     """What the commands need of a ``ChatSession``."""
 
     def clear(self) -> None:
         """Forget the conversation."""
+
+    def save(self, file: Path | None) -> Path | None:
+        """Add the conversation to a file; return which, or ``None`` if nothing has been said yet."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +42,49 @@ class Command:
     Args:
         name: With its slash.
         help: What it does, for ``/help``.
-        run: Does it.
+        run: Does it, given the session and what stands after the name.
         aliases: Other names.
+        argument: What may stand after the name, for ``/help``.
     """
 
     name: str
     help: str
-    run: Callable[[Clearable], Outcome]
+    run: Callable[[Session, str], Outcome]
     aliases: tuple[str, ...] = ()
+    argument: str = ""
 
 
-def _help(_: Clearable) -> Outcome:
-    width = max(len(command.name) for command in COMMANDS)
-    lines = [f"{command.name:<{width}}  {command.help}" for command in COMMANDS]
+def _help(_: Session, __: str) -> Outcome:
+    usages = [f"{command.name} {command.argument}".rstrip() for command in COMMANDS]
+    width = max(map(len, usages))
+    lines = [f"{usage:<{width}}  {command.help}" for usage, command in zip(usages, COMMANDS, strict=True)]
     return Outcome("\n".join([*lines, "Ctrl-C stops a reply; what was said of it stays. Ctrl-D leaves."]))
 
 
-def _clear(session: Clearable) -> Outcome:
+def _clear(session: Session, _: str) -> Outcome:
     session.clear()
     return Outcome("A new conversation.")
 
 
-def _quit(_: Clearable) -> Outcome:
+def _save(session: Session, argument: str) -> Outcome:
+    try:
+        file = session.save(Path(argument).expanduser() if argument else None)
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; ~nobody, who has no home
+        reason = error.strerror if isinstance(error, OSError) else None
+        return Outcome(f"Not saved: {getattr(error, 'filename', None) or argument}: {reason or error}")
+    if file is None:
+        return Outcome("There is nothing to save yet.")
+    return Outcome(f"Saved to {file}, as a row for rlhf prepare-data.")
+
+
+def _quit(_: Session, __: str) -> Outcome:
     return Outcome(leave=True)
 
 
 COMMANDS = (
     Command("/help", "show this", _help, ("/?", "/h")),
     Command("/clear", "begin a new conversation", _clear, ("/reset", "/new")),
+    Command("/save", "add the conversation to a file of dialogues", _save, argument="[FILE]"),
     Command("/quit", "leave", _quit, ("/exit", "/q", "/bye")),
 )
 
@@ -75,7 +94,7 @@ def is_command(line: str) -> bool:
     return _COMMAND.match(line) is not None
 
 
-def run_command(line: str, session: Clearable) -> Outcome:
+def run_command(line: str, session: Session) -> Outcome:
     """Do what a command line says; an unknown one gets the nearest known name.
 
     Args:
@@ -85,12 +104,12 @@ def run_command(line: str, session: Clearable) -> Outcome:
     Returns:
         What to show, and whether to leave.
     """
-    words = line.split()
-    typed = words[0].lower()
+    name, *rest = line.split(maxsplit=1)
+    typed, argument = name.lower(), "".join(rest).strip()
     table = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
     if typed in table:
-        return table[typed].run(session)
+        return table[typed].run(session, argument)
     words_only = [name for name in table if len(name) > 2]  # anything short is near to /q
     near = difflib.get_close_matches(typed, words_only, n=1, cutoff=0.5)
     advice = f"Did you mean {table[near[0]].name}?" if near else "Type /help for what there is."
-    return Outcome(f"There is no command {words[0]}. {advice}")
+    return Outcome(f"There is no command {name}. {advice}")

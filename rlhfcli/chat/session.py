@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhfcli.chat.transcript import Record, append
 from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, stream
 from rlhfcli.core.model import load_causal_lm, load_tokenizer
 from rlhfcli.core.reward_model import RewardModel, load_reward_model
@@ -54,6 +56,7 @@ class ChatSession:
         tokenizer: Its tokenizer, with a chat template.
         settings: How tokens are chosen; every reply draws with a seed of its own.
         reward: Scores the replies.
+        record: What to write down beside a saved conversation, and where.
     """
 
     def __init__(
@@ -62,12 +65,15 @@ class ChatSession:
         tokenizer: PreTrainedTokenizerBase,
         settings: Decoding,
         reward: Judge | None = None,
+        record: Record | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
         self.reward = reward
+        self.record = record or Record(Path("chats.jsonl"), str(model.config.name_or_path))
         self.turns: list[Turn] = []
+        self._rewards: dict[int, float] = {}
         self._replies = 0
         self._encoder = Encoder(tokenizer, self._prompt_room())
         self._ends = end_ids_of(model, tokenizer)
@@ -106,11 +112,33 @@ class ChatSession:
         """The reward of the last reply; None without a reward model or before the first reply."""
         if self.reward is None or not self.turns:
             return None
-        return self.reward.score(self.turns)
+        found = self.reward.score(self.turns)
+        if found is not None:
+            self._rewards[len(self.turns) - 1] = found
+        return found
 
     def clear(self) -> None:
         """Forget the conversation."""
         self.turns = []
+        self._rewards = {}
+
+    def save(self, file: Path | None = None) -> Path | None:
+        """Add the conversation to a file of dialogues, with the rewards that were shown.
+
+        Args:
+            file: Where to; ``None``: where the record says.
+
+        Returns:
+            The file; ``None`` if nothing has been said yet.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if not self.turns:
+            return None
+        path = file or self.record.file
+        append(path, self.turns, self._rewards, self.record)
+        return path
 
     def _prompt_room(self) -> int:
         """Tokens that the conversation so far may take; beyond that the oldest turns are left out."""
@@ -126,7 +154,9 @@ class ChatSession:
         yield text.finish()
 
 
-def open_session(model: str, reward: str | None, chat: Chat, *, template: str, seed: int = 0) -> ChatSession:
+def open_session(
+    model: str, reward: str | None, chat: Chat, *, template: str, seed: int = 0, saves: Path | None = None
+) -> ChatSession:
     """Load what a chat needs.
 
     Args:
@@ -135,6 +165,7 @@ def open_session(model: str, reward: str | None, chat: Chat, *, template: str, s
         chat: The recipe's chat section.
         template: For tokenizers that carry no chat template: base models.
         seed: Of the draws.
+        saves: Where saved conversations go; ``None``: ``chats.jsonl`` in the working directory.
 
     Returns:
         A new conversation.
@@ -145,7 +176,8 @@ def open_session(model: str, reward: str | None, chat: Chat, *, template: str, s
     # The reward model first: a wrong folder is then found before the bigger model is loaded.
     judge = Judge(load_reward_model(reward), _speaker(reward, template)) if reward else None
     settings = Decoding(chat.max_new_tokens, chat.temperature, chat.top_k, chat.top_p, seed)
-    return ChatSession(load_causal_lm(model), _speaker(model, template), settings, judge)
+    record = Record(saves or Path("chats.jsonl"), model, reward)
+    return ChatSession(load_causal_lm(model), _speaker(model, template), settings, judge, record)
 
 
 def _speaker(name: str, template: str) -> PreTrainedTokenizerBase:

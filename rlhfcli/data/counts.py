@@ -7,12 +7,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPair
 from rlhfcli.data.split import PARTS
 
 Phase = Literal["sft", "reward"]
 PHASES: tuple[Phase, ...] = ("sft", "reward")
 DUPLICATE = "duplicate"
+NEAR_DUPLICATE = "duplicate but for upper case and white space"
+DUPLICATES = (DUPLICATE, NEAR_DUPLICATE)
 
 
 @dataclass
@@ -22,11 +23,13 @@ class PhaseCount:
     Args:
         parts: Examples written, by part; a row that is used twice counts twice.
         cut: Rows that were shortened.
+        merged: Comparisons of rankings that are left out, since cutting made their answers the same.
         dropped: Rows that this phase could not use, by reason.
     """
 
     parts: Counter[str] = field(default_factory=Counter)
     cut: int = 0
+    merged: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
     def as_json(self) -> dict[str, Any]:
@@ -34,6 +37,7 @@ class PhaseCount:
         return {
             **{part: self.parts[part] for part in PARTS},
             "cut": self.cut,
+            "merged": self.merged,
             "dropped": _sorted(self.dropped),
         }
 
@@ -49,7 +53,7 @@ class SourceCount:
         kept: Rows that at least one phase uses.
         cut: Kept rows that at least one phase shortened.
         dropped: Rows that none uses, by reason.
-        faults: Those of them that are to blame on the row.
+        faults: Those of them that are to blame on the row: not duplicates, nor what the recipe does not want.
         phases: The same by phase.
     """
 
@@ -71,39 +75,9 @@ class SourceCount:
             "kept": self.kept,
             "cut": self.cut,
             "dropped": _sorted(self.dropped),
+            "faults": self.faults,
             **{phase: count.as_json() for phase, count in self.phases.items()},
         }
-
-
-@dataclass
-class TokenCount:
-    """Tokens of one part of one phase.
-
-    Args:
-        rows: Examples.
-        tokens: All tokens; of a pair, the prompt once and both answers.
-        answer: Tokens that the assistant says, end tokens included.
-        longest: Tokens of the longest example; of a pair, of its longer branch with the prompt.
-    """
-
-    rows: int = 0
-    tokens: int = 0
-    answer: int = 0
-    longest: int = 0
-
-    def add(self, example: EncodedDialogue | EncodedPair) -> None:
-        """Count one example."""
-        if isinstance(example, EncodedDialogue):
-            tokens = longest = len(example.ids)
-            answer = sum(end - begin for begin, end in example.spans)
-        else:
-            answer = len(example.chosen) + len(example.rejected)
-            tokens = len(example.prompt) + answer
-            longest = len(example.prompt) + max(len(example.chosen), len(example.rejected))
-        self.rows += 1
-        self.tokens += tokens
-        self.answer += answer
-        self.longest = max(self.longest, longest)
 
 
 def short_reason(reason: str) -> str:

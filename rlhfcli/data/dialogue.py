@@ -1,7 +1,8 @@
-"""What a row of data is once its shape is understood: a dialogue, or a preference between two answers."""
+"""What a row of data is once its shape is understood: a dialogue, or a preference between answers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,27 +50,81 @@ class Dialogue:
     turns: tuple[Turn, ...]
     origin: Origin
 
+    @property
+    def last_answer(self) -> int:
+        """Which turn is the assistant's last one; what follows it teaches nothing."""
+        return max(k for k, turn in enumerate(self.turns) if turn.role == "assistant")
+
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt and two answers to it, of which people preferred the first; what the reward model trains on.
+    """A prompt and answers to it, of which people preferred some to others; what the reward model trains on.
+
+    A pair is the smallest one; a ranking of K answers is one preference with up to K (K - 1) / 2 comparisons, so
+    that its prompt is stored and computed once.
 
     Args:
         prompt: The conversation so far, ending with a turn that is not the assistant's.
-        chosen: The preferred answer.
-        rejected: The other one.
+        answers: At least two, the best first.
+        order: Comparisons ``(better, worse)`` as indices into ``answers``, at least one; ties are not in it.
         origin: Where it came from.
-        margin: By how much it is preferred, where the data says so.
+        margins: By how much the better one is preferred, one number per comparison; empty where the data does not
+            say.
         kind: A label to report accuracy by (``wrong``, ``rude`` ...), where the data has one.
     """
 
     prompt: tuple[Turn, ...]
-    chosen: str
-    rejected: str
+    answers: tuple[str, ...]
+    order: tuple[tuple[int, int], ...]
     origin: Origin
-    margin: float | None = None
+    margins: tuple[float, ...] = ()
     kind: str | None = None
 
+    @classmethod
+    def pair(
+        cls,
+        prompt: tuple[Turn, ...],
+        chosen: str,
+        rejected: str,
+        origin: Origin,
+        margin: float | None = None,
+        kind: str | None = None,
+    ) -> Preference:
+        """One comparison of two answers."""
+        return cls(prompt, (chosen, rejected), ((0, 1),), origin, () if margin is None else (margin,), kind)
+
+    @classmethod
+    def ranking(
+        cls,
+        prompt: tuple[Turn, ...],
+        answers: Sequence[str],
+        scores: Sequence[float],
+        origin: Origin,
+        kind: str | None = None,
+    ) -> Preference:
+        """All comparisons of answers with scores: the higher score is preferred, by the difference of the scores.
+
+        Args:
+            prompt: The conversation so far.
+            answers: In any order.
+            scores: One for each answer. Answers of the same score, or of the same text, are not compared.
+            origin: Where it came from.
+            kind: A label, where the data has one.
+
+        Returns:
+            A preference whose ``order`` may be empty, if nothing is preferred to anything.
+        """
+        best_first = sorted(range(len(answers)), key=lambda k: -scores[k])
+        texts, points = [answers[k] for k in best_first], [scores[k] for k in best_first]
+        order = tuple(
+            (i, j)
+            for i in range(len(texts))
+            for j in range(i + 1, len(texts))
+            if points[i] > points[j] and texts[i].strip() != texts[j].strip()
+        )
+        margins = tuple(float(points[i] - points[j]) for i, j in order)
+        return cls(prompt, tuple(texts), order, origin, margins, kind)
+
     def preferred(self) -> Dialogue:
-        """The dialogue that ends with the chosen answer: what SFT learns from a preference."""
-        return Dialogue((*self.prompt, Turn("assistant", self.chosen)), self.origin)
+        """The dialogue that ends with the best answer: what SFT learns from a preference."""
+        return Dialogue((*self.prompt, Turn("assistant", self.answers[0])), self.origin)

@@ -4,7 +4,7 @@ The three policies for what is longer than ``max_length``:
 
 * ``drop_oldest_turns``: the answer stays whole. The oldest exchanges go first, at turn borders; a system turn
   stays. If the last exchange alone is too long, the user's text loses its beginning; only an answer that does
-  not even fit alone loses its end. The two answers of a pair get the same prompt and the same room.
+  not even fit alone loses its end. All answers to one prompt get the same prompt and the same room.
 * ``keep_start``: everything behind ``max_length`` is cut off.
 * ``drop``: such rows are left out.
 """
@@ -12,12 +12,13 @@ The three policies for what is longer than ``max_length``:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from rlhfcli.data.dialogue import Dialogue, Preference, Turn
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPair
+from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.segments import Segmenter
+from rlhfcli.data.shorten import Shortener
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
 
@@ -28,8 +29,6 @@ Policy = Literal["drop_oldest_turns", "keep_start", "drop"]
 Example = TypeVar("Example")
 Ids = list[int]
 
-_SMALLEST_PROMPT = 16  # a cut user turn keeps at least 1/16 of max_length: an answer to nothing teaches nothing
-
 
 @dataclass(frozen=True)
 class Outcome(Generic[Example]):
@@ -39,11 +38,22 @@ class Outcome(Generic[Example]):
         example: Its tokens; ``None`` where it cannot be used.
         cut: Something was left out of it.
         reason: Why it cannot be used; empty where it can.
+        merged: Comparisons of a ranking that are left out, since cutting made their answers the same.
     """
 
     example: Example | None
     cut: bool = False
     reason: str = ""
+    merged: int = 0
+
+
+Both = tuple[Outcome[EncodedDialogue] | None, Outcome[EncodedPreference] | None]
+SAME_ANSWERS = "chosen and rejected are the same"
+
+
+def too_long(max_length: int) -> str:
+    """Why the policy ``drop`` left a row out."""
+    return f"longer than {max_length} tokens"
 
 
 class Encoder:
@@ -58,8 +68,8 @@ class Encoder:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int, policy: Policy = "drop_oldest_turns"
     ) -> None:
-        self._tokenizer = tokenizer
         self._segmenter = Segmenter(tokenizer)
+        self._shortener = Shortener(self._segmenter, max_length)
         self._max_length = max_length
         self._policy = policy
 
@@ -75,17 +85,10 @@ class Encoder:
         Raises:
             DataError: The chat template cannot be used.
         """
-        turns = [_up_to_last_answer(dialogue.turns) for dialogue in batch]
-        encoded = self._encode([(each[:-1], [each[-1].content]) for each in turns])
-        outcomes: list[Outcome[EncodedDialogue]] = []
-        for dialogue, kept, parts in zip(batch, turns, encoded, strict=True):
-            outcome = self._dialogue(kept, parts) if isinstance(parts, list) else Outcome(None, reason=parts)
-            cut = outcome.cut or len(kept) < len(dialogue.turns)
-            outcomes.append(Outcome(outcome.example, cut, outcome.reason))
-        return outcomes
+        return [sft for sft, _ in self.encode([(dialogue, True, False) for dialogue in batch]) if sft is not None]
 
-    def pairs(self, batch: Sequence[Preference]) -> list[Outcome[EncodedPair]]:
-        """Encode preferences; pairs whose answers are the same after cutting are left out.
+    def preferences(self, batch: Sequence[Preference]) -> list[Outcome[EncodedPreference]]:
+        """Encode preferences; comparisons of answers that are the same after cutting are left out.
 
         Args:
             batch: Some hundreds at once are fastest.
@@ -96,11 +99,34 @@ class Encoder:
         Raises:
             DataError: The chat template cannot be used.
         """
-        encoded = self._encode([(pair.prompt, [pair.chosen, pair.rejected]) for pair in batch])
-        return [
-            self._pair(pair, parts) if isinstance(parts, list) else Outcome(None, reason=parts)
-            for pair, parts in zip(batch, encoded, strict=True)
-        ]
+        wanted = [(preference, False, True) for preference in batch]
+        return [reward for _, reward in self.encode(wanted) if reward is not None]
+
+    def encode(self, batch: Sequence[tuple[Dialogue | Preference, bool, bool]]) -> list[Both]:
+        """Encode examples for one phase or both; what both need is tokenised once.
+
+        Args:
+            batch: Examples, each with whether SFT and whether the reward phase wants it.
+
+        Returns:
+            For each what SFT and what the reward phase learns from it, ``None`` where it was not wanted.
+
+        Raises:
+            DataError: The chat template cannot be used.
+        """
+        rows = [_prompt_and_answers(example, reward) for example, _, reward in batch]
+        both: list[Both] = []
+        for (example, for_sft, for_reward), row, parts in zip(batch, rows, self._encode(rows), strict=True):
+            sft: Outcome[EncodedDialogue] | None = None
+            reward: Outcome[EncodedPreference] | None = None
+            if for_sft and isinstance(parts, str) and len(row[1]) > 1:  # perhaps another answer is to blame
+                sft = self.dialogues([example.preferred()])[0] if isinstance(example, Preference) else None
+            elif for_sft:
+                sft = Outcome(None, reason=parts) if isinstance(parts, str) else self._for_sft(example, row, parts)
+            if for_reward and isinstance(example, Preference):
+                reward = Outcome(None, reason=parts) if isinstance(parts, str) else self._preference(example, parts)
+            both.append((sft, reward))
+        return both
 
     def prompt(self, turns: Sequence[Turn]) -> Ids:
         """Encode the conversation so far, up to where the answer begins.
@@ -109,30 +135,22 @@ class Encoder:
             turns: Ends with a turn that is not the assistant's.
 
         Returns:
-            What ``EncodedPair.prompt`` is for the same turns; without the oldest ones if they do not fit.
+            What ``EncodedPreference.prompt`` is for the same turns; without the oldest ones if they do not fit.
 
         Raises:
             DataError: The chat template refuses these turns.
         """
         try:
-            ids = _joined(self._prompt_parts(turns))
+            ids = _joined(self._segmenter.prompt_ids(turns))
             if len(ids) > self._max_length:
-                ids = _joined(self._prompt_parts(self._shorten(turns, self._max_length)))
+                ids = _joined(self._segmenter.prompt_ids(self._shortener.shorten(turns, self._max_length)))
         except RowProblem as problem:
             raise DataError(str(problem), where="the conversation") from None
         return ids[-self._max_length :]
 
     # --- tokens ---------------------------------------------------------------------------------------------
 
-    def _tokens(self, texts: list[str]) -> list[Ids]:
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is None:  # a tokenizer written in Python
-            return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        backend.no_truncation()
-        backend.no_padding()
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-    def _encode(self, rows: Sequence[tuple[Sequence[Turn], list[str]]]) -> list[list[Ids] | str]:
+    def _encode(self, rows: Sequence[tuple[Sequence[Turn], Sequence[str]]]) -> list[list[Ids] | str]:
         """Tokenise prompts with their answers, all texts of all rows at once.
 
         Returns:
@@ -145,19 +163,27 @@ class Encoder:
                 found.append(self._pieces(prompt, answers))
             except RowProblem as problem:
                 found.append(str(problem))
-        ids = iter(self._tokens([text for pieces in found if isinstance(pieces, list) for text in pieces]))
+        usable = [pieces for pieces in found if isinstance(pieces, list)]
+        ids = iter(self._segmenter.tokenise([text for pieces in usable for text in pieces], list(map(len, usable))))
         return [[next(ids) for _ in each] if isinstance(each, list) else each for each in found]
 
-    def _pieces(self, prompt: Sequence[Turn], answers: list[str]) -> list[str]:
+    def _pieces(self, prompt: Sequence[Turn], answers: Sequence[str]) -> list[str]:
         pieces = self._segmenter.split([*prompt, Turn("assistant", answers[0])])
         for answer in answers[1:]:
             pieces.append(self._segmenter.split([*prompt, Turn("assistant", answer)])[-1])
         return pieces
 
-    def _prompt_parts(self, turns: Sequence[Turn]) -> list[Ids]:
-        return self._tokens(self._segmenter.split_prompt(turns))
-
     # --- fitting into max_length ----------------------------------------------------------------------------
+
+    def _for_sft(
+        self, example: Dialogue | Preference, row: tuple[Sequence[Turn], Sequence[str]], parts: list[Ids]
+    ) -> Outcome[EncodedDialogue]:
+        """A dialogue, or the best answer of a preference."""
+        prompt, answers = row
+        last = len(parts) - len(answers)
+        outcome = self._dialogue([*prompt, Turn("assistant", answers[0])], parts[: last + 1])
+        left_out = isinstance(example, Dialogue) and len(prompt) + 1 < len(example.turns)
+        return replace(outcome, cut=outcome.cut or left_out)
 
     def _dialogue(self, turns: Sequence[Turn], parts: list[Ids]) -> Outcome[EncodedDialogue]:
         """Put the pieces of a dialogue together; make it fit."""
@@ -165,83 +191,44 @@ class Encoder:
         if length <= self._max_length:
             return Outcome(_with_spans(parts))
         if self._policy == "drop":
-            return Outcome(None, reason=f"longer than {self._max_length} tokens")
+            return Outcome(None, reason=too_long(self._max_length))
         if self._policy == "drop_oldest_turns":
-            prompt = self._shorten(turns[:-1], self._max_length - len(parts[-1]))
-            parts = self._tokens(self._segmenter.split([*prompt, turns[-1]]))
+            prompt = self._shortener.shorten(turns[:-1], self._max_length - len(parts[-1]))
+            parts = self._segmenter.tokenise(self._segmenter.split([*prompt, turns[-1]]))
         example = _with_spans(parts, self._max_length)
         if not example.spans:
             return Outcome(None, reason=f"nothing of the answer is left within {self._max_length} tokens")
         return Outcome(example, cut=True)
 
-    def _pair(self, pair: Preference, parts: list[Ids]) -> Outcome[EncodedPair]:
-        """Put the pieces of a pair together; make both branches fit, with the same prompt."""
-        *given, chosen, rejected = parts
-        longest = max(len(chosen), len(rejected))
-        too_long = sum(map(len, given)) + longest > self._max_length
-        if too_long and self._policy == "drop":
-            return Outcome(None, reason=f"longer than {self._max_length} tokens")
-        if too_long and self._policy == "drop_oldest_turns":
-            prompt = self._shorten(pair.prompt, self._max_length - longest)
-            *given, chosen, rejected = self._tokens(self._pieces(prompt, [pair.chosen, pair.rejected]))
+    def _preference(self, preference: Preference, parts: list[Ids]) -> Outcome[EncodedPreference]:
+        """Put the pieces of a preference together; make all branches fit, with the same prompt."""
+        count = len(preference.answers)
+        given, answers = parts[:-count], parts[-count:]
+        longest = max(map(len, answers))
+        cut = sum(map(len, given)) + longest > self._max_length
+        if cut and self._policy == "drop":
+            return Outcome(None, reason=too_long(self._max_length))
+        if cut and self._policy == "drop_oldest_turns":
+            prompt = self._shortener.shorten(preference.prompt, self._max_length - longest)
+            parts = self._segmenter.tokenise(self._pieces(prompt, preference.answers))
+            given, answers = parts[:-count], parts[-count:]
         ids = _joined(given)
         room = self._max_length - len(ids)
         if room <= 0:
             return Outcome(None, reason=f"the prompt alone fills {self._max_length} tokens")
-        if chosen[:room] == rejected[:room]:
-            return Outcome(None, reason=f"chosen and rejected are the same{' after cutting' if too_long else ''}")
-        example = EncodedPair(ids, chosen[:room], rejected[:room], pair.margin or 0.0, pair.kind or "")
-        return Outcome(example, cut=too_long)
-
-    def _shorten(self, turns: Sequence[Turn], room: int) -> list[Turn]:
-        """Leave out the oldest exchanges, and at last the beginning of the user's text, until a prompt fits.
-
-        Args:
-            turns: The conversation so far.
-            room: Tokens that its prompt should have at most; the smallest prompt may have more.
-
-        Returns:
-            The turns that are left.
-        """
-        head = [turn for turn in turns[:1] if turn.role == "system"]
-        rest = list(turns[len(head) :])
-        starts = [k for k, turn in enumerate(rest) if turn.role == "user"] or [0]
-        lengths = [len(ids) for ids in self._tokens([turn.content for turn in turns])]
-        while len(starts) > 1 and sum(lengths[: len(head)]) + sum(lengths[len(head) + starts[0] :]) > room:
-            starts.pop(0)  # too long even without the template's words: not worth a try
-        for start in starts:
-            left = head + rest[start:]
-            if self._prompt_length(left) <= room:
-                return left
-        return self._cut_user(head, rest[starts[-1] :], room)
-
-    def _cut_user(self, head: list[Turn], exchange: list[Turn], room: int) -> list[Turn]:
-        """Cut the beginning of the user's last text; if that is not enough, the system turn goes too."""
-        user, *others = exchange
-        ids = self._tokens([user.content])[0]
-        least = min(len(ids), max(1, self._max_length // _SMALLEST_PROMPT))
-        around = self._prompt_length([*head, *exchange]) - len(ids)
-        if head and around + least > room:
-            return self._cut_user([], exchange, room)
-        keep = max(least, min(len(ids), room - around))
-        while True:
-            left = [*head, Turn(user.role, self._ending(ids, keep)), *others]
-            excess = self._prompt_length(left) - room
-            if excess <= 0 or keep <= least:
-                return left
-            keep = max(least, keep - excess)  # the cut text may have other merges, thus more tokens
-
-    def _ending(self, ids: Ids, count: int) -> str:
-        """The text of the last tokens, without a torn first character."""
-        text: str = self._tokenizer.decode(ids[-count:], clean_up_tokenization_spaces=False)
-        return text.lstrip("\ufffd") or text
-
-    def _prompt_length(self, turns: Sequence[Turn]) -> int:
-        return sum(map(len, self._prompt_parts(turns)))
+        answers = [answer[:room] for answer in answers]
+        margins = preference.margins or (0.0,) * len(preference.order)
+        pairs = zip(preference.order, margins, strict=True)
+        kept = [(pair, margin) for pair, margin in pairs if answers[pair[0]] != answers[pair[1]]]
+        if not kept:
+            return Outcome(None, reason=f"{SAME_ANSWERS}{' after cutting' if cut else ''}")
+        order, weights = [pair for pair, _ in kept], [margin for _, margin in kept]
+        example = EncodedPreference(ids, answers, order, weights, preference.kind or "")
+        return Outcome(example, cut, merged=len(preference.order) - len(kept))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], max_length: int) -> Ids:
-    """Encode a conversation that a model is to answer; exactly what training saw as ``EncodedPair.prompt``.
+    """Encode a conversation that a model is to answer; exactly what training saw as ``EncodedPreference.prompt``.
 
     Args:
         tokenizer: With a chat template.
@@ -272,8 +259,12 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
     return Segmenter(tokenizer).end_token()
 
 
-def _up_to_last_answer(turns: Sequence[Turn]) -> Sequence[Turn]:
-    return turns[: max(k for k, turn in enumerate(turns) if turn.role == "assistant") + 1]
+def _prompt_and_answers(example: Dialogue | Preference, all_answers: bool) -> tuple[Sequence[Turn], Sequence[str]]:
+    """What is given before the last answer, and that answer; of a preference the best one or all."""
+    if isinstance(example, Preference):
+        return example.prompt, example.answers if all_answers else example.answers[:1]
+    last = example.last_answer
+    return example.turns[:last], (example.turns[last].content,)
 
 
 def _joined(parts: Sequence[Ids]) -> Ids:

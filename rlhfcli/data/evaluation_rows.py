@@ -7,6 +7,7 @@ from itertools import chain, islice
 from typing import Any
 
 from rlhfcli.data.dialogue import Preference, Turn
+from rlhfcli.data.files import readable
 from rlhfcli.data.formats import Row, convert, detect_shape, named_shapes
 from rlhfcli.data.sources import Stream, local_streams
 from rlhfcli.data.turns import RowProblem, split_transcript, text_of, turns_of
@@ -54,7 +55,7 @@ def read_prompts(path: str, seed: int) -> list[PromptRow]:
     for stream in local_streams(path):
         for row, origin in stream.rows:
             try:
-                found.append(_prompt_row(row))
+                found.append(_prompt_row(readable(row)))
             except RowProblem as problem:
                 raise DataError(str(problem), where=str(origin), hint="Mend the row, or take it out.") from None
     return found
@@ -78,9 +79,10 @@ def read_pairs(path: str, seed: int, shape: str = "auto") -> list[Preference]:
     for stream in _pair_streams(path, seed):
         first = list(islice(stream.rows, 10))
         kind = detect_shape([row for row, _ in first], named_shapes(shape, path), stream.name)
-        for row, origin in chain(first, stream.rows):
+        rows = chain(first, stream.rows)
+        for row, origin in rows if kind.join is None else kind.join(rows):
             try:
-                example = convert(row, kind, origin)
+                example = convert(readable(row), kind, origin)
                 if not isinstance(example, Preference):
                     raise RowProblem("this is a dialogue; ranking needs chosen and rejected answers")
             except RowProblem as problem:
@@ -94,7 +96,7 @@ def _pair_streams(path: str, seed: int) -> list[Stream]:
         return local_streams(path)
     from rlhfcli import tiny
 
-    return [Stream.numbered(path, tiny.preference_pairs(_PAIRS, seed, "test"))]
+    return [Stream.numbered(path, tiny.preference_pairs(_PAIRS, seed, "test"), _PAIRS)]
 
 
 def _prompt_row(row: Row | Any) -> PromptRow:

@@ -6,21 +6,25 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rlhfcli.data.counts import DUPLICATE, PHASES, Phase, SourceCount, TokenCount, short_reason
+from rlhfcli.data.counts import DUPLICATES, PHASES, Phase, SourceCount, short_reason
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference
-from rlhfcli.data.encode import Encoder, Outcome
+from rlhfcli.data.duplicates import Seen
+from rlhfcli.data.encode import Encoder, Outcome, too_long
+from rlhfcli.data.files import Unreadable, readable
 from rlhfcli.data.formats import Example, Shape, convert, detect_shape, named_shapes
-from rlhfcli.data.sources import Stream
+from rlhfcli.data.overlap import PromptWriter
+from rlhfcli.data.sources import Stream, renamed
 from rlhfcli.data.split import PARTS, Part, part_of, position, prompt_key, share_of
+from rlhfcli.data.statistics import PartStatistics
 from rlhfcli.data.store import REJECTED, Writer
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
+from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Data, Source
 
 _CHUNK = 512  # rows that are encoded together
@@ -41,16 +45,23 @@ class _Row:
     Args:
         raw: As it was read.
         example: What it became.
+        key: Of its prompt.
         part: Training or validation.
-        copies: How often it is written to the training part.
+        copies: How often it is written.
         phases: Who is to learn from it.
     """
 
     raw: Any
     example: Example
+    key: str
     part: Part
     copies: int
     phases: list[Phase]
+
+    @property
+    def turns(self) -> int:
+        """How many turns it has, the answer included."""
+        return len(_as_dialogue(self.example).turns)
 
 
 class Intake:
@@ -60,17 +71,20 @@ class Intake:
         data: The recipe's section.
         encoder: For the tokens.
         folder: Exists; the files go there.
+        sink: Sees the progress.
     """
 
-    def __init__(self, data: Data, encoder: Encoder, folder: Path) -> None:
+    def __init__(self, data: Data, encoder: Encoder, folder: Path, sink: Sink) -> None:
         self.counts: list[SourceCount] = []
-        self.tokens = {f"{phase}_{part}": TokenCount() for phase in PHASES for part in PARTS}
+        self.statistics = {f"{phase}_{part}": PartStatistics() for phase in PHASES for part in PARTS}
         self._data = data
         self._encoder = encoder
-        self._seen: dict[Phase, set[bytes]] = {phase: set() for phase in PHASES}
+        self._sink = sink
+        self._seen: dict[Phase, Seen] = {phase: Seen() for phase in PHASES}
         self._first_fault = ""
         self._writers = {(phase, part): Writer(folder, phase, part) for phase in PHASES for part in PARTS}
-        self._rejected = (folder / REJECTED).open("w", encoding="utf-8")
+        self._prompts = PromptWriter(folder)
+        self._rejected = (folder / REJECTED).open("w", encoding="utf-8", errors="backslashreplace")
 
     def __enter__(self) -> Intake:
         return self
@@ -78,8 +92,9 @@ class Intake:
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
         with ExitStack() as stack:
             stack.callback(self._rejected.close)
-            for writer in self._writers.values():
-                stack.callback(writer.close if kind is None else writer.abandon)
+            files: list[Writer | PromptWriter] = [self._prompts, *self._writers.values()]
+            for file in files:
+                stack.callback(file.close if kind is None else file.abandon)
 
     def take(self, source: Source, streams: Sequence[Stream]) -> None:
         """Take the rows of one source.
@@ -94,24 +109,37 @@ class Intake:
         count = SourceCount(source.path)
         self.counts.append(count)
         self._first_fault = ""
-        shapes = named_shapes(source.format, source.path)
+        done, total = 0, sum(stream.meter.size for stream in streams)
+        self._sink.begin(f"preparing {Path(source.path).name}", total, streams[0].meter.unit)
         for stream in streams:
-            first = list(islice(stream.rows, _FIRST))
-            if not first:
-                continue
-            shape = detect_shape([row for row, _ in first], shapes, stream.name)
-            if shape.name not in count.shapes:
-                count.shapes.append(shape.name)
-            for chunk in _chunks(chain(first, stream.rows)):
+            for chunk, shape in self._shaped(stream, source, count):
                 count.read += len(chunk)
                 self._take_chunk(chunk, shape, source, count)
-        if count.read and count.faults == count.read:
+                self._sink.advance(min(total, done + stream.meter.done), {"rows": count.read})
+            done += stream.meter.size
+        self._sink.end()
+        unusable = sum(number for reason, number in count.dropped.items() if reason not in DUPLICATES)
+        if count.read and unusable == count.read and self._first_fault:
             reason, rows_with_it = count.dropped.most_common(1)[0]
+            fits = "tokens" not in reason and "after cutting" not in reason
             raise DataError(
                 f"none of the {count.read} rows can be used; {rows_with_it} of them: {reason}",
                 where=self._first_fault,
-                hint="Is this the file, and the format, that you mean?",
+                hint="Is this the file, and the format, that you mean?" if fits else "Raise data.max_length.",
             )
+
+    def _shaped(self, stream: Stream, source: Source, count: SourceCount) -> Iterator[tuple[list[Located], Shape]]:
+        """The rows of a file in chunks, with the shape that the first ones show."""
+        rows: Iterator[Located] = ((renamed(row, source.columns), origin) for row, origin in stream.rows)
+        first = list(islice(rows, _FIRST))
+        if not first:
+            return
+        shape = detect_shape([row for row, _ in first], named_shapes(source.format, source.path), stream.name)
+        if shape.name not in count.shapes:
+            count.shapes.append(shape.name)
+        rows = chain(first, rows)
+        for chunk in _chunks(rows if shape.join is None else shape.join(rows)):
+            yield chunk, shape
 
     def check(self) -> None:
         """Look whether every part of every phase that was given rows has some.
@@ -120,19 +148,19 @@ class Intake:
             DataError: A part is empty.
         """
         for phase in PHASES:
-            sizes = {part: self.tokens[f"{phase}_{part}"].rows for part in PARTS}
+            sizes = {part: sum(count.phases[phase].parts[part] for count in self.counts) for part in PARTS}
             lost = sum(sum(count.phases[phase].dropped.values()) for count in self.counts)
             if not any(sizes.values()) and not lost:
                 continue  # nobody gave this phase anything; it says so when it is asked for
             for part, size in sizes.items():
                 if size == 0:
                     raise self._empty(phase, part, sizes, lost)
-        if not any(count.rows for count in self.tokens.values()):
+        if not any(count.kept for count in self.counts):
             raise DataError("no row is left for any phase", where="data.sources", hint="Check weight, limit and phase.")
 
     def _empty(self, phase: Phase, part: Part, sizes: dict[Part, int], lost: int) -> DataError:
         usable, share = sum(sizes.values()), self._data.validation
-        lost += sum(count.dropped[DUPLICATE] for count in self.counts)
+        lost += sum(count.dropped[reason] for count in self.counts for reason in DUPLICATES)
         rows = "1 row" if usable == 1 else f"{usable} rows"
         what = f"the {part} part of the {phase} phase is empty: {rows} can be used, {lost} cannot"
         if not usable:
@@ -151,37 +179,32 @@ class Intake:
 
     def _take_chunk(self, chunk: list[Located], shape: Shape, source: Source, count: SourceCount) -> None:
         rows = [row for raw, origin in chunk if (row := self._row(raw, origin, shape, source, count)) is not None]
-        for_sft = [row for row in rows if "sft" in row.phases]
-        for_reward = [row for row in rows if "reward" in row.phases]
-        dialogues = self._encoder.dialogues([_as_dialogue(row.example) for row in for_sft])
-        pairs = self._encoder.pairs([row.example for row in for_reward if isinstance(row.example, Preference)])
-        results: dict[int, dict[Phase, Outcome[Any]]] = {id(row): {} for row in rows}
-        for row, dialogue in zip(for_sft, dialogues, strict=True):
-            results[id(row)]["sft"] = dialogue
-        for row, pair in zip(for_reward, pairs, strict=True):
-            results[id(row)]["reward"] = pair
-        for row in rows:
-            self._settle(row, results[id(row)], count)
+        both = self._encoder.encode([(row.example, "sft" in row.phases, "reward" in row.phases) for row in rows])
+        for row, (sft, reward) in zip(rows, both, strict=True):
+            results: dict[Phase, Outcome[Any]] = {}
+            if sft is not None:
+                results["sft"] = sft
+            if reward is not None:
+                results["reward"] = reward
+            self._settle(row, results, count)
 
     def _row(self, raw: Any, origin: Origin, shape: Shape, source: Source, count: SourceCount) -> _Row | None:
         """Convert a row and decide who learns from it; ``None`` and a count where nobody does."""
         try:
-            example = convert(raw, shape, origin)
-            wanted, copies = self._wanted(example, source)
-            phases = self._not_seen(example, wanted)
-            if not phases:
-                raise RowProblem(DUPLICATE)
+            example = convert(readable(raw), shape, origin)
+            key = prompt_key(example)
+            wanted, copies = self._wanted(example, key, source)
+            phases = self._not_seen(example, wanted, count)
         except RowProblem as problem:
-            self._drop(count, raw, origin, str(problem))
+            self._drop(count, raw, origin, str(problem), fault=problem.fault)
             return None
         except _NotWanted as reason:
             count.dropped[str(reason)] += 1
             return None
-        for phase in set(wanted) - set(phases):
-            count.phases[phase].dropped[DUPLICATE] += 1
-        return _Row(raw, example, part_of(prompt_key(example), self._data.validation), copies, phases)
+        part = part_of(key, self._data.validation)
+        return _Row(raw, example, key, part, copies if part == "train" else 1, phases)
 
-    def _wanted(self, example: Example, source: Source) -> tuple[list[Phase], int]:
+    def _wanted(self, example: Example, key: str, source: Source) -> tuple[list[Phase], int]:
         """The phases that the recipe gives a row to, and how often; at least one and once."""
         wanted: list[Phase] = [phase for phase in PHASES if source.phase in ("both", phase)]
         if isinstance(example, Dialogue):
@@ -189,24 +212,26 @@ class Intake:
             if not wanted:
                 raise _NotWanted("a dialogue, in a source for the reward phase only")
         if self._data.phase_split is not None:
-            share = share_of(prompt_key(example), self._data.phase_split)
+            share = share_of(key, self._data.phase_split)
             wanted = [phase for phase in wanted if phase == share]
             if not wanted:
                 raise _NotWanted(f"kept for the {share} phase (phase_split)")
-        copies = _copies(_digest(example), source.weight)
+        copies = _copies(example, key, source.weight)
         if copies == 0:
             raise _NotWanted(f"outside the share that weight {source.weight} takes")
         return wanted, copies
 
-    def _not_seen(self, example: Example, wanted: list[Phase]) -> list[Phase]:
-        """The phases that have not met this example; of a pair, SFT only sees the chosen answer."""
-        found: list[Phase] = []
-        for phase in wanted:
-            digest = _digest(_as_dialogue(example) if phase == "sft" else example)
-            if digest not in self._seen[phase]:
-                self._seen[phase].add(digest)
-                found.append(phase)
-        return found
+    def _not_seen(self, example: Example, wanted: list[Phase], count: SourceCount) -> list[Phase]:
+        """The phases that have not met this example, at least one; of a preference, SFT only sees the best answer."""
+        found = {phase: self._seen[phase].add(_as_dialogue(example) if phase == "sft" else example) for phase in wanted}
+        phases = [phase for phase, reason in found.items() if reason is None]
+        reasons = [reason for reason in found.values() if reason is not None]
+        if not phases:
+            raise RowProblem(reasons[-1], fault=False)
+        for phase, reason in found.items():
+            if reason is not None:
+                count.phases[phase].dropped[reason] += 1
+        return phases
 
     def _settle(self, row: _Row, results: dict[Phase, Outcome[Any]], count: SourceCount) -> None:
         """Write what came of a row, and count it."""
@@ -217,56 +242,50 @@ class Intake:
                 tally.dropped[short_reason(outcome.reason)] += 1
                 continue
             tally.cut += outcome.cut
-            for _ in range(row.copies if row.part == "train" else 1):
+            tally.merged += outcome.merged
+            tally.parts[row.part] += row.copies
+            for _ in range(row.copies):
                 self._writers[phase, row.part].write(outcome.example, str(origin))
-                self.tokens[f"{phase}_{row.part}"].add(outcome.example)
-                tally.parts[row.part] += 1
+                self.statistics[f"{phase}_{row.part}"].add(outcome.example, row.turns)
         failed = {phase: outcome.reason for phase, outcome in results.items() if outcome.example is None}
         if len(failed) == len(results):
-            self._drop(count, row.raw, origin, failed.get("reward") or failed["sft"])
+            reason = failed.get("reward") or failed["sft"]
+            self._drop(count, row.raw, origin, reason, fault=reason != too_long(self._data.max_length))
             return
         count.kept += 1
+        if row.part == "train":
+            self._prompts.add(row.key, origin)
         count.cut += any(outcome.cut for outcome in results.values())
         for phase, reason in failed.items():
-            self._reject(row.raw, origin, reason, phase)
+            self._reject(row.raw, origin, reason, phase, fault=reason != too_long(self._data.max_length))
 
     # --- rows that are not used -----------------------------------------------------------------------------
 
-    def _drop(self, count: SourceCount, raw: Any, origin: Origin, reason: str) -> None:
-        """Count a row that is itself to blame, and write it down."""
+    def _drop(self, count: SourceCount, raw: Any, origin: Origin, reason: str, *, fault: bool) -> None:
+        """Count a row that nobody can use, and write it down."""
         count.dropped[short_reason(reason)] += 1
-        count.faults += reason != DUPLICATE
+        count.faults += fault
         self._first_fault = self._first_fault or str(origin)
-        self._reject(raw, origin, reason)
+        self._reject(raw, origin, reason, fault=fault)
 
-    def _reject(self, raw: Any, origin: Origin, reason: str, phase: str = "") -> None:
-        start = json.dumps(raw, ensure_ascii=False, default=str)[:_START]
-        line = {"file": origin.source, "row": origin.row, "phase": phase, "reason": reason, "start": start}
-        self._rejected.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def _reject(self, raw: Any, origin: Origin, reason: str, phase: str = "", *, fault: bool = True) -> None:
+        """Write down a row that is not used."""
+        text = raw.start if isinstance(raw, Unreadable) else json.dumps(raw, ensure_ascii=False, default=str)
+        line = {"file": origin.source, "row": origin.row, "phase": phase, "reason": reason, "fault": fault}
+        self._rejected.write(json.dumps(line | {"start": text[:_START]}, ensure_ascii=False) + "\n")
 
 
 def _as_dialogue(example: Example) -> Dialogue:
     return example if isinstance(example, Dialogue) else example.preferred()
 
 
-def _digest(example: Example) -> bytes:
-    """A hash of all that an example says."""
-    if isinstance(example, Preference):
-        said = [
-            "pair",
-            *(f"{turn.role}\x1f{turn.content}" for turn in example.prompt),
-            example.chosen,
-            example.rejected,
-        ]
-    else:
-        said = [f"{turn.role}\x1f{turn.content}" for turn in example.turns]
-    return blake2b("\x1e".join(said).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def _copies(digest: bytes, weight: float) -> int:
+def _copies(example: Example, key: str, weight: float) -> int:
     """How often a row is used: the whole part of the weight, and once more for a stable share of the rows."""
     whole = int(weight)
-    return whole + (position(digest.hex(), "weight") < weight - whole)
+    if whole == weight:
+        return whole
+    answers = example.answers if isinstance(example, Preference) else (example.turns[example.last_answer].content,)
+    return whole + (position("\x1e".join((key, *answers)), "weight") < weight - whole)
 
 
 def _chunks(rows: Iterator[Located]) -> Iterator[list[Located]]:

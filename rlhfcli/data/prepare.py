@@ -12,14 +12,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from hashlib import blake2b
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhfcli import tiny
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.intake import Intake
-from rlhfcli.data.sources import Stream, code_identity, open_source
+from rlhfcli.data.sources import Stream, code_identity, file_identity, open_source
 from rlhfcli.data.store import MANIFEST, Prepared
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Sink
@@ -28,7 +29,34 @@ from rlhfcli.recipe.schema import Recipe
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "ready"]
+
+_TOKENIZER_FILES = ("*token*", "*vocab*", "merges*", "*.model", "*.tiktoken", "*.jinja", "config.json")
+
+
+def ready(recipe: Recipe, folder: Path) -> Prepared | None:
+    """Take a store that is up to date without loading the tokenizer: by its files, which takes no time.
+
+    Args:
+        recipe: Its ``model.name``, ``data`` and ``seed`` are used.
+        folder: Where the store may be.
+
+    Returns:
+        The store; ``None`` where there is none, where it is out of date, or where only the tokenizer itself can tell,
+        because it comes from the hub.
+
+    Raises:
+        DataError: A source cannot be found.
+    """
+    quick = _quick(recipe, _open_sources(recipe))
+    if quick is None or not (folder / MANIFEST).is_file():
+        return None
+    prepared = Prepared(folder)
+    return prepared if prepared.manifest.get("quick") == quick else None
+
+
+def _open_sources(recipe: Recipe) -> list[list[Stream]]:
+    return [open_source(source, recipe.seed, number) for number, source in enumerate(recipe.data.sources)]
 
 
 def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, sink: Sink) -> Prepared:
@@ -49,7 +77,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, si
     """
     sources = recipe.data.sources
     with sink.stage("looking at the data sources"):
-        streams = [open_source(source, recipe.seed, number) for number, source in enumerate(sources)]
+        streams = _open_sources(recipe)
         fingerprint = _fingerprint(recipe, tokenizer, streams)
     stored = _stored_fingerprint(folder)
     if stored == fingerprint:
@@ -59,21 +87,30 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, si
         sink.note(f"prepared data: {folder} was made of other inputs, and is made anew")
     encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
     with _beside(folder) as unfinished:
-        with Intake(recipe.data, encoder, unfinished) as intake:
+        with Intake(recipe.data, encoder, unfinished, sink) as intake:
             for source, found in zip(sources, streams, strict=True):
-                with sink.stage(f"preparing {source.path}"):
-                    intake.take(source, found)
+                intake.take(source, found)
             intake.check()
         manifest = {
             "fingerprint": fingerprint,
+            "quick": _quick(recipe, streams),
             "seed": recipe.seed,
             "data": recipe.data.model_dump(),
             "template": tokenizer.chat_template,
             "sources": [count.as_json() for count in intake.counts],
-            "tokens": {name: asdict(count) for name, count in intake.tokens.items()},
+            "tokens": _statistics(recipe, intake),
         }
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
     return Prepared(folder)
+
+
+def _statistics(recipe: Recipe, intake: Intake) -> dict[str, Any]:
+    """Of every part, with the batches of its phase."""
+    batch = {"sft": recipe.sft.batch_size, "reward": recipe.reward.batch_size}
+    return {
+        name: part.as_json(batch[name.partition("_")[0]], recipe.data.max_length)
+        for name, part in intake.statistics.items()
+    }
 
 
 def _fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, streams: list[list[Stream]]) -> str:
@@ -84,6 +121,26 @@ def _fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, streams: li
         "seed": recipe.seed,
         "template": tokenizer.chat_template,
         "tokenizer": _tokenizer_identity(tokenizer),
+        "contents": [[(stream.name, stream.identity) for stream in found] for found in streams],
+    }
+    return blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _quick(recipe: Recipe, streams: list[list[Stream]]) -> str | None:
+    """A hash of the same things, with the tokenizer's files in its place; ``None`` where they are not at hand."""
+    name = recipe.model.name
+    folder = tiny.model_folder() if name == "builtin:tiny" else Path(name).expanduser()
+    if not folder.is_dir():
+        return None
+    files = sorted(file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern))
+    template = Path(recipe.data.template).expanduser()
+    inputs = {
+        "code": code_identity("rlhfcli.data"),
+        "data": recipe.data.model_dump(),
+        "seed": recipe.seed,
+        "template": file_identity(template) if template.is_file() else "",
+        "tokenizer": [(file.name, file_identity(file)) for file in files],
+        "packages": [metadata.version(package) for package in ("transformers", "tokenizers")],
         "contents": [[(stream.name, stream.identity) for stream in found] for found in streams],
     }
     return blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=16).hexdigest()

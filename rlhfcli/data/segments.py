@@ -10,12 +10,15 @@ placeholders, is written once, and what stands between the placeholders are the 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 
 from rlhfcli.data.dialogue import Role, Turn
 from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, render
@@ -66,6 +69,8 @@ class Segmenter:
         self._any_special = re.compile("|".join(names) or r"(?!)")
         self._end = re.compile(rf"\s*({'|'.join(names) or '(?!)'})")
         self._ours = tokenizer.chat_template in _OURS
+        self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+        self._continuing = None if self._backend is None else _without_prefix(self._backend)
         self._known: dict[tuple[Role, ...], list[_Words]] = {}
 
     def split(self, turns: Sequence[Turn]) -> list[str]:
@@ -103,6 +108,35 @@ class Segmenter:
             DataError: The template cannot be used at all.
         """
         return self._join([*turns, Turn("assistant", "-")])[:-1]
+
+    def prompt_ids(self, turns: Sequence[Turn]) -> list[list[int]]:
+        """The pieces of ``split_prompt`` as tokens."""
+        return self.tokenise(self.split_prompt(turns))
+
+    def tokenise(self, texts: list[str], sizes: Sequence[int] | None = None) -> list[list[int]]:
+        """Token ids of pieces that hold their special tokens already.
+
+        Args:
+            texts: Pieces of one text, or of several.
+            sizes: How many pieces each text has; one text if left out.
+
+        Returns:
+            The ids of each piece.
+        """
+        if self._backend is None:  # a tokenizer written in Python
+            return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        ids = _encode(self._continuing or self._backend, texts)
+        if self._continuing is not None:
+            begins = list(accumulate([0, *(sizes or [len(texts)])[:-1]])) if texts else []
+            for begin, first in zip(begins, _encode(self._backend, [texts[k] for k in begins]), strict=True):
+                ids[begin] = first
+        return ids
+
+    def text(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens included."""
+        return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def end_token(self) -> int:
         """The id of the token that ends an answer.
@@ -199,3 +233,31 @@ class Segmenter:
             return render(self._tokenizer, turns, generation_prompt)
         except TemplateError as error:
             raise RowProblem(f"the chat template refuses this dialogue: {error}") from None
+
+
+def _encode(backend: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _without_prefix(backend: Tokenizer) -> Tokenizer | None:
+    """The same tokenizer for a piece in the middle of a text: SentencePiece's put a space in front of every text.
+
+    Returns:
+        ``None`` where there is no such space, so that one tokenizer does for all pieces.
+    """
+    settings = json.loads(backend.to_str())
+    before = json.dumps(settings)
+    settings["normalizer"] = _no_prefix(settings["normalizer"])
+    settings["pre_tokenizer"] = _no_prefix(settings["pre_tokenizer"])
+    return None if json.dumps(settings) == before else Tokenizer.from_str(json.dumps(settings))
+
+
+def _no_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A normalizer or pre-tokenizer (or a sequence of them) that adds no space in front."""
+    if step is None or step["type"] == "Prepend":
+        return None
+    if step["type"] == "Sequence":
+        key = "normalizers" if "normalizers" in step else "pretokenizers"
+        return step | {key: [kept for part in step[key] if (kept := _no_prefix(part)) is not None]}
+    changes: dict[str, Any] = {"prepend_scheme": "never", "add_prefix_space": False}
+    return step | {name: value for name, value in changes.items() if name in step and step[name] != "never"}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from glob import glob
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from rlhfcli.data import hub
 from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.files import SUFFIXES, is_data_file, read_rows, without_gz
+from rlhfcli.data.files import SUFFIXES, Meter, is_data_file, read_rows, without_gz
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 
 BUILTIN = "builtin:tiny"
 _GENERATED = {f"{BUILTIN}/dialogues": 5000, f"{BUILTIN}/pairs": 12000}  # rows where the recipe gives no limit
 _SPLITS = ("train", "validation", "valid", "dev", "test", "eval")
-_NAME_ANOTHER = "Name a local file: --set data.sources.{number}.path=my/data.jsonl"
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,23 @@ class Stream:
         name: The file, for messages.
         rows: Rows with their place; read once.
         identity: Stands for the content: other content, other text.
+        meter: Tells how far the reading is.
     """
 
     name: str
     rows: Iterator[tuple[Any, Origin]]
-    identity: str = ""
+    identity: str
+    meter: Meter
 
     @classmethod
-    def numbered(cls, name: str, rows: Iterable[Any], identity: str = "") -> Stream:
-        """A stream of rows that have no lines."""
-        pairs = ((row, Origin(name, f"row {number}")) for number, row in enumerate(rows, 1))
-        return cls(name, pairs, identity)
+    def numbered(cls, name: str, rows: Iterable[Any], total: int, identity: str = "") -> Stream:
+        """A stream of rows that have no lines, of which there are ``total``."""
+        meter = Meter(total)
+        return cls(name, _numbered(name, rows, meter), identity, meter)
+
+    def limited(self, places: Iterator[int]) -> Stream:
+        """The same with no more rows than there are places; other streams may take from them too."""
+        return replace(self, rows=(row for row, _ in zip(self.rows, places, strict=False)))
 
 
 def open_source(source: Source, seed: int, number: int = 0) -> list[Stream]:
@@ -59,15 +66,16 @@ def open_source(source: Source, seed: int, number: int = 0) -> list[Stream]:
     if source.path.startswith("builtin:"):
         return [_generated(name, source.limit, seed) for name in _generated_names(source.path)]
     if _is_local(source.path):
-        return _limited(local_streams(source.path, source.split, number), source.limit)
-    return _limited([_from_hub(source, number)], source.limit)
+        return _limited(local_streams(source.path, source.split or "train", number), source.limit)
+    name, rows, identity = hub.load(source, number)
+    return _limited([Stream.numbered(name, rows, len(rows), identity)], source.limit)
 
 
 def local_streams(path: str, split: str = "train", number: int | None = None) -> list[Stream]:
     """Open a file, or all data files of a folder.
 
     Args:
-        path: File or folder.
+        path: File, folder, or a pattern such as ``data/*.jsonl`` or ``data/**/*.parquet``.
         split: Which files of a folder, where their names say train, test ...
         number: The place of the source in the recipe, for messages.
 
@@ -86,9 +94,27 @@ def local_streams(path: str, split: str = "train", number: int | None = None) ->
                 "not a kind of data file", where=path, hint=f"Known: {', '.join(SUFFIXES)}, and .gz of any."
             )
         files = [found]
+    elif is_pattern(path):
+        files = _matching(path)
     else:
         raise _missing(path, number)
-    return [Stream(str(file), read_rows(file), file_identity(file)) for file in files]
+    return [_file_stream(file) for file in files]
+
+
+def renamed(row: Any, columns: Mapping[str, str]) -> Any:
+    """A row with the names that shapes know.
+
+    Args:
+        row: As it was read.
+        columns: A known name for each column that is called otherwise in this source.
+
+    Returns:
+        The row with these columns under their known names; the same row where there is nothing to rename.
+    """
+    if not columns or not isinstance(row, Mapping):
+        return row
+    others = {name: value for name, value in row.items() if name not in columns.values()}
+    return others | {known: row[name] for known, name in columns.items() if name in row}
 
 
 def file_identity(path: Path) -> str:
@@ -125,7 +151,20 @@ def _limited(streams: list[Stream], limit: int | None) -> list[Stream]:
     if limit is None:
         return streams
     places = iter(range(limit))
-    return [replace(stream, rows=(row for row, _ in zip(stream.rows, places, strict=False))) for stream in streams]
+    return [stream.limited(places) for stream in streams]
+
+
+def _numbered(name: str, rows: Iterable[Any], meter: Meter) -> Iterator[tuple[Any, Origin]]:
+    number = 0
+    meter.follow(lambda: number)
+    for number, row in enumerate(rows, 1):
+        yield row, Origin(name, f"row {number}")
+
+
+def _file_stream(file: Path) -> Stream:
+    identity = file_identity(file)  # first: it says why a file cannot be read
+    meter = Meter.of_file(file)
+    return Stream(str(file), read_rows(file, meter), identity, meter)
 
 
 # --- the built-in generator ---------------------------------------------------------------------------------
@@ -144,7 +183,7 @@ def _generated(name: str, limit: int | None, seed: int) -> Stream:
 
     count = limit or _GENERATED[name]
     rows = tiny.dialogues(count, seed) if name.endswith("/dialogues") else tiny.preference_pairs(count, seed, "train")
-    return Stream.numbered(name, rows, f"{code_identity('rlhfcli.tiny')} {count} {seed}")
+    return Stream.numbered(name, rows, count, f"{code_identity('rlhfcli.tiny')} {count} {seed}")
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -156,12 +195,28 @@ def _is_local(path: str) -> bool:
         Path(path).expanduser().exists()
         or path.startswith((".", "/", "~"))
         or path.count("/") > 1
+        or is_pattern(path)
         or is_data_file(Path(path))
     )
 
 
+def is_pattern(path: str) -> bool:
+    """Whether a path may stand for several files."""
+    return any(sign in path for sign in "*?[")
+
+
+def _matching(pattern: str) -> list[Path]:
+    found = sorted(Path(name) for name in glob(str(Path(pattern).expanduser()), recursive=True))
+    files = [path for path in found if path.is_file() and is_data_file(path)]
+    if not files:
+        others = f" (of {len(found)} that match, none is a data file)" if found else ""
+        hint = f"Known: {', '.join(SUFFIXES)}, and .gz of any. Patterns are taken from {Path.cwd()}."
+        raise DataError(f"no data file matches the pattern{others}", where=pattern, hint=hint)
+    return files
+
+
 def _files_of(folder: Path, split: str) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and is_data_file(file))
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and is_data_file(file) and not _is_cache(file))
     if not files:
         raise DataError("the folder holds no data files", where=str(folder), hint=f"Known: {', '.join(SUFFIXES)}.")
     named = {file: name for file in files if (name := _split_of(file.relative_to(folder))) is not None}
@@ -172,6 +227,11 @@ def _files_of(folder: Path, split: str) -> list[Path]:
         there = ", ".join(sorted(set(named.values())))
         raise DataError(f"the folder has no split {split!r}", where=str(folder), hint=f"Its files name: {there}.")
     return chosen
+
+
+def _is_cache(file: Path) -> bool:
+    """What datasets leaves beside its own files, and what describes them."""
+    return file.name in ("dataset_info.json", "state.json", "dataset_dict.json") or file.match("cache-*.arrow")
 
 
 def _split_of(path: Path) -> str | None:
@@ -195,34 +255,5 @@ def _missing(path: str, number: int | None) -> DataError:
     else:
         hint = f"Paths are taken from the working directory, {Path.cwd()}."
     if number is not None:
-        hint += " " + _NAME_ANOTHER.format(number=number)
+        hint += " " + hub.NAME_ANOTHER.format(number=number)
     return DataError("there is no such file or folder", where=path, hint=hint)
-
-
-# --- the hub ------------------------------------------------------------------------------------------------
-
-
-def _from_hub(source: Source, number: int) -> Stream:
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        rows = datasets.load_dataset(source.path, split=source.split)
-    except Exception as error:  # the hub client raises its own kinds, OSError, ValueError, and what the network raises
-        raise _hub_error(source, number, error) from error
-    name = f"{source.path} ({source.split})"
-    return Stream.numbered(name, rows, str(rows._fingerprint))
-
-
-def _hub_error(source: Source, number: int, error: Exception) -> DataError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    where = f"data.sources.{number}: {source.path}"
-    if isinstance(error, ValueError) and "split" in lines[0].lower():
-        return DataError(f"the data set has no split {source.split!r}", where=where, hint=lines[0])
-    return DataError(
-        "neither a local file or folder, nor to be had from the Hugging Face hub or its cache",
-        where=where,
-        hint=f"{_NAME_ANOTHER.format(number=number)}\n"
-        "Or connect to the network, and check that HF_HUB_OFFLINE is not set.\n"
-        f"What the hub client said: {lines[0]}",
-    )

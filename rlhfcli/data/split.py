@@ -28,9 +28,8 @@ def prompt_key(example: Dialogue | Preference) -> str:
         The same text for rows that ask the same.
     """
     if isinstance(example, Preference):
-        return _normalised(example.prompt)
-    last = max(k for k, turn in enumerate(example.turns) if turn.role == "assistant")
-    return _normalised(example.turns[:last])
+        return normalised(example.prompt)
+    return normalised(example.turns[: example.last_answer])
 
 
 def position(key: str, purpose: str) -> float:
@@ -67,5 +66,6 @@ def share_of(key: str, phases: PhaseSplit) -> Share:
     return "reward" if at < phases.sft + phases.reward else "rlhf"
 
 
-def _normalised(turns: Sequence[Turn]) -> str:
+def normalised(turns: Sequence[Turn]) -> str:
+    """Turns as one text in which upper case and white space do not count."""
     return "\x1e".join(f"{turn.role}\x1f{' '.join(turn.content.split()).casefold()}" for turn in turns)

@@ -11,21 +11,23 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rlhfcli.data.counts import Phase
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPair
+from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.split import Part
 from rlhfcli.errors import DataError
 
 MANIFEST = "manifest.json"
 REJECTED = "rejected_rows.jsonl"
+_SHOWN = 20  # rows that an error names
 _BATCH = 1024  # rows that are written, and found, together
 _IDS = pa.list_(pa.int32())
 _SCHEMAS: dict[Phase, Any] = {
     "sft": pa.schema([("ids", _IDS), ("spans", _IDS), ("origin", pa.string())]),
     "reward": pa.schema(
-        [("prompt", _IDS), ("chosen", _IDS), ("rejected", _IDS), ("margin", pa.float32()),
-         ("kind", pa.string()), ("origin", pa.string())]
+        [("prompt", _IDS), ("answers", pa.list_(_IDS)), ("order", pa.list_(pa.int16())),
+         ("margins", pa.list_(pa.float32())), ("kind", pa.string()), ("origin", pa.string())]
     ),
 }  # fmt: skip
 Example = TypeVar("Example")
@@ -51,7 +53,7 @@ class Writer:
         self._file = pa.OSFile(str(folder / file_name(phase, part)), "wb")
         self._writer = pa.ipc.new_file(self._file, self._schema)
 
-    def write(self, example: EncodedDialogue | EncodedPair, origin: str) -> None:
+    def write(self, example: EncodedDialogue | EncodedPreference, origin: str) -> None:
         """Add an example.
 
         Args:
@@ -62,7 +64,8 @@ class Writer:
             flat = [border for span in example.spans for border in span]
             self._rows.append((example.ids, flat, origin))
         else:
-            self._rows.append((example.prompt, example.chosen, example.rejected, example.margin, example.kind, origin))
+            order = [index for pair in example.order for index in pair]
+            self._rows.append((example.prompt, example.answers, order, example.margins, example.kind, origin))
         if len(self._rows) == _BATCH:
             self._flush()
 
@@ -120,6 +123,14 @@ class _Stored(Sequence[Example], Generic[Example]):
         batch, row = self._find(index)
         return str(batch.column("origin")[row].as_py())
 
+    def lengths(self, column: str) -> list[int]:
+        """How many values each example's list in a column has, without reading the values.
+
+        Args:
+            column: ``ids``, ``prompt``, ``answers`` ...
+        """
+        return [n for batch in self._batches for n in pc.list_value_length(batch.column(column)).to_pylist()]
+
     def _find(self, index: int) -> tuple[Any, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
@@ -140,13 +151,19 @@ class StoredDialogues(_Stored[EncodedDialogue]):
         return EncodedDialogue(_list(batch, "ids", row), list(zip(borders[::2], borders[1::2], strict=True)))
 
 
-class StoredPairs(_Stored[EncodedPair]):
+class StoredPairs(_Stored[EncodedPreference]):
     """What the reward model learns from."""
 
-    def _example(self, batch: Any, row: int) -> EncodedPair:
-        prompt, chosen, rejected = (_list(batch, name, row) for name in ("prompt", "chosen", "rejected"))
-        return EncodedPair(
-            prompt, chosen, rejected, batch.column("margin")[row].as_py(), batch.column("kind")[row].as_py()
+    def _example(self, batch: Any, row: int) -> EncodedPreference:
+        answers = batch.column("answers")
+        begin, end = answers.offsets[row].as_py(), answers.offsets[row + 1].as_py()
+        order, margins = _list(batch, "order", row), _slice(batch.column("margins"), row)
+        return EncodedPreference(
+            _list(batch, "prompt", row),
+            [_slice(answers.values, k) for k in range(begin, end)],
+            list(zip(order[::2], order[1::2], strict=True)),
+            margins,
+            batch.column("kind")[row].as_py(),
         )
 
 
@@ -205,14 +222,35 @@ class Prepared:
             )
         return found
 
+    def refuse_faults(self) -> None:
+        """Make it an error if a row could not be used and is itself to blame.
+
+        Raises:
+            DataError: Names the first such rows with their reasons.
+        """
+        with (self.folder / REJECTED).open(encoding="utf-8") as file:
+            faults = [row for line in file if (row := json.loads(line))["fault"]]
+        if faults:
+            shown = [f"{row['file']}: {row['row']}: {row['reason']}" for row in faults[:_SHOWN]]
+            rows = "1 row" if len(faults) == 1 else f"{len(faults):,} rows"
+            more = [f"... and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
+            raise DataError(
+                "\n".join([f"{rows} cannot be used:", *shown, *more]),
+                where=str(self.folder / REJECTED),
+                hint="Mend these rows, or take them out; without --strict the others are used.",
+            )
+
     def summary(self) -> list[dict[str, Any]]:
         """One row for each source, for a table: path, shapes, read, kept, cut, dropped, and by phase."""
         return list(self.manifest["sources"])
 
 
 def _list(batch: Any, column: str, row: int) -> list[int]:
-    """A list without a detour over Arrow's scalars, which are slow."""
-    array = batch.column(column)
+    return _slice(batch.column(column), row)
+
+
+def _slice(array: Any, row: int) -> list[Any]:
+    """One of an array's lists without a detour over Arrow's scalars, which are slow."""
     begin, end = array.offsets[row].as_py(), array.offsets[row + 1].as_py()
-    values: list[int] = array.values[begin:end].to_numpy().tolist()
+    values: list[Any] = array.values[begin:end].to_numpy().tolist()
     return values

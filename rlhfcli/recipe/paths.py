@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 
 from rlhfcli.recipe.schema import Recipe
@@ -14,8 +15,9 @@ BUILTIN = "builtin:"
 def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -> Recipe:
     """Make local paths absolute, so that the recipe means the same from its run's folder.
 
-    A name that exists nowhere on this machine is left as it is: it may be a hub name, and if it was meant
-    as a file, whoever opens it says so in the words of the recipe.
+    A pattern (``data/*.jsonl``) stays one, below the first folder in which it matches. A name that exists nowhere
+    on this machine is left as it is: it may be a hub name, and if it was meant as a file, whoever opens it says so
+    in the words of the recipe.
 
     Args:
         recipe: All settings.
@@ -62,6 +64,8 @@ def _local(name: str, folder: Path | None) -> str:
         try:
             if (place / path).exists():
                 return str((place / path).resolve())
+            if any(sign in name for sign in "*?[") and glob(str(place / path), recursive=True):
+                return str(place / path)
         except (OSError, ValueError):  # too long for a file name, or with a NUL: no path
             return name
     return str(path) if name.startswith("~") else name

@@ -38,9 +38,21 @@ class Model(Section):
 class Source(Section):
     """One place that rows come from."""
 
-    path: str = Field(min_length=1, description="hub name, file (.jsonl .json .csv .parquet), folder, or builtin:tiny")
-    format: str = Field("auto", description="row shape: messages, sharegpt, alpaca, pairs ...; auto: look at the rows")
-    split: str = Field("train", description="which split, where the source has several")
+    path: str = Field(
+        min_length=1,
+        description="hub name, file (.jsonl .json .csv .parquet .arrow, or .gz of these), folder, pattern "
+        "(data/*.jsonl), or builtin:tiny",
+    )
+    format: str = Field(
+        "auto",
+        description="row shape: messages, sharegpt, alpaca, pairs ..., or a data set of the catalogue; "
+        "auto: look at the rows",
+    )
+    columns: dict[str, str] = Field(
+        {}, description="names that the shape knows for columns with other names: {prompt: question, chosen: best}"
+    )
+    subset: str | None = Field(None, description="configuration of a hub data set that has several")
+    split: str | None = Field(None, description="which split, where the source has several; left out: train")
     weight: float = Field(1.0, gt=0, description="share of the rows that is used; 2.0 takes every row twice")
     limit: Positive | None = Field(None, description="use at most so many rows")
     phase: Literal["both", "sft", "reward"] = Field(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rlhfcli.chat.commands import COMMANDS, is_command, run_command
@@ -9,9 +11,17 @@ from rlhfcli.chat.commands import COMMANDS, is_command, run_command
 
 class Session:
     cleared = False
+    asked: Path | None = Path("never asked")
+    answer: Path | Exception | None = Path("runs/x/chat/chats.jsonl")
 
     def clear(self) -> None:
         self.cleared = True
+
+    def save(self, file: Path | None) -> Path | None:
+        self.asked = file
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return file or self.answer
 
 
 def test_help_names_every_command() -> None:
@@ -31,11 +41,56 @@ def test_quit(line: str) -> None:
     assert run_command(line, Session()).leave
 
 
+SAVES = [  # line, the file that is asked for, what is said
+    ("/save", None, "Saved to runs/x/chat/chats.jsonl, as a row for rlhf prepare-data."),
+    ("/SAVE  ", None, "Saved to runs/x/chat/chats.jsonl, as a row for rlhf prepare-data."),
+    ("/save my talks.jsonl ", Path("my talks.jsonl"), "Saved to my talks.jsonl, as a row for rlhf prepare-data."),
+    ("/save\ta.jsonl", Path("a.jsonl"), "Saved to a.jsonl, as a row for rlhf prepare-data."),
+    (
+        "/save ~/a.jsonl",
+        Path.home() / "a.jsonl",
+        f"Saved to {Path.home() / 'a.jsonl'}, as a row for rlhf prepare-data.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "file", "text"), SAVES)
+def test_save(line: str, file: Path | None, text: str) -> None:
+    session = Session()
+    outcome = run_command(line, session)
+    assert (outcome.text, outcome.leave, session.asked) == (text, False, file)
+
+
+def test_nothing_to_save() -> None:
+    session = Session()
+    session.answer = None
+    assert run_command("/save", session).text == "There is nothing to save yet."
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(13, "Permission denied", "/root/a"), "Not saved: /root/a: Permission denied"),
+        (OSError(28, "No space left on device"), "Not saved: a.jsonl: No space left on device"),
+        (ValueError("embedded null byte"), "Not saved: a.jsonl: embedded null byte"),
+    ],
+)
+def test_what_cannot_be_saved_is_a_line(error: Exception, text: str) -> None:
+    session = Session()
+    session.answer = error
+    assert run_command("/save a.jsonl", session).text == text
+
+
+def test_a_home_of_nobody_is_a_line() -> None:
+    assert run_command("/save ~no_such_user/a", Session()).text.startswith("Not saved: ~no_such_user/a: ")
+
+
 @pytest.mark.parametrize(
     ("line", "advice"),
     [
         ("/hlep", "There is no command /hlep. Did you mean /help?"),
         ("/claer", "There is no command /claer. Did you mean /clear?"),
+        ("/sav", "There is no command /sav. Did you mean /save?"),
         ("/ext", "There is no command /ext. Did you mean /quit?"),
         ("/zzzz", "There is no command /zzzz. Type /help for what there is."),
         ("/", "There is no command /. Type /help for what there is."),

@@ -12,6 +12,7 @@ import pytest
 import transformers
 
 from rlhfcli.chat.session import ChatSession, Judge, open_session
+from rlhfcli.chat.transcript import Record
 from rlhfcli.core.decode import Decoding
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.errors import ModelError
@@ -158,6 +159,9 @@ def test_a_chat_from_folders(folders: dict[str, str]) -> None:
     list(chat.reply("Hi"))
     assert isinstance(chat.score(), float)
     assert chat.settings == Decoding(5, temperature=0.7, top_k=0, top_p=0.9, seed=0)
+    assert chat.record == Record(Path("chats.jsonl"), folders["lm"], folders["rm"])
+    elsewhere = open_session(folders["lm"], None, Chat(), template="human_assistant", saves=Path("run/chats.jsonl"))
+    assert elsewhere.record == Record(Path("run/chats.jsonl"), folders["lm"])
 
 
 def test_a_tokenizer_without_a_template_gets_the_recipes(folders: dict[str, str]) -> None:

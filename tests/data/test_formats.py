@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.formats import SHAPES, convert, detect_shape, named_shapes
-from rlhfcli.data.turns import RowProblem, split_transcript
+from rlhfcli.data.turns import USER_ASSISTANT, RowProblem, split_transcript
 from rlhfcli.errors import DataError
 
 HERE = Origin("rows.jsonl", "line 7")
@@ -51,6 +53,36 @@ DIALOGUES = {
     ),
     "prompt and response": ({"prompt": Q, "response": GOOD}, [U(Q), A(GOOD)]),
     "prompt and completion": ({"prompt": Q, "completion": GOOD}, [U(Q), A(GOOD)]),
+    "question and answer": ({"question": Q, "answer": GOOD}, [U(Q), A(GOOD)]),
+    "instruction with context": (
+        {"instruction": "Add.", "context": "1 + 1", "response": GOOD},
+        [U("Add.\n1 + 1"), A(GOOD)],
+    ),
+    "a call of a tool": (
+        {
+            "messages": [
+                MESSAGES[0],
+                {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add"}, "id": "é"}]},
+                {"role": "tool", "content": "2", "tool_calls": None},
+                {"role": "assistant", "content": "Now:", "function_call": {"name": "show"}},
+                {"role": "tool", "content": "shown"},
+                MESSAGES[1],
+            ]
+        },
+        [
+            U(Q),
+            A('[{"function": {"name": "add"}, "id": "é"}]'),
+            Turn("tool", "2"),
+            A('Now:\n{"name": "show"}'),
+            Turn("tool", "shown"),
+            A(GOOD),
+        ],
+    ),
+    "a prompt of several turns": ({"prompt": HH, "response": GOOD}, [U("Hi"), A("Hello."), U(Q), A(GOOD)]),
+    "a dialogue of the middle kingdom": (
+        {"prompt": "Human：你好\n\nAssistant：您好！\n\nHuman：一加一？", "response": "二。"},
+        [U("你好"), A("您好！"), U("一加一？"), A("二。")],
+    ),
 }
 
 
@@ -111,13 +143,113 @@ PAIRS = {
 def test_preferences(row, turns):
     found = read(row)
     assert isinstance(found, Preference) and found.prompt == tuple(turns)
-    assert (found.chosen.strip(), found.rejected.strip()) == (GOOD, BAD)
-    assert found.preferred().turns == (*turns, A(found.chosen))
+    assert (found.answers[0].strip(), found.answers[1].strip()) == (GOOD, BAD)
+    assert found.preferred().turns == (*turns, A(found.answers[0]))
+    assert (found.order, found.margins) == (((0, 1),), ())
 
 
-def test_margin_and_kind_are_carried_through():
-    found = read({"prompt": Q, "chosen": GOOD, "rejected": BAD, "margin": 2, "kind": "wrong"})
-    assert (found.margin, found.kind) == (2.0, "wrong")
+def test_kind_is_carried_through():
+    assert read({"prompt": Q, "chosen": GOOD, "rejected": BAD, "kind": "wrong"}).kind == "wrong"
+
+
+WEBGPT = {
+    "question": {"full_text": Q, "dataset": "x", "id": "1"},
+    "answer_0": f"{BAD[:-1]}[1][2, 3].",
+    "answer_1": GOOD,
+    "score_0": -0.5,
+    "score_1": 0.5,
+}
+HELPSTEER2 = {"prompt": Q, "response_1": BAD, "response_2": GOOD, "preference_strength": 2}
+HELPSTEER3 = {"context": MESSAGES[:1], "response1": GOOD, "response2": BAD, "overall_preference": -3}
+SHP = {"history": Q, "human_ref_A": BAD, "human_ref_B": GOOD, "labels": 0, "score_ratio": 4.0}
+SAFE = {"prompt": Q, "response_0": BAD, "response_1": GOOD, "better_response_id": 1}
+PAIR = {"prompt": Q, "chosen": GOOD, "rejected": BAD}
+STRENGTHS = {  # a row, and by how much it says that GOOD is preferred to BAD
+    "margin": ({**PAIR, "margin": 2}, 2.0),
+    "margin of a CSV file": ({**PAIR, "margin": "2.5"}, 2.5),
+    "no margin": ({**PAIR, "margin": None}, None),
+    "chosen_score": ({**PAIR, "chosen_score": 3, "rejected_score": 1}, 2.0),
+    "score_chosen": ({**PAIR, "score_chosen": 7.5, "score_rejected": 7.0}, 0.5),
+    "chosen_rating": ({**PAIR, "chosen_rating": 5.0, "rejected_rating": 1.0}, 4.0),
+    "only one score": ({**PAIR, "chosen_score": 3}, None),
+    "WebGPT": (WEBGPT, 1.0),
+    "HelpSteer2": (HELPSTEER2, 2.0),
+    "HelpSteer3": (HELPSTEER3, 3.0),
+    "SHP": (SHP, math.log(4)),
+    "SHP, the first answer": ({**SHP, "human_ref_A": GOOD, "human_ref_B": BAD, "labels": 1}, math.log(4)),
+    "SHP of a CSV file": ({**SHP, "labels": "0", "score_ratio": "4"}, math.log(4)),
+    "SHP without a ratio": ({k: v for k, v in SHP.items() if k != "score_ratio"}, None),
+    "Safe RLHF": (SAFE, None),
+}
+
+
+@pytest.mark.parametrize(("row", "margin"), STRENGTHS.values(), ids=STRENGTHS.keys())
+def test_scores_and_labels_pick_the_winner_and_say_by_how_much(row, margin):
+    found = read(row)
+    assert (found.prompt, found.answers, found.order) == ((U(Q),), (GOOD, BAD), ((0, 1),))
+    assert found.margins == (() if margin is None else (pytest.approx(margin),))
+
+
+def completion(text, score):
+    return {"model": "m", "response": text, "overall_score": score, "custom_system_prompt": "", "fine-grained_score": 1}
+
+
+ALL_OF_THREE = ((0, 1), (0, 2), (1, 2))
+RANKINGS = {  # a row → answers, comparisons, margins
+    "best first": ({"prompt": Q, "answers": ["a", "b", "c"]}, "abc", ALL_OF_THREE, ()),
+    "scores": (
+        {"prompt": Q, "answers": ["a", "b", "c"], "scores": [1, 4, 2.5]},
+        "bca",
+        ALL_OF_THREE,
+        (1.5, 3.0, 1.5),
+    ),
+    "ranks": ({"prompt": Q, "answers": ["a", "b", "c"], "ranks": [2, 0, 1]}, "bca", ALL_OF_THREE, ()),
+    "scores come before ranks": (
+        {"prompt": Q, "answers": ["a", "b"], "scores": [0, 1], "ranks": [0, 1]},
+        "ba",
+        ((0, 1),),
+        (1.0,),
+    ),
+    "no scores in this row": ({"prompt": Q, "answers": ["a", "b"], "scores": None}, "ab", ((0, 1),), ()),
+    "messages": (
+        {"prompt": MESSAGES[:1], "answers": [{"role": "assistant", "content": "a"}, {"from": "gpt", "value": "b"}]},
+        "ab",
+        ((0, 1),),
+        (),
+    ),
+    "a tie is not compared": (
+        {"prompt": Q, "answers": ["a", "b", "c"], "scores": [1, 2, 1]},
+        "bac",
+        ((0, 1), (0, 2)),
+        (1.0, 1.0),
+    ),
+    "UltraFeedback": (
+        {"instruction": Q, "completions": [completion("a", 6.5), completion("b", 8), completion("c", 7)]},
+        "bca",
+        ALL_OF_THREE,
+        (1.0, 1.5, 0.5),
+    ),
+    "UltraFeedback, as datasets keeps lists of objects": (
+        {"instruction": Q, "completions": {"response": ["a", "b"], "overall_score": [1, 2]}},
+        "ba",
+        ((0, 1),),
+        (1.0,),
+    ),
+    "several right answers": (
+        {"prompt": Q, "chosen": ["a", "b"], "rejected": ["c", "d"], "margin": 2},
+        "abcd",
+        ((0, 2), (0, 3), (1, 2), (1, 3)),
+        (2.0, 2.0, 2.0, 2.0),
+    ),
+    "one right answer": ({"prompt": Q, "chosen": ["a"], "rejected": ["b", "c"]}, "abc", ((0, 1), (0, 2)), ()),
+}
+
+
+@pytest.mark.parametrize(("row", "answers", "order", "margins"), RANKINGS.values(), ids=RANKINGS.keys())
+def test_rankings(row, answers, order, margins):
+    found = read(row)
+    assert (found.prompt, found.answers, found.order) == ((U(Q),), tuple(answers), order)
+    assert found.margins == pytest.approx(margins)
 
 
 def test_transcripts_are_split_at_the_speakers():
@@ -127,7 +259,62 @@ def test_transcripts_are_split_at_the_speakers():
     assert split_transcript("\n\nHuman: 首都は?\n\nAssistant: 東京") == (U("首都は?"), A("東京"))
 
 
+TRANSCRIPTS = {
+    "full-width colons": ("Human：你好\nAssistant：您好", [U("你好"), A("您好")]),
+    "full-width colons in one line": (
+        "Human：你好。Assistant：您好！Human：再见",
+        [U("你好。"), A("您好！"), U("再见")],
+    ),
+    "no space after the colon": ("Human:你好 Assistant:您好", [U("你好"), A("您好")]),
+    "an indented turn": ("\u3000Human：猫は?\n\u3000Assistant：はい。", [U("猫は?"), A("はい。")]),
+    "mixed colons": ("Human: 首都は?\n\nAssistant：東京\n\nHuman：本当?", [U("首都は?"), A("東京"), U("本当?")]),
+    "a word in a sentence": ("Human：什么是Human：这个词\n\nAssistant：词", [U("什么是Human：这个词"), A("词")]),
+    "a sentence in one line": ("Human: Is theHuman: fine? Assistant:", [U("Is theHuman: fine?")]),
+    "other words are text": ("人类：你好\n助手：您好", [U("人类：你好\n助手：您好")]),
+    "USER is no speaker here": ("USER: Hi\nASSISTANT: Hello", [U("USER: Hi\nASSISTANT: Hello")]),
+}
+
+
+@pytest.mark.parametrize(("text", "turns"), TRANSCRIPTS.values(), ids=TRANSCRIPTS.keys())
+def test_borders_of_turns(text, turns):
+    assert split_transcript(text) == tuple(turns)
+
+
+def test_other_speakers_only_where_they_are_asked_for():
+    text = "USER: Hi ASSISTANT: Hello. USER: 你好 ASSISTANT:"
+    assert split_transcript(text, USER_ASSISTANT) == (U("Hi"), A("Hello."), U("你好"))
+
+
+TIE = "both answers have the same score: none is preferred"
+RANKING = {"prompt": Q, "answers": ["a", "b", "c"]}
 PROBLEMS = {
+    "WebGPT, a tie": ({**WEBGPT, "score_0": 0.0, "score_1": 0.0}, TIE),
+    "WebGPT without a question": ({**WEBGPT, "question": {"id": "1"}}, "question.full_text: there is no full_text"),
+    "WebGPT, a question of text": ({**WEBGPT, "question": Q}, "question.full_text: text has no full_text"),
+    "WebGPT, nothing but sources": ({**WEBGPT, "answer_0": "[1][2]"}, "answer_0 is empty"),
+    "scores of pairs, a tie": ({**PAIR, "score_chosen": 7, "score_rejected": 7}, TIE),
+    "scores that contradict": (
+        {**PAIR, "chosen_score": 1, "rejected_score": 2},
+        "chosen_score is below rejected_score: the row contradicts itself",
+    ),
+    "HelpSteer, a tie": ({**HELPSTEER2, "preference_strength": 0}, "preference_strength is 0: none of the answers"),
+    "HelpSteer, no number": ({**HELPSTEER3, "overall_preference": None}, "overall_preference is not a number"),
+    "SHP, a label of neither": ({**SHP, "labels": 2}, "labels is 2: it names none of the answers"),
+    "SHP, a ratio of nothing": ({**SHP, "score_ratio": 0}, "score_ratio is not above 0"),
+    "both answers the same": ({**SAFE, "response_0": f" {GOOD}"}, "both answers are the same text"),
+    "ranking of one": ({"prompt": Q, "answers": ["a"]}, "only one answer: nothing to compare it with"),
+    "ranking, all the same": ({**RANKING, "scores": [1, 1, 1]}, "all answers have the same score"),
+    "ranking, scores missing": ({**RANKING, "scores": [1, 2]}, "there are 3 answers, and 2 scores or ranks"),
+    "ranking, no scores": ({**RANKING, "ranks": "abc"}, "ranks is not a list of scores"),
+    "ranking, a bad score": ({**RANKING, "scores": [1, True, 2]}, "scores: number 2 is not a number"),
+    "ranking, not a number": ({**RANKING, "scores": [1, math.nan, 2]}, "scores: number 2 is not a number"),
+    "ranking, an empty answer": ({**RANKING, "answers": ["a", ""]}, "answers: number 2 is empty"),
+    "ranking of a text": ({**RANKING, "answers": "abc"}, "answers is not a list of answers"),
+    "ranking after an answer": ({**RANKING, "prompt": MESSAGES}, "the prompt ends with the assistant's turn"),
+    "UltraFeedback, nothing": ({"instruction": Q, "completions": []}, "only one answer"),
+    "right and wrong": ({"prompt": Q, "chosen": ["a", "b"], "rejected": ["b"]}, "chosen and rejected are the same"),
+    "infinite margin": ({**PAIR, "margin": math.inf}, "margin is not a number"),
+    "a call without words": ({"messages": [MESSAGES[0], {"role": "assistant", "content": None}]}, "is null, not text"),
     "not an object": ([1], "the row is not an object with columns"),
     "null": ({"prompt": Q, "chosen": None, "rejected": BAD}, "chosen is null, not text"),
     "number": ({"prompt": Q, "chosen": 3, "rejected": BAD}, "chosen is a number, not text"),
@@ -185,14 +372,10 @@ def test_rows_that_cannot_be_used_have_a_reason(row, reason):
     assert reason in str(caught.value)
 
 
-def test_a_missing_column_names_file_line_and_columns():
+def test_a_missing_column_is_the_rows_problem():
     shape = named_shapes("prompt_pairs", "rows.jsonl")[0]
-    with pytest.raises(DataError) as caught:
-        convert({"prompt": Q, "chosen": GOOD, "score": 1}, shape, HERE)
-    assert str(caught.value).splitlines()[0] == (
-        "rows.jsonl: line 7: the row lacks rejected; rows of the shape prompt_pairs need "
-        "prompt, chosen, rejected, this one has prompt, chosen, score"
-    )
+    with pytest.raises(RowProblem, match=r"^the row lacks chosen, rejected$"):
+        convert({"prompt": Q, "score": 1}, shape, HERE)
 
 
 def test_formats_are_named_by_shape_or_family():
@@ -200,6 +383,8 @@ def test_formats_are_named_by_shape_or_family():
     assert "prompt_pairs" in [shape.name for shape in named_shapes("pairs", "x")]
     with pytest.raises(DataError, match="there is no format 'alpacca'; did you mean alpaca"):
         named_shapes("alpacca", "x")
+    with pytest.raises(DataError, match="did you mean Dahoas/rm-static"):
+        named_shapes("dahoas/rm_static", "x")
 
 
 def test_rows_of_no_known_shape_show_the_columns_and_the_shapes():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.encode import Encoder, encode_prompt, end_token
 from rlhfcli.data.template import render, set_template
 from rlhfcli.errors import DataError
+from tests.data.conftest import TEXTS
 
 CHATML = (
     "{% for m in messages %}"
@@ -95,15 +98,47 @@ def test_trained_text_is_the_answers_with_their_end_tokens(family):
 
 def test_the_prompt_is_the_same_in_pairs_in_dialogues_and_in_use(family):
     tokenizer, _, end, lead = family
-    preference = Preference(TURNS[:3], "東京です。", "I don't know", HERE)
+    preference = Preference.pair(TURNS[:3], "東京です。", "I don't know", HERE)
     encoder = Encoder(tokenizer, 512)
-    found = encoder.pairs([preference])[0].example
+    found = encoder.preferences([preference])[0].example
     assert found.prompt == encode_prompt(tokenizer, TURNS[:3], 512)
-    assert tokenizer.decode(found.chosen) == f"{lead}東京です。{end}"
-    assert tokenizer.decode(found.rejected) == f"{lead}I don't know{end}"
+    assert tokenizer.decode(found.answers[0]) == f"{lead}東京です。{end}"
+    assert tokenizer.decode(found.answers[1]) == f"{lead}I don't know{end}"
     dialogue = encoder.dialogues([preference.preferred()])[0].example
-    assert dialogue.ids == found.prompt + found.chosen
+    assert dialogue.ids == found.prompt + found.answers[0]
     assert tokenizer.decode(found.prompt).startswith(render(tokenizer, TURNS[:3], True))
+
+
+def sentencepiece(kind: str) -> PreTrainedTokenizerFast:
+    """A small tokenizer of SentencePiece's kind: a space is ▁, and most put one in front of every text."""
+    core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    after = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if kind in ("first", "always"):  # Llama 2, Mistral; T5
+        core.pre_tokenizer = pre_tokenizers.Metaspace("▁", kind)
+    elif kind == "legacy":  # Llama 2 as it was first converted
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:  # Gemma: nothing in front
+        core.normalizer = normalizers.Replace(" ", "▁")
+        core.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    core.decoder = decoders.Sequence(after if kind == "none" else [*after, decoders.Strip(" ", 1, 0)])
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+    core.train_from_iterator(TEXTS, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("kind", ["first", "always", "legacy", "none"])
+def test_pieces_of_a_dialogue_get_no_spaces_of_their_own(kind):
+    tokenizer = sentencepiece(kind)
+    tokenizer.chat_template = MISTRAL
+    turns = (Turn("user", "the capital?"), Turn("assistant", "Paris."), Turn("user", "book"), Turn("assistant", "red"))
+    example = Encoder(tokenizer, 512).dialogues([Dialogue(turns, HERE)])[0].example
+    text = render(tokenizer, turns, False)
+    said = [tokenizer.convert_ids_to_tokens(example.ids[begin:stop]) for begin, stop in example.spans]
+    assert ["".join(tokens) for tokens in said] == ["▁Paris.</s>", "▁red</s>"]
+    if kind != "legacy":  # which puts a space behind every special token
+        assert example.ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encode_prompt(tokenizer, turns[:3], 512) == example.ids[: example.spans[-1][0]]
 
 
 def test_template_words_that_only_follow_the_generation_prompt_are_given(make_tokenizer):

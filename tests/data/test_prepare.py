@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.encode import Encoder
-from rlhfcli.data.prepare import prepare
+from rlhfcli.data.prepare import prepare, ready
 from rlhfcli.data.store import REJECTED
 from rlhfcli.errors import DataError, OutputError
 from rlhfcli.progress import Silent
@@ -43,10 +43,12 @@ def test_a_round_trip_through_the_store(tokenizer, make_recipe, write_lines, tmp
     encoder = Encoder(tokenizer, 512)
     here = Origin(str(path), "")
     pairs = [
-        Preference((Turn("user", row["prompt"]),), row["chosen"], row["rejected"], here, row["margin"], row["kind"])
+        Preference.pair(
+            (Turn("user", row["prompt"]),), row["chosen"], row["rejected"], here, row["margin"], row["kind"]
+        )
         for row in PAIRS
     ]
-    expected = {str(each.example) for each in encoder.pairs(pairs)}
+    expected = {str(each.example) for each in encoder.preferences(pairs)}
     stored = [*prepared.pairs("train"), *prepared.pairs("validation")]
     assert {str(example) for example in stored} == expected and len(stored) == 60
     assert {example.kind for example in stored} == {"even", "odd"}
@@ -68,7 +70,7 @@ def test_many_rows_cross_the_borders_of_batches(tokenizer, make_recipe, write_li
     rows = [pair(number) for number in range(2500)]
     prepared = prepare(make_recipe(write_lines(rows), validation=0.1), tokenizer, tmp_path / "data", Silent())
     train = prepared.pairs("train")
-    numbers = [int(tokenizer.decode(example.chosen).split()[1].removesuffix("</s>")) for example in train]
+    numbers = [int(tokenizer.decode(example.answers[0]).split()[1].removesuffix("</s>")) for example in train]
     assert len(train) > 2048 and numbers == sorted(numbers) and len(set(numbers)) == len(train)
 
 
@@ -156,7 +158,7 @@ def test_the_same_inputs_are_answered_from_the_store(tokenizer, make_recipe, wri
     files = {file.name: (file.read_bytes(), file.stat().st_ino) for file in folder.iterdir()}
     assert sorted(files) == [
         "manifest.json", "rejected_rows.jsonl", "reward_train.arrow", "reward_validation.arrow",
-        "sft_train.arrow", "sft_validation.arrow",
+        "sft_train.arrow", "sft_validation.arrow", "training_prompts.arrow",
     ]  # fmt: skip
     prepare(recipe, tokenizer, folder, sink)
     assert {file.name: (file.read_bytes(), file.stat().st_ino) for file in folder.iterdir()} == files
@@ -197,7 +199,7 @@ def test_an_interrupted_run_leaves_nothing(tokenizer, make_recipe, write_lines, 
         raise error
 
     path = write_lines(PAIRS)
-    monkeypatch.setattr(Encoder, "pairs", stop)
+    monkeypatch.setattr(Encoder, "encode", stop)
     with pytest.raises(OutputError if error is OSError else error):
         prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent())
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
@@ -251,11 +253,6 @@ EMPTY = {
         {"phase_split": {"sft": 0.0, "reward": 0.0, "rlhf": 1.0}},
         "no row is left for any phase",
     ),
-    "a row that lacks a column": (
-        [*PAIRS, {"prompt": "x"}],
-        {},
-        "rows.jsonl: line 61: the row lacks chosen, rejected",
-    ),
 }
 
 
@@ -280,3 +277,36 @@ def test_the_built_in_data_go_through(tokenizer, make_recipe, tmp_path):
     assert [source["path"] for source in add_up(prepared)] == ["builtin:tiny"]
     dialogues = [Dialogue((Turn("user", "x"), Turn("assistant", "y")), Origin("a", "row 1"))]
     assert Encoder(tokenizer, 64).dialogues(dialogues)[0].example and len(prepared.pairs("train")) > 0
+
+
+QUICK = {
+    "nothing": (lambda folder, path: None, True),
+    "a row": (lambda folder, path: path.write_text(json.dumps(pair(1)) + "\n" + path.read_text()), False),
+    "the tokenizer": (lambda folder, path: (folder / "tokenizer.json").write_text("{}"), False),
+    "the template": (lambda folder, path: (folder / "chat_template.jinja").write_text("{# x #}"), False),
+    "the weights": (lambda folder, path: (folder / "model.safetensors").write_text("x"), True),
+}
+
+
+@pytest.mark.parametrize(("change", "taken"), QUICK.values(), ids=QUICK.keys())
+def test_a_store_is_taken_without_its_tokenizer_only_if_nothing_changed(
+    tokenizer, make_recipe, write_lines, tmp_path, change, taken
+):
+    tokenizer.save_pretrained(tmp_path / "model")
+    path, folder = write_lines(PAIRS), tmp_path / "data"
+    recipe = make_recipe(path)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": str(tmp_path / "model")})})
+    assert ready(recipe, folder) is None
+    made = prepare(recipe, tokenizer, folder, Silent())
+    change(tmp_path / "model", path)
+    found = ready(recipe, folder)
+    assert (found is not None) == taken
+    assert not taken or found.manifest == made.manifest
+    assert ready(recipe.model_copy(update={"seed": 2}), folder) is None
+
+
+def test_a_tokenizer_of_the_hub_has_to_be_loaded(tokenizer, make_recipe, write_lines, tmp_path):
+    recipe = make_recipe(write_lines(PAIRS))
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": "someone/some-model"})})
+    prepare(recipe, tokenizer, tmp_path / "data", Silent())
+    assert ready(recipe, tmp_path / "data") is None

@@ -26,7 +26,7 @@ LONG = dialogue(SYSTEM, *exchange(1), *exchange(2), *exchange(3))
 
 def encode(tokenizer, example, max_length, policy="drop_oldest_turns"):
     encoder = Encoder(tokenizer, max_length, policy)
-    return (encoder.pairs([example]) if isinstance(example, Preference) else encoder.dialogues([example]))[0]
+    return (encoder.preferences([example]) if isinstance(example, Preference) else encoder.dialogues([example]))[0]
 
 
 def length(tokenizer, example):
@@ -80,20 +80,20 @@ def test_a_long_system_turn_goes_when_there_is_no_other_way(tokenizer):
 
 def test_both_answers_of_a_pair_get_the_same_prompt_and_room(tokenizer):
     prompt = (SYSTEM, *exchange(1), *exchange(2)[:1])
-    pair = Preference(prompt, "blue " * 20, "red " * 10, HERE)
+    pair = Preference.pair(prompt, "blue " * 20, "red " * 10, HERE)
     outcome = encode(tokenizer, pair, 70)
     assert outcome.cut
     assert "Question 1" not in tokenizer.decode(outcome.example.prompt)
-    assert len(outcome.example.prompt) + len(outcome.example.chosen) <= 70
-    assert outcome.example.chosen[-1] == outcome.example.rejected[-1] == 2
-    both = Preference(prompt, "green " + "blue " * 200, "blue " * 200, HERE)
+    assert len(outcome.example.prompt) + len(outcome.example.answers[0]) <= 70
+    assert outcome.example.answers[0][-1] == outcome.example.answers[1][-1] == 2
+    both = Preference.pair(prompt, "green " + "blue " * 200, "blue " * 200, HERE)
     outcome = encode(tokenizer, both, 70)
-    assert len(outcome.example.chosen) == len(outcome.example.rejected) == 70 - len(outcome.example.prompt)
+    assert len(outcome.example.answers[0]) == len(outcome.example.answers[1]) == 70 - len(outcome.example.prompt)
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest_turns", "keep_start"])
 def test_pairs_that_cutting_makes_the_same_are_left_out(tokenizer, policy):
-    pair = Preference((Turn("user", "What?"),), "blue " * 100 + "yes", "blue " * 100 + "no", HERE)
+    pair = Preference.pair((Turn("user", "What?"),), "blue " * 100 + "yes", "blue " * 100 + "no", HERE)
     outcome = encode(tokenizer, pair, 64, policy)
     assert outcome.example is None and outcome.reason == "chosen and rejected are the same after cutting"
 
@@ -106,13 +106,13 @@ def test_keep_start_keeps_the_start(tokenizer):
     assert outcome.example.spans == [whole.spans[0], (whole.spans[1][0], limit)]
     outcome = encode(tokenizer, LONG, whole.spans[0][0], "keep_start")
     assert outcome.example is None and outcome.reason.startswith("nothing of the answer is left")
-    pair = Preference((Turn("user", "one " * 100),), "yes", "no", HERE)
+    pair = Preference.pair((Turn("user", "one " * 100),), "yes", "no", HERE)
     assert encode(tokenizer, pair, 64, "keep_start").reason == "the prompt alone fills 64 tokens"
 
 
 def test_drop_leaves_out_what_is_too_long(tokenizer):
     assert encode(tokenizer, LONG, 50, "drop").reason == "longer than 50 tokens"
-    pair = Preference((Turn("user", "one " * 100),), "yes", "no", HERE)
+    pair = Preference.pair((Turn("user", "one " * 100),), "yes", "no", HERE)
     assert encode(tokenizer, pair, 64, "drop").reason == "longer than 64 tokens"
 
 
@@ -147,9 +147,9 @@ def test_nothing_is_ever_longer_than_max_length(tokenizer, contents, system, max
             begin, end = outcome.example.spans[-1]
             said = tokenizer.decode(outcome.example.ids[begin:end]).removesuffix("</s>").rstrip("\ufffd")
             assert f" {turns[-1].content.strip()}".startswith(said)
-    pair = Preference((*head, *turns[:-1]), contents[-1], contents[-1] + "b", HERE)
+    pair = Preference.pair((*head, *turns[:-1]), contents[-1], contents[-1] + "b", HERE)
     outcome = encode(tokenizer, pair, max_length, policy)
     if outcome.example is not None:
-        longest = max(len(outcome.example.chosen), len(outcome.example.rejected))
+        longest = max(len(outcome.example.answers[0]), len(outcome.example.answers[1]))
         assert len(outcome.example.prompt) + longest <= max_length
-        assert outcome.example.chosen != outcome.example.rejected
+        assert outcome.example.answers[0] != outcome.example.answers[1]

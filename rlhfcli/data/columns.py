@@ -1,0 +1,128 @@
+"""Values of a row by a dotted path, and functions that clean a text before it is used."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rlhfcli.data.turns import RowProblem, kind_of
+
+Row = Mapping[str, Any]
+Clean = Callable[[str], str]
+_HELPSTEER_MARK = re.compile(r"\s*<extra_id_1>(Assistant|User)\s*")
+_HELPSTEER_SPEAKERS = {"Assistant": "Assistant", "User": "Human"}
+_CITATION = re.compile(r"[ \t]*\[\d+(?:\s*[,-]\s*\d+)*\]")
+
+
+def value_at(row: Row, path: str) -> Any:
+    """The value that a path leads to.
+
+    Args:
+        row: A row.
+        path: A column, or steps into it: ``question.full_text``, ``answers.ja.0.text``; a star stands for every
+            element of a list, and gives a list: ``completions.*.response``.
+
+    Returns:
+        What stands there.
+
+    Raises:
+        RowProblem: A step leads nowhere; the reason names the path.
+    """
+    if path in row:
+        return row[path]
+    if column_of(path) not in row:
+        raise RowProblem(f"the row lacks {column_of(path)}")
+    return _follow(row, path.split("."), path)
+
+
+def number_at(row: Row, path: str) -> float:
+    """The number that a path leads to; a text such as ``2.5`` counts, because CSV files know nothing else.
+
+    Args:
+        row: A row.
+        path: As for ``value_at``.
+
+    Raises:
+        RowProblem: There is no finite number.
+    """
+    return as_number(value_at(row, path), path)
+
+
+def as_number(value: Any, what: str) -> float:
+    """Check that a value is a finite number.
+
+    Args:
+        value: What the row holds.
+        what: How to call it in a message.
+
+    Raises:
+        RowProblem: It is not.
+    """
+    try:
+        number = math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RowProblem(f"{what} is not a number")
+    return number
+
+
+def column_of(path: str) -> str:
+    """The top-level column that a path begins with."""
+    return path.partition(".")[0]
+
+
+def as_is(text: str) -> str:
+    """Leave a text alone."""
+    return text
+
+
+def without_citations(text: str) -> str:
+    """Take out WebGPT's marks of its sources: ``[1]``, ``[2, 3]``."""
+    return _CITATION.sub("", text)
+
+
+def without_end_token(text: str) -> str:
+    """Put a space where a data set holds ``</s>`` as plain text, and none at the end."""
+    return text.replace("</s>", " ").rstrip()
+
+
+def helpsteer_turns(text: str) -> str:
+    """Write HelpSteer2's prompts (``a <extra_id_1>Assistant b <extra_id_1>User c``) as a transcript."""
+    if _HELPSTEER_MARK.search(text) is None:
+        return text
+    return "Human: " + _HELPSTEER_MARK.sub(lambda mark: f"\n\n{_HELPSTEER_SPEAKERS[mark[1]]}: ", text)
+
+
+def _follow(value: Any, steps: Sequence[str], path: str) -> Any:
+    for at, step in enumerate(steps):
+        if step == "*":
+            return [_follow(item, steps[at + 1 :], path) for item in _list(value, path)]
+        value = _element(value, int(step), path) if step.isdigit() else _member(value, step, path)
+    return value
+
+
+def _member(value: Any, step: str, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise RowProblem(f"{path}: {kind_of(value)} has no {step}")
+    if step not in value:
+        raise RowProblem(f"{path}: there is no {step}")
+    return value[step]
+
+
+def _element(value: Any, index: int, path: str) -> Any:
+    items = _list(value, path)
+    if index >= len(items):
+        raise RowProblem(f"{path}: the list has {len(items) or 'no'} elements")
+    return items[index]
+
+
+def _list(value: Any, path: str) -> Sequence[Any]:
+    if isinstance(value, Mapping) and value and all(isinstance(cells, list) for cells in value.values()):
+        # The datasets library turns a list of objects into an object of lists.
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=False)]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise RowProblem(f"{path}: {kind_of(value)} stands where a list should be")
+    return value

@@ -1,0 +1,53 @@
+"""Data sets of the Hugging Face hub; what the recipe leaves open is taken from the catalogue where it knows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhfcli.data.catalogue import find_entry
+from rlhfcli.errors import DataError
+from rlhfcli.recipe.schema import Source
+
+NAME_ANOTHER = "Name a local file: --set data.sources.{number}.path=my/data.jsonl"
+
+
+def load(source: Source, number: int) -> tuple[str, Any, str]:
+    """Load a data set from the hub, or from its cache.
+
+    Args:
+        source: The recipe's entry.
+        number: Its place in the recipe, for messages.
+
+    Returns:
+        What to call it, its rows (a sequence), and a text that stands for their content.
+
+    Raises:
+        DataError: It is not to be had, or has no such split.
+    """
+    import datasets
+
+    known = find_entry(source.path)
+    path, split, options = source.path, source.split or "train", {"name": source.subset}
+    if known is not None:
+        path, split = known.path, source.split or known.split
+        options = options if source.subset else {"name": known.subset, "data_dir": known.folder}
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(path, split=split, **options)
+    except Exception as error:  # the hub client raises its own kinds, OSError, ValueError, and what the network raises
+        raise _failure(source, split, number, error) from error
+    return f"{source.path} ({split})", rows, str(rows._fingerprint)
+
+
+def _failure(source: Source, split: str, number: int, error: Exception) -> DataError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    where = f"data.sources.{number}: {source.path}"
+    if isinstance(error, ValueError) and "split" in lines[0].lower():
+        return DataError(f"the data set has no split {split!r}", where=where, hint=lines[0])
+    return DataError(
+        "neither a local file or folder, nor to be had from the Hugging Face hub or its cache",
+        where=where,
+        hint=f"{NAME_ANOTHER.format(number=number)}\n"
+        "Or connect to the network, and check that HF_HUB_OFFLINE is not set.\n"
+        f"What the hub client said: {lines[0]}",
+    )

@@ -1,0 +1,195 @@
+"""Examples as a person reads them: which text is trained on, where the answers to a prompt part.
+
+All text is cut out of what the tokens decode to as a whole. So the pieces of an example joined are exactly its
+text, and a character whose bytes lie in several tokens is never torn: it goes to the piece in which it ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from typing import TYPE_CHECKING, TypeVar
+
+from rlhfcli.data.dialogue import Role, Turn
+from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.segments import Segmenter
+from rlhfcli.data.turns import RowProblem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Example = TypeVar("Example")
+_MARK = "\ue000"  # stands for what a turn says; no template writes it
+_EXCHANGE: tuple[Role, ...] = ("user", "assistant")
+_SYSTEM: tuple[Role, ...] = ("system",)
+_LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
+_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {127: "\u2421"}
+_TURNING = {code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+_C1 = {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
+_VISIBLE = _CONTROL | _TURNING | _C1
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text of one kind.
+
+    Args:
+        text: As the tokens decode, special tokens included.
+        trained: Its tokens are in the loss.
+        template: The words of the chat template, which nobody said.
+    """
+
+    text: str
+    trained: bool = False
+    template: bool = False
+
+
+@dataclass(frozen=True)
+class PreviewDialogue:
+    """A dialogue, in order.
+
+    Args:
+        pieces: Joined they are its text.
+    """
+
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class PreviewPreference:
+    """A prompt with its answers.
+
+    Args:
+        prompt: Pieces of the prompt's text.
+        shared: What all answers begin with.
+        answers: How each goes on from there, the best first, with its end token.
+        order: Comparisons ``(better, worse)`` as indices into ``answers``.
+        margins: One for each comparison; 0 where the data does not say.
+        kind: Empty where the data has none.
+    """
+
+    prompt: tuple[Piece, ...]
+    shared: str
+    answers: tuple[str, ...]
+    order: tuple[tuple[int, int], ...]
+    margins: tuple[float, ...]
+    kind: str
+
+
+class Previewer:
+    """Turns tokens back into text.
+
+    Args:
+        tokenizer: With the chat template that the tokens were made with.
+        loss_on: ``assistant``, or ``all``: the tokens that SFT trains on.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: str = "assistant") -> None:
+        self._segmenter = Segmenter(tokenizer)
+        self._all = loss_on == "all"
+        self._patterns: dict[tuple[tuple[Role, ...], int], re.Pattern[str] | None] = {}
+        two = "".join(self._skeleton(_EXCHANGE * 2)).split(_MARK)
+        self._between = two[2] if len(two) > 2 else None  # holds the end token, which no turn may say
+
+    def dialogue(self, example: EncodedDialogue) -> PreviewDialogue:
+        """Show a dialogue.
+
+        Args:
+            example: From the store.
+
+        Returns:
+            Its text; what the template writes is set apart where it can be told.
+        """
+        borders = [0, *(border for span in example.spans for border in span), len(example.ids)]
+        texts = self._texts(example.ids, borders)
+        pieces: list[Piece] = []
+        for number, text in enumerate(texts):
+            if number % 2:
+                pieces.append(Piece(text, trained=True))
+            else:
+                pieces += self._given(text, 2 if number else 0, trained=self._all)
+        return PreviewDialogue(tuple(piece for piece in pieces if piece.text))
+
+    def preference(self, example: EncodedPreference) -> PreviewPreference:
+        """Show a preference.
+
+        Args:
+            example: From the store.
+
+        Returns:
+            Its text, and where the answers part.
+        """
+        start = len(example.prompt)
+        alike = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*example.answers, strict=False)))
+        parts = [self._texts(ids, [0, start, start + alike, len(ids)]) for ids in example.sequences]
+        # a torn character ends the common text of one answer sooner than that of another
+        shared = _common_start([part[1] for part in parts])
+        return PreviewPreference(
+            tuple(piece for piece in self._given(parts[0][0]) if piece.text),
+            shared,
+            tuple("".join(part[1:])[len(shared) :] for part in parts),
+            tuple(example.order),
+            tuple(example.margins),
+            example.kind,
+        )
+
+    def _texts(self, ids: list[int], borders: Sequence[int]) -> list[str]:
+        """The text between borders of tokens, without torn characters."""
+        whole, places = self._segmenter.text(ids), [0]
+        for border in borders[1:-1]:
+            # a torn character can make signs of a whole run of byte tokens: the text of some tokens less has the rest
+            before = [self._segmenter.text(ids[: max(0, border - less)]) for less in range(_LONGEST_CHARACTER)]
+            places.append(max(places[-1], *(len(_common_start([text, whole])) for text in before)))
+        return [whole[start:end] for start, end in pairwise([*places, len(whole)])]
+
+    def _given(self, text: str, piece: int = 0, trained: bool = False) -> list[Piece]:
+        """Given text; where it looks like the template's, the template's words apart from what was said."""
+        most = 1 + (text.count(self._between) if self._between else 0)
+        tried = [
+            _EXCHANGE * number for number in {most: 0, max(1, most - 1): 0}
+        ]  # a system turn may end like an answer
+        for roles in [_EXCHANGE * 2] if piece else [start + roles for roles in tried for start in ((), _SYSTEM)]:
+            pattern = self._pattern(roles, piece)
+            if pattern is not None and (found := pattern.fullmatch(text)):
+                return [Piece(part, trained, template=k % 2 == 0) for k, part in enumerate(found.groups())]
+        return [Piece(text, trained)]
+
+    def _pattern(self, roles: tuple[Role, ...], piece: int) -> re.Pattern[str] | None:
+        """What the given text of a dialogue looks like from a piece on; words and what was said alternate."""
+        if (roles, piece) not in self._patterns:
+            text = "".join(self._skeleton(roles)[piece:-1])
+            groups = "(.*?)".join(f"({re.escape(words)})" for words in text.split(_MARK))
+            self._patterns[roles, piece] = re.compile(groups, re.DOTALL) if text else None
+        return self._patterns[roles, piece]
+
+    def _skeleton(self, roles: tuple[Role, ...]) -> list[str]:
+        """The pieces of a dialogue of marks; none where the template refuses these roles."""
+        try:
+            return self._segmenter.split([Turn(role, _MARK) for role in roles])
+        except RowProblem:
+            return []
+
+
+def spread(examples: Sequence[Example], count: int) -> list[tuple[int, Example]]:
+    """Choose some examples all over a part, the same every time.
+
+    Args:
+        examples: A part of the store.
+        count: How many; fewer where there are not so many.
+
+    Returns:
+        Examples with their indices.
+    """
+    count = min(count, len(examples))
+    return [(k * len(examples) // count, examples[k * len(examples) // count]) for k in range(count)]
+
+
+def visible(text: str) -> str:
+    """Text that does nothing to a terminal or a page: control characters become signs for them."""
+    return text.translate(_VISIBLE)
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    return "".join(chars[0] for chars in takewhile(lambda chars: len(set(chars)) == 1, zip(*texts, strict=False)))

@@ -1,0 +1,141 @@
+"""Readers: how a row of certain columns becomes a dialogue or a preference.
+
+A reader is a small description that can be called. ``formats`` has the shapes of rows that everybody writes,
+``catalogue`` the data sets of the hub; both are tables of readers. Here are those of dialogues, and the choices
+between readers; those of preferences stand in ``preference_readers``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlhfcli.data.columns import Clean, Row, as_is, column_of, value_at
+from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.prompts import Prompt, Turns, answer_of, with_system
+from rlhfcli.data.turns import RowProblem, turns_of
+
+Example = Dialogue | Preference
+
+
+class Reader(Protocol):
+    """Makes a dialogue or a preference of a row."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a row must have."""
+
+    def __call__(self, row: Row, origin: Origin) -> Example:
+        """Read a row.
+
+        Raises:
+            RowProblem: It cannot be used; the reason is its text.
+        """
+
+
+# --- dialogues ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Messages:
+    """A dialogue as a list of messages.
+
+    Args:
+        column: The list.
+    """
+
+    column: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a row must have."""
+        return (column_of(self.column),)
+
+    def __call__(self, row: Row, origin: Origin) -> Dialogue:
+        """Read a row."""
+        return _dialogue(with_system(row, turns_of(value_at(row, self.column), self.column)), origin)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prompt and its answer in two columns.
+
+    Args:
+        prompt: The conversation before the answer.
+        answer: Path of the answer.
+        clean: Applied to the answer.
+    """
+
+    prompt: Prompt
+    answer: str
+    clean: Clean = as_is
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a row must have."""
+        return (*self.prompt.needs, column_of(self.answer))
+
+    def __call__(self, row: Row, origin: Origin) -> Dialogue:
+        """Read a row."""
+        answer = answer_of(value_at(row, self.answer), self.answer, self.clean)
+        return _dialogue((*self.prompt(row), Turn("assistant", answer)), origin)
+
+
+def _dialogue(turns: Turns, origin: Origin) -> Dialogue:
+    if not any(turn.role == "assistant" for turn in turns):
+        raise RowProblem("no turn is the assistant's: there is nothing to learn")
+    if next(turn.role for turn in turns if turn.role != "system") == "assistant":
+        raise RowProblem("the assistant speaks first: there is no prompt")
+    return Dialogue(turns, origin)
+
+
+# --- choices between readers --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Only:
+    """Takes the rows of which a column has a certain value.
+
+    Args:
+        column: The column.
+        value: What it has to say.
+        reader: Reads them.
+    """
+
+    column: str
+    value: str
+    reader: Reader
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a row must have."""
+        return (*self.reader.needs, self.column)
+
+    def __call__(self, row: Row, origin: Origin) -> Example:
+        """Read a row."""
+        if row[self.column] != self.value:
+            raise RowProblem(f"its {self.column} is {row[self.column]}, not {self.value}", fault=False)
+        return self.reader(row, origin)
+
+
+@dataclass(frozen=True)
+class Either:
+    """One reader for rows that have what it needs, another for the rest.
+
+    Args:
+        first: Asked first.
+        second: For the other rows.
+    """
+
+    first: Reader
+    second: Reader
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a row must have."""
+        return tuple(column for column in self.first.needs if column in self.second.needs)
+
+    def __call__(self, row: Row, origin: Origin) -> Example:
+        """Read a row."""
+        fits = all(column in row for column in self.first.needs)
+        return (self.first if fits else self.second)(row, origin)

@@ -1,0 +1,117 @@
+"""Saved conversations: written as lines that prepare-data reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhfcli.chat.commands import run_command
+from rlhfcli.chat.session import ChatSession, Judge
+from rlhfcli.chat.transcript import Record, append
+from rlhfcli.core.decode import Decoding
+from rlhfcli.data.dialogue import Dialogue, Origin, Turn
+from rlhfcli.data.formats import SHAPES, convert, detect_shape
+
+Says = Callable[..., list[list[int]]]
+TURNS = [Turn("user", "你好"), Turn("assistant", "Hello."), Turn("user", "a\nb"), Turn("assistant", 'It is "2".')]
+
+
+def read(file: Path) -> list[Any]:
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    shape = detect_shape(rows, SHAPES, str(file))
+    assert shape.name == "messages"
+    return [convert(row, shape, Origin(str(file), "line")) for row in rows]
+
+
+def test_what_is_saved_is_what_is_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "chat" / "chats.jsonl"
+    append(file, TURNS, {}, Record(file, "runs/x/sft/final"))
+    append(file, TURNS[:2], {1: 0.5}, Record(file, "runs/x/sft/final", "runs/x/reward/final"))
+    assert read(file) == [Dialogue(tuple(turns), Origin(str(file), "line")) for turns in (TURNS, TURNS[:2])]
+    first, second = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    assert first.keys() == {"messages", "model"}
+    assert (second["model"], second["reward_model"], second["rewards"]) == (
+        "runs/x/sft/final",
+        "runs/x/reward/final",
+        [0.5],
+    )
+
+
+def test_bytes_that_are_no_text_are_kept_as_an_escape(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    append(file, [Turn("user", "a\udce9"), Turn("assistant", "b")], {}, Record(file, "m"))
+    (row,) = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    assert row["messages"][0]["content"] == "a\udce9"
+
+
+def test_a_conversation_with_the_rewards_that_were_shown(
+    model: Any, tokenizer: Any, judge: Judge, says: Says, tmp_path: Path
+) -> None:
+    record = Record(tmp_path / "chats.jsonl", "sft/final", "reward/final")
+    chat = ChatSession(model, tokenizer, Decoding(20), judge, record)
+    assert chat.save() is None and not record.file.exists()
+    says(" Hello!", " Paris.", " Rome.")
+    list(chat.reply("Hi"))
+    first = chat.score()
+    list(chat.reply("Capital of France?"))  # its reward was never asked for
+    list(chat.reply("Of Italy?"))
+    third = chat.score()
+    assert chat.save() == record.file
+    row = json.loads(record.file.read_text(encoding="utf-8"))
+    assert row["rewards"] == [first, None, third] and first != third
+    assert [message["content"] for message in row["messages"]] == [turn.content for turn in chat.turns]
+    chat.clear()
+    assert chat.save() is None
+    says(" Again!")
+    list(chat.reply("Hi"))
+    other = tmp_path / "others" / "a.jsonl"
+    assert chat.save(other) == other
+    assert json.loads(other.read_text(encoding="utf-8"))["rewards"] == [None], "rewards of the old conversation"
+
+
+def test_a_file_that_cannot_be_written_is_a_line(session: ChatSession, says: Says, tmp_path: Path) -> None:
+    says(" Hello!")
+    list(session.reply("Hi"))
+    (tmp_path / "file").write_text("x")
+    assert run_command(f"/save {tmp_path}", session).text == f"Not saved: {tmp_path}: Is a directory"
+    below = tmp_path / "file" / "chats.jsonl"
+    assert run_command(f"/save {below}", session).text.startswith("Not saved: ")
+    assert run_command("/save a\0b", session).text == "Not saved: a\0b: embedded null byte"
+
+
+def test_saving_in_a_pipe_keeps_off_its_output(
+    model: Any, tokenizer: Any, says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import io
+
+    from rlhfcli.chat.terminal import run_terminal
+
+    file = tmp_path / "chats.jsonl"
+    says(" Hello!")
+    monkeypatch.setattr("sys.stdin", io.StringIO("/save\nHi\n/save\n"))
+    run_terminal(ChatSession(model, tokenizer, Decoding(20), None, Record(file, "m")))
+    out, err = capsys.readouterr()
+    assert out == "Hello!\n"
+    assert "".join(err.split()) == "".join(
+        f"There is nothing to save yet. Saved to {file}, as a row for rlhf prepare-data.".split()
+    )
+    (dialogue,) = read(file)
+    assert [turn.content for turn in dialogue.turns] == ["Hi", "Hello!"]
+
+
+def test_the_command_saves_into_the_folder_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from rlhfcli.cli import app
+
+    opened: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlhfcli.chat.session.open_session", lambda *_, **settings: opened.update(settings))
+    monkeypatch.setattr("rlhfcli.chat.terminal.answer_once", lambda *_: None)
+    result = CliRunner().invoke(app, ["chat", "--model", "any", "-p", "Hi", "--set", "output_dir=runs/mine"])
+    assert result.exit_code == 0, result.output
+    assert opened["saves"] == Path("runs/mine/chat/chats.jsonl")

@@ -1,0 +1,82 @@
+"""What is asked of the hub: the recipe's words, and the catalogue's where the recipe says nothing."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+
+from rlhfcli.data.catalogue import ENTRIES
+from rlhfcli.data.prepare import prepare
+from rlhfcli.data.sources import open_source
+from rlhfcli.errors import DataError
+from rlhfcli.progress import Silent
+from rlhfcli.recipe.schema import Source
+from tests.data.catalogue_rows import DIALOGUES, PAIRS, RANKINGS, SCORED, TREE
+
+ASKED = {
+    "unknown to the catalogue": (
+        {"path": "someone/some-data"},
+        ("someone/some-data", {"split": "train", "name": None}),
+    ),
+    "its training split": (
+        {"path": "HuggingFaceH4/ultrafeedback_binarized"},
+        ("HuggingFaceH4/ultrafeedback_binarized", {"split": "train_prefs", "name": None, "data_dir": None}),
+    ),
+    "its folder": (
+        {"path": "nvidia/HelpSteer2"},
+        ("nvidia/HelpSteer2", {"split": "train", "name": None, "data_dir": "preference"}),
+    ),
+    "its configuration": (
+        {"path": "nvidia/helpsteer3"},
+        ("nvidia/HelpSteer3", {"split": "train", "name": "preference", "data_dir": None}),
+    ),
+    "another name": (
+        {"path": "mkqa-Japanese", "split": "train[:10]"},
+        ("apple/mkqa", {"split": "train[:10]", "name": None, "data_dir": None}),
+    ),
+    "the recipe's own": (
+        {"path": "nvidia/HelpSteer3", "subset": "feedback", "split": "validation"},
+        ("nvidia/HelpSteer3", {"split": "validation", "name": "feedback"}),
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "expected"), ASKED.values(), ids=ASKED.keys())
+def test_what_is_asked_of_the_hub(monkeypatch, source, expected):
+    asked = []
+
+    def load(path, **options):
+        asked.append((path, options))
+        return datasets.Dataset.from_list([{"prompt": "a", "response": "b"}] * 3)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    (stream,) = open_source(Source(**source), seed=1)
+    assert asked == [expected]
+    assert [origin.row for _, origin in stream.rows] == ["row 1", "row 2", "row 3"]
+    assert stream.meter.done == stream.meter.size == 3
+
+
+def test_a_split_that_is_not_there(monkeypatch):
+    def load(path, **options):
+        raise ValueError(f"Unknown split \"{options['split']}\". Should be one of ['train', 'test'].")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match="has no split 'dev'") as caught:
+        open_source(Source(path="someone/some-data", split="dev"), seed=1)
+    assert "Should be one of" in caught.value.hint
+
+
+ROWS = {name: [first] for name, (first, *_) in (DIALOGUES | PAIRS | RANKINGS).items()}
+ROWS |= {"OpenAssistant/oasst1": TREE, "OpenAssistant/oasst2": TREE, "nvidia/HelpSteer2-scores": SCORED}
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in ENTRIES])
+def test_every_data_set_of_the_catalogue_can_be_prepared(
+    name, monkeypatch, tokenizer, make_recipe, write_lines, tmp_path
+):
+    other = write_lines([{"prompt": f"question {k}?", "chosen": f"answer {k}", "rejected": "no"} for k in range(40)])
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: datasets.Dataset.from_list(ROWS[name]))
+    (tmp_path / "x").mkdir()
+    prepared = prepare(make_recipe({"path": name}, other), tokenizer, tmp_path / "x" / "data", Silent())
+    source = prepared.summary()[0]
+    assert source["kept"] >= 1 and source["shapes"][0].lower() == name.lower()

@@ -1,0 +1,57 @@
+"""Evaluation prompts that are trained on are found, whatever their case and spaces."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhfcli.data.overlap import find_overlap
+from rlhfcli.data.prepare import prepare
+from rlhfcli.errors import DataError
+from rlhfcli.progress import Silent
+from rlhfcli.recipe.schema import Eval
+from tests.data.conftest import pair
+
+PAIRS = [pair(number) for number in range(60)]
+
+
+@pytest.fixture
+def folder(tokenizer, make_recipe, write_lines, tmp_path):
+    prepare(make_recipe(write_lines(PAIRS)), tokenizer, tmp_path / "data", Silent())
+    return tmp_path / "data"
+
+
+def trained(folder):
+    from rlhfcli.data.store import Prepared
+
+    train = Prepared(folder).pairs("train")
+    return {int(train.origin(k).rpartition(" ")[2]) - 1 for k in range(len(train))}
+
+
+def test_prompts_of_both_sets_are_compared(folder, write_lines):
+    prompts = write_lines([{"prompt": f" Question  {number}?"} for number in range(50, 70)], "prompts.jsonl")
+    pairs = write_lines([pair(1, chosen="something else"), pair(1000)], "pairs.jsonl")
+    found = find_overlap(folder, Eval(prompts=str(prompts), pairs=str(pairs)), seed=1)
+    known = trained(folder)
+    assert found["eval.prompts"]["rows"] == 20
+    assert found["eval.prompts"]["found"] == len(known & set(range(50, 70))) > 0
+    assert found["eval.pairs"]["rows"] == 2 and found["eval.pairs"]["found"] == (1 in known)
+    named = {int(place.rpartition(" ")[2]) - 1 for place in found["eval.prompts"]["examples"]}
+    assert named <= known & set(range(50, 60)) and named
+    assert all(place.rpartition(": ")[0].endswith("rows.jsonl") for place in found["eval.prompts"]["examples"])
+
+
+def test_validation_rows_are_not_training_rows(folder, write_lines):
+    held_out = sorted(set(range(60)) - trained(folder))
+    path = write_lines([pair(number) for number in held_out], "held_out.jsonl")
+    assert find_overlap(folder, Eval(pairs=str(path)), seed=1)["eval.pairs"] == {
+        "rows": len(held_out), "found": 0, "examples": []
+    }  # fmt: skip
+
+
+def test_a_recipe_without_sets_has_no_overlap(folder):
+    assert find_overlap(folder, Eval(), seed=1) == {}
+
+
+def test_a_set_that_cannot_be_read_is_an_error(folder):
+    with pytest.raises(DataError, match="no such file"):
+        find_overlap(folder, Eval(prompts="missing.jsonl"), seed=1)
