@@ -5,8 +5,10 @@
     │   ├── RecipeError                a recipe, or a --set, that cannot be used: all problems at once
     │   ├── DataError                  a file or a row that cannot be used
     │   ├── ModelError                 a model or tokenizer folder that cannot be used
-    │   └── OutputError                a folder that cannot be written, or that belongs to something else
+    │   ├── OutputError                a folder that cannot be written, or that belongs to something else
+    │   └── LaunchError                ranks that cannot be started as asked
     ├── TrainingError         exit 1   the run cannot go on (a loss that is not a number)
+    ├── RankError             exit 1   one of several ranks has failed
     └── Interrupted           exit 130 Ctrl-C, or SIGTERM
 
 Every error says *what* is wrong, *where*, and *what to do*. Anything else that is raised is a bug and keeps its
@@ -67,10 +69,22 @@ class OutputError(UserError):
     title = "Output"
 
 
+class LaunchError(UserError):
+    """Ranks cannot be started as asked: on this machine, or with these options together."""
+
+    title = "Launch"
+
+
 class TrainingError(RlhfError):
     """Training cannot go on, for example because the loss is not a number."""
 
     title = "Training stopped"
+
+
+class RankError(RlhfError):
+    """One of several ranks has failed, and with it the run."""
+
+    title = "A rank has failed"
 
 
 class Interrupted(RlhfError):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, SetOption
+from rlhfcli.cli.ranks import on_ranks
 
 
+@on_ranks
 def run(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
@@ -17,7 +19,7 @@ def run(
 
     A phase that this run has already finished is not repeated, unless --overwrite is given.
     """
-    from rlhfcli import console
+    from rlhfcli import console, launch
     from rlhfcli.cli import work
     from rlhfcli.cli.eval import show
 
@@ -32,6 +34,8 @@ def run(
             continue
         work.claim(job, phase, overwrite=overwrite)
         work.say_trained(job, phase, work.train(job, project, phase))
+    if not launch.go_on_alone():
+        return
     show(work.evaluate(job))
     console.message(f"All done in {time.perf_counter() - began:.0f} s. Everything is in {job.run.path}")
     console.next_steps(["rlhf chat"])

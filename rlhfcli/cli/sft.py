@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, SetOption
+from rlhfcli.cli.ranks import on_ranks
 
 
+@on_ranks
 def sft(
     recipe: RecipeOption = None,
     overrides: SetOption = None,

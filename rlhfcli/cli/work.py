@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import console, launch
 from rlhfcli.cli.common import open_project
-from rlhfcli.errors import ModelError
+from rlhfcli.errors import ModelError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.loader import Loaded, dump
 from rlhfcli.recipe.run_folder import Part, RunFolder
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from rlhfcli.core.loop import Result
     from rlhfcli.core.phases import Project
-    from rlhfcli.data.encoded import EncodedPair
+    from rlhfcli.data.encoded import EncodedPreference
     from rlhfcli.data.prepare import Prepared
 
 
@@ -57,12 +59,15 @@ def begin(recipe: str | None, overrides: Sequence[str], *, offline: bool = False
     """
     launch.in_this_process(offline=offline)
     loaded = open_project(recipe, overrides)
+    launch.together()  # before the first rank writes anything: it might change what the others take to be the recipe
     return Work(loaded, RunFolder(loaded.recipe, dump), console.TerminalSink())
 
 
 def claim(work: Work, part: Part, *, overwrite: bool) -> None:
     """Check that the run folder may be written, before anything expensive."""
-    work.run.open(part, overwrite=overwrite)
+    if launch.first():
+        work.run.open(part, overwrite=overwrite)
+    launch.together()
 
 
 def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
@@ -70,17 +75,81 @@ def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
     with work.run.starting():
         with work.sink.stage("starting torch and transformers"):
             from rlhfcli.core.model import load_tokenizer
-        return load_tokenizer(work.recipe.model.name, work.recipe.data.template)
+        model = work.recipe.model
+        return load_tokenizer(model.name, work.recipe.data.template, trust_remote_code=model.trust_remote_code)
 
 
-def prepare(work: Work, tokenizer: PreTrainedTokenizerBase) -> Prepared:
-    """Read, check, split and encode the data, or take what is already prepared."""
+def prepare(work: Work, tokenizer: PreTrainedTokenizerBase, *, strict: bool = False) -> Prepared:
+    """Read, check, split and encode the data, or take what is already prepared.
+
+    Args:
+        work: The opened project.
+        tokenizer: With its template.
+        strict: A row that cannot be used is an error.
+
+    Returns:
+        The store.
+
+    Raises:
+        DataError: Nothing can be prepared; or there are such rows.
+    """
     from rlhfcli.data import prepare as data
 
     with work.run.starting():
-        prepared = data.prepare(work.recipe, tokenizer, work.run.data, work.sink)
-    work.run.note({"data": {"fingerprint": prepared.manifest["fingerprint"]}})
+        prepared = launch.wait_for_first(
+            lambda: data.prepare(work.recipe, tokenizer, work.run.data, work.sink),
+            lambda: _made_by_first(work.run.data),
+        )
+    if launch.first():
+        work.run.note({"data": {"fingerprint": prepared.manifest["fingerprint"]}})
+    if strict:
+        prepared.refuse_faults()
     return prepared
+
+
+def prepare_or_take(work: Work, *, strict: bool) -> tuple[Prepared, Callable[[], PreTrainedTokenizerBase]]:
+    """The prepared data, if possible without waiting for torch and transformers.
+
+    Args:
+        work: The opened project.
+        strict: A row that cannot be used is an error.
+
+    Returns:
+        The store, and what loads the tokenizer when it is wanted.
+    """
+    from rlhfcli.data import prepare as data
+
+    tokenizer = functools.cache(lambda: tokenizer_of(work))
+    with work.run.starting():
+        found = data.ready(work.recipe, work.run.data)
+    if found is None:
+        return prepare(work, tokenizer(), strict=strict), tokenizer
+    work.sink.note(f"prepared data: {work.run.data} is up to date")
+    if strict:
+        found.refuse_faults()
+    return found, tokenizer
+
+
+def _made_by_first(folder: Path) -> Prepared:
+    """What the first of several ranks has prepared."""
+    from rlhfcli.data.prepare import Prepared
+
+    try:
+        return Prepared(folder)
+    except FileNotFoundError:
+        raise OutputError(
+            "the first rank has prepared the data here, but this machine does not see it",
+            where=str(folder),
+            hint="Put output_dir on a disk that all machines share.",
+        ) from None
+
+
+def overlap(work: Work, prepared: Prepared) -> dict[str, Any]:
+    """Prompts of the evaluation sets that stand in the training data; see ``data.overlap``."""
+    from rlhfcli.data.overlap import find_overlap
+
+    with work.sink.stage("looking for evaluation prompts in the training data"):
+        return find_overlap(prepared.folder, work.recipe.eval, work.recipe.seed)
 
 
 def project_of(work: Work) -> Project:
@@ -88,7 +157,9 @@ def project_of(work: Work) -> Project:
     tokenizer = tokenizer_of(work)
     with work.sink.stage("importing the core"):
         from rlhfcli.core.phases import Project
-    return Project(work.recipe, prepare(work, tokenizer), tokenizer, work.run.path, work.sink)
+    prepared = prepare(work, tokenizer)
+    launch.log_into(work.run.path / "logs")
+    return Project(work.recipe, prepared, tokenizer, work.run.path, work.sink)
 
 
 def look_ahead(work: Work, project: Project) -> None:
@@ -129,6 +200,8 @@ def train(work: Work, project: Project, phase: str) -> Result:
             where=str(work.run.sft),
             hint="Run rlhf sft first, or start from the base model: --set reward.init_from=base",
         )
+    if not launch.is_rank() and (gpus := launch.usable_gpus()) > 1:
+        console.message(f"training on 1 of {gpus} GPUs; --gpus all takes them all")
     began = time.perf_counter()
     result = (phases.train_sft if phase == "sft" else phases.train_reward)(project)
     figures = {
@@ -136,7 +209,9 @@ def train(work: Work, project: Project, phase: str) -> Result:
         "tokens": result.tokens,
         "seconds": round(time.perf_counter() - began, 1),
     }
-    work.run.note({phase: figures | result.evaluation})
+    if launch.first():
+        work.run.note({phase: figures | result.evaluation})
+    launch.together()
     return result
 
 
@@ -204,10 +279,10 @@ def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
     recipe = work.recipe
     with work.sink.stage("loading the reward model"):
         model, tokenizer = load_reward_model(work.run.reward), load_tokenizer(str(work.run.reward))
-    pairs: Sequence[EncodedPair] = prepared.pairs("validation")
+    pairs: Sequence[EncodedPreference] = prepared.pairs("validation")
     if recipe.eval.pairs:
         encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
-        outcomes = encoder.pairs(read_pairs(recipe.eval.pairs, recipe.seed))
+        outcomes = encoder.preferences(read_pairs(recipe.eval.pairs, recipe.seed))
         pairs = [outcome.example for outcome in outcomes if outcome.example is not None]
         if len(pairs) < len(outcomes):
             console.message(

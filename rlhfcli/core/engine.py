@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.tasks import Batch, Sums, Task
 from rlhfcli.recipe.schema import Phase, Schedule
 
@@ -78,7 +79,7 @@ class Engine:
         output: Tensor = self.engine(**inputs)
         return output
 
-    def accumulate(self, task: Task, batch: Batch, weight: int) -> Sums:
+    def accumulate(self, task: Task, batch: Batch, weight: int, *, counts: bool = True) -> Sums:
         """Forward and backward of one micro-batch.
 
         The gradient is that of ``sum of losses / weight`` over the whole global batch, exactly: DeepSpeed averages over
@@ -88,12 +89,14 @@ class Engine:
             task: Gives the loss.
             batch: The micro-batch.
             weight: Target tokens (or pairs) of the whole step, all micro-batches and ranks together.
+            counts: Whether it is part of the step. If not, it adds nothing: stages 2 and 3 want every rank to make
+                the same number of passes, so a rank that has fewer micro-batches repeats one with a loss of zero.
 
         Returns:
             The sums of the micro-batch.
         """
         sums = task.step(self.forward, batch.to(self.device))
-        self.engine.backward(sums["loss"] * (world_size() / weight), scale_wrt_gas=False)
+        self.engine.backward(sums["loss"] * (world_size() / weight if counts else 0.0), scale_wrt_gas=False)
         return {name: value.detach() for name, value in sums.items()}
 
     def step(self) -> float:
@@ -106,16 +109,32 @@ class Engine:
         norm = self._last_norm if self.zero_stage == 0 else self.engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
-    def close(self) -> None:
-        """Give the model back whole, and the engine's buffers and hooks free, so that the next phase can start."""
-        whole = {}
-        if self.zero_stage == 3:
-            parameters = list(self.module.parameters())
-            with self._zero.GatheredParameters(parameters):
-                whole = {parameter: parameter.data.clone() for parameter in parameters}
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.close(whole=error is None)  # after an error the other ranks do not take part
+
+    def close(self, *, whole: bool = True) -> None:
+        """Free the engine's buffers and hooks, and give the model back, so that the next phase can start.
+
+        Args:
+            whole: Of stage 3, give the first rank the whole model; all ranks have to take part.
+        """
+        fresh = self._put_together() if whole and self.zero_stage == 3 else {}
         self.engine.destroy()
-        for parameter, data in whole.items():
-            parameter.data = data
+        if fresh:  # plain parameters in plain modules: DeepSpeed's would ask the other ranks for their parts
+            for module in self.module.modules():
+                module._parameters = {name: fresh.get(p, p) for name, p in module._parameters.items()}
+
+    def _put_together(self) -> dict[nn.Parameter | None, nn.Parameter]:
+        """Stage 3's parameters to whole ones, on the first rank; one after the other, since all may be too large."""
+        fresh: dict[nn.Parameter | None, nn.Parameter] = {}
+        for parameter in self.module.parameters():
+            with self._zero.GatheredParameters([parameter]):
+                if rank() == 0:
+                    fresh[parameter] = nn.Parameter(parameter.data.clone(), parameter.requires_grad)
+        return fresh
 
     def _clip_ourselves(self, max_grad_norm: float) -> None:
         """Stage 0 clips without saying what the norm was: do it here, just before the gradients are used."""
@@ -147,24 +166,12 @@ def ensure_process_group() -> None:
     deepspeed = import_deepspeed()
     if dist.is_initialized():
         return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" not in os.environ:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(_free_port()))
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
-
-
-def world_size() -> int:
-    """Number of ranks."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def global_sum(value: int, device: torch.device) -> int:
-    """The sum of a number over all ranks."""
-    if world_size() == 1:
-        return value
-    total = torch.tensor(value, device=device)
-    dist.all_reduce(total)
-    return int(total)
 
 
 def deepspeed_config(zero_stage: int, max_grad_norm: float) -> dict[str, Any]:

@@ -10,15 +10,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlhfcli.core import layout
-from rlhfcli.core.engine import Engine, global_sum
-from rlhfcli.core.measure import measure
-from rlhfcli.core.tasks import Batch, Task
+from rlhfcli.core.engine import Engine
+from rlhfcli.core.measure import sums
+from rlhfcli.core.ranks import highest, rank, summed, world_size
+from rlhfcli.core.shares import Parts, Share, cut, divide, passes, share_of
+from rlhfcli.core.tasks import Task
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Phase, Recipe
@@ -32,7 +34,7 @@ class Schedule:
         examples: Training examples.
         steps: Optimizer steps.
         per_step: Examples per step.
-        micro_batches: Largest number of micro-batches of a step.
+        micro_batches: Largest number of micro-batches of a step on one rank.
         tokens: Tokens of all steps.
     """
 
@@ -107,23 +109,31 @@ class Loop:
         self.task = task
         self.sink = sink
         self.metrics = folder / "metrics.jsonl"
-        self.packed: bool = task.packed
         self.lengths: list[int] = task.lengths()
         self.steps = plan_steps(task, phase, recipe.seed)
         self.validation_task: Task = validation
-        self.validation = self._validation_batches()
+        self.validation = self._validation_share()
 
     def schedule(self) -> Schedule:
         """The arithmetic, for the run header."""
         tokens = [sum(self.lengths[row] for row in rows) for rows in self.steps]
-        parts = max(len(self._parts(rows)) for rows in self.steps)
-        return Schedule(len(self.lengths), len(self.steps), self.phase.batch_size, parts, sum(tokens))
+        return Schedule(len(self.lengths), len(self.steps), self.phase.batch_size, self._most[0], sum(tokens))
+
+    @cached_property
+    def _most(self) -> tuple[int, list[int]]:
+        """The most passes of a step, and the largest micro-batch of all."""
+        most, largest, size = 0, [], -1
+        for shares in map(self._shares, self.steps):
+            most = max(most, passes(shares))
+            for part in (part for share in shares for part in share):
+                tokens = sum(self.lengths[row] for row in part)
+                if tokens > size:
+                    largest, size = part, tokens
+        return most, largest
 
     def rehearse(self, module: torch.nn.Module, device: torch.device) -> None:
         """Run the largest micro-batch forward and backward before anything else, so that what cannot work fails now."""
-        parts = [part for rows in self.steps for part in self._parts(rows)]
-        largest = max(parts, key=lambda part: sum(self.lengths[row] for row in part))
-        self.task.step(module, self.task.collate(largest).to(device))["loss"].backward()
+        self.task.step(module, self.task.collate(self._most[1]).to(device))["loss"].backward()
         module.zero_grad(set_to_none=True)
 
     def run(self, engine: Engine) -> Result:
@@ -139,8 +149,9 @@ class Loop:
             TrainingError: A loss or a gradient is not a finite number; the batch is named.
         """
         result = Result()
-        self.metrics.parent.mkdir(parents=True, exist_ok=True)
-        self.metrics.unlink(missing_ok=True)
+        if rank() == 0:
+            self.metrics.parent.mkdir(parents=True, exist_ok=True)
+            self.metrics.unlink(missing_ok=True)
         self.sink.begin(self.task.name, len(self.steps), "steps")
         started = time.perf_counter()
         try:
@@ -171,25 +182,28 @@ class Loop:
         began = time.perf_counter()
         engine.train()
         learning_rate = engine.learning_rate
-        batches = [self.task.collate(part) for part in self._parts(rows)]
-        weight = global_sum(sum(self.task.weight(batch) for batch in batches), engine.device)
+        share = share_of(self.task, self._shares(rows), rank())
+        own = [sum(self.task.weight(batch) for batch in share.batches), sum(b.layout.tokens for b in share.batches)]
+        weight, tokens = (round(total) for total in summed(own, engine.device))
         loss = 0.0
-        for batch in batches:
+        for batch in share.batches:
             part = float(engine.accumulate(self.task, batch, weight)["loss"])
             if not math.isfinite(part):
                 raise self._not_finite("loss", part, number, batch.rows)
             loss += part
+        for batch in share.repeats:
+            engine.accumulate(self.task, batch, weight, counts=False)
         norm = engine.step()
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, number, rows)
-        window.add(loss, weight, sum(batch.layout.tokens for batch in batches), time.perf_counter() - began)
+        window.add(summed([loss], engine.device)[0], weight, tokens, time.perf_counter() - began)
         return {
             "step": number,
             "loss": window.loss / window.weight,
             "learning_rate": learning_rate,
             "grad_norm": norm,
             "tokens_per_second": window.tokens / window.seconds,
-            "memory_gb": memory_gb(),
+            "memory_gb": highest([memory_gb()], engine.device)[0],
         }
 
     def _not_finite(self, what: str, value: float, number: int, rows: Sequence[int]) -> TrainingError:
@@ -202,26 +216,29 @@ class Loop:
 
     def _evaluate(self, engine: Engine) -> dict[str, float]:
         engine.eval()
-        figures = measure(self.validation_task, engine.forward, self.validation, engine.device)
-        figures.pop("weight")
+        share = self.validation
+        totals, weight = sums(self.validation_task, engine.forward, share.batches, engine.device, share.repeats)
+        *values, all_weight = summed([*totals.values(), weight], engine.device)
+        figures = self.validation_task.summary(dict(zip(totals, values, strict=True)), round(all_weight))
         return {f"eval_{name}": value for name, value in figures.items()}
 
-    def _validation_batches(self) -> list[Batch]:
-        """Laid out once; all evaluations use the same."""
-        lengths = self.validation_task.lengths()
-        parts = layout.fill(lengths, self.phase.micro_batch_tokens, packed=self.packed)
+    def _validation_share(self) -> Share:
+        """Cut and laid out once; all evaluations use the same, and every example counts once over all ranks."""
+        task, lengths = self.validation_task, self.validation_task.lengths()
+        parts = task.cut(range(len(lengths)), self.phase.micro_batch_tokens)
         if self.recipe.eval.batches != "all":
             parts = random.Random(self.recipe.seed).sample(parts, min(self.recipe.eval.batches, len(parts)))
-        return [self.validation_task.collate(part) for part in parts]
+        return share_of(task, divide(parts, lengths, world_size()), rank())
 
-    def _parts(self, rows: Sequence[int]) -> list[list[int]]:
-        parts = layout.fill([self.lengths[row] for row in rows], self.phase.micro_batch_tokens, packed=self.packed)
-        return [[rows[i] for i in part] for part in parts]
+    def _shares(self, rows: Sequence[int]) -> list[Parts]:
+        """The micro-batches of a step, for each rank."""
+        return cut(self.task, rows, self.phase.micro_batch_tokens, world_size())
 
     def _record(self, result: Result, line: dict[str, float]) -> None:
         result.history.append(line)
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if rank() == 0:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
         self.sink.advance(int(line["step"]), line)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rlhfcli.core import layout
+from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.tasks import Batch, CausalLM, Forward, SftTask, Task
 from rlhfcli.data.encoded import EncodedDialogue
 
@@ -29,6 +30,28 @@ class LanguageSums:
 
 
 @torch.no_grad()
+def sums(
+    task: Task, forward: Forward, batches: Sequence[Batch], device: torch.device, repeats: Sequence[Batch] = ()
+) -> tuple[dict[str, float], int]:
+    """The task's sums over some batches.
+
+    Args:
+        task: What to measure.
+        forward: The model, in evaluation mode.
+        batches: On the CPU.
+        device: Where the model is.
+        repeats: Are computed, too, but not counted; see ``shares``.
+
+    Returns:
+        What ``Task.summary`` takes: sums by name, and the weight.
+    """
+    totals: dict[str, float] = {}
+    for number, batch in enumerate([*batches, *repeats]):
+        for name, value in task.step(forward, batch.to(device)).items():
+            totals[name] = totals.get(name, 0.0) + (float(value) if number < len(batches) else 0.0)
+    return totals, sum(task.weight(batch) for batch in batches)
+
+
 def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
     """The task's figures over some batches, exactly weighted.
 
@@ -41,12 +64,7 @@ def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torc
     Returns:
         What ``Task.summary`` gives, and the ``weight`` it was averaged over.
     """
-    totals: dict[str, float] = {}
-    weight = 0
-    for batch in batches:
-        for name, value in task.step(forward, batch.to(device)).items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-        weight += task.weight(batch)
+    totals, weight = sums(task, forward, batches, device)
     return task.summary(totals, weight) | {"weight": float(weight)}
 
 
@@ -70,10 +88,10 @@ def measure_dialogues(
     Returns:
         Sums over all target tokens.
     """
-    packed = layout.packs_exactly(model)
+    packed = layout.why_padded(model) is None
     task = SftTask(dialogues, loss_on, packed=packed, pad_id=model.config.pad_token_id or 0)
-    groups = layout.fill(task.lengths(), micro_batch_tokens, packed=packed)
-    with layout.attention(model, layout.PACKED if packed else None):
+    groups = task.cut(range(len(dialogues)), micro_batch_tokens)
+    with attention(model, TREES if packed else None):
         figures = measure(task, CausalLM(model, bf16=bf16), [task.collate(group) for group in groups], model.device)
     tokens = int(figures["weight"])
     return LanguageSums(figures["loss"] * tokens, tokens, round(figures["token_accuracy"] * tokens))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +13,15 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from rlhfcli.core import cards, layout, lora
 from rlhfcli.core import model as models
+from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.export import Adapter, as_reward_model, save_model
 from rlhfcli.core.loop import Loop, Result
+from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.reward_model import RewardModel, new_reward_model
-from rlhfcli.core.tasks import CausalLM, RewardTask, SftTask
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPair
+from rlhfcli.core.reward_task import RewardTask
+from rlhfcli.core.tasks import CausalLM, SftTask
+from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Phase, Recipe
 
@@ -29,7 +32,7 @@ class Prepared(Protocol):
     def dialogues(self, part: str) -> Sequence[EncodedDialogue]:
         """Rows of phase 1."""
 
-    def pairs(self, part: str) -> Sequence[EncodedPair]:
+    def pairs(self, part: str) -> Sequence[EncodedPreference]:
         """Rows of phase 2."""
 
 
@@ -52,6 +55,23 @@ class Project:
     sink: Sink
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a phase trains, and on what.
+
+    Args:
+        phase: The phase's section.
+        module: The model with its head.
+        tasks: Training and validation.
+        adapter: What is written beside the model where LoRA is used.
+    """
+
+    phase: Phase
+    module: Any
+    tasks: tuple[Any, Any]
+    adapter: Adapter | None
+
+
 def train_sft(project: Project) -> Result:
     """Phase 1. Writes ``sft/metrics.jsonl`` and ``sft/final``.
 
@@ -61,6 +81,17 @@ def train_sft(project: Project) -> Result:
     Returns:
         What came out of training.
     """
+    parts = sft_parts(project)
+    result = _train(project, parts)
+    if rank() == 0:
+        with project.sink.stage("saving sft/final"):
+            folder, card = project.folder / "sft" / "final", cards.sft_card(project.recipe, result)
+            save_model(parts.module.model, project.tokenizer, folder, parts.adapter, card)
+    return result
+
+
+def sft_parts(project: Project) -> Parts:
+    """Load what phase 1 needs."""
     recipe, phase = project.recipe, project.recipe.sft
     set_seed(recipe.seed)
     with project.sink.stage("loading the model"):
@@ -68,28 +99,13 @@ def train_sft(project: Project) -> Result:
             recipe.model.name, trust_remote_code=recipe.model.trust_remote_code, dropout=recipe.model.dropout
         )
         models.fit_embeddings(model, project.tokenizer)
-        packed = layout.packs_exactly(model)
-    tasks = [
-        SftTask(
-            project.prepared.dialogues(part),
-            phase.loss_on,
-            packed=packed,
-            pad_id=project.tokenizer.pad_token_id,
-        )
+        packed = layout.why_padded(model) is None
+    train, validation = (
+        SftTask(project.prepared.dialogues(part), phase.loss_on, packed=packed, pad_id=project.tokenizer.pad_token_id)
         for part in ("train", "validation")
-    ]
+    )
     adapter = _adapt(model, phase, recipe.model.name, "CAUSAL_LM")
-    module = CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype))
-    result = _train(project, phase, module, tasks)
-    with project.sink.stage("saving sft/final"):
-        save_model(
-            model,
-            project.tokenizer,
-            project.folder / "sft" / "final",
-            adapter,
-            cards.sft_card(recipe, result),
-        )
-    return result
+    return Parts(phase, CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype)), (train, validation), adapter)
 
 
 def train_reward(project: Project) -> Result:
@@ -101,25 +117,33 @@ def train_reward(project: Project) -> Result:
     Returns:
         What came out of training.
     """
+    parts = reward_parts(project)
+    module, result = parts.module, _train(project, parts)
+    if rank() == 0:
+        statistics = _reward_statistics(module, project.prepared.pairs("validation"))
+        as_reward_model(module.config, project.recipe.reward.pooling, statistics)
+        with project.sink.stage("saving reward/final"):
+            folder, card = project.folder / "reward" / "final", cards.reward_card(project.recipe, result)
+            save_model(module.model, project.tokenizer, folder, parts.adapter, card)
+    return result
+
+
+def reward_parts(project: Project) -> Parts:
+    """Load what phase 2 needs."""
     recipe, phase = project.recipe, project.recipe.reward
     set_seed(recipe.seed)
     base = str(project.folder / "sft" / "final") if phase.init_from == "sft" else recipe.model.name
     with project.sink.stage("loading the model"):
         module = new_reward_model(recipe.model, base)
         models.fit_embeddings(module.model, project.tokenizer)
-        packed = layout.packs_exactly(module.model)
-    tasks = [
+        packed = layout.why_padded(module.model) is None
+    train, validation = (
         RewardTask(project.prepared.pairs(part), phase, packed=packed, pad_id=project.tokenizer.pad_token_id)
         for part in ("train", "validation")
-    ]
+    )
     adapter = _adapt(module.model, phase, base, "SEQ_CLS")
     module.score.requires_grad_(True)
-    result = _train(project, phase, module, tasks)
-    as_reward_model(module.config, phase.pooling, _reward_statistics(module, project.prepared.pairs("validation")))
-    with project.sink.stage("saving reward/final"):
-        folder = project.folder / "reward" / "final"
-        save_model(module.model, project.tokenizer, folder, adapter, cards.reward_card(recipe, result))
-    return result
+    return Parts(phase, module, (train, validation), adapter)
 
 
 def _adapt(model: Any, phase: Phase, base: str, task_type: str) -> Adapter | None:
@@ -130,27 +154,42 @@ def _adapt(model: Any, phase: Phase, base: str, task_type: str) -> Adapter | Non
     return Adapter(phase.lora, models.resolve(base), task_type)
 
 
-def _train(project: Project, phase: Phase, module: Any, tasks: list[Any]) -> Result:
-    recipe, sink = project.recipe, project.sink
-    model = module.model
+def _train(project: Project, parts: Parts) -> Result:
+    with started(project, parts) as (loop, engine):
+        result = loop.run(engine)
+        parts.module.eval()
+        return result
+
+
+@contextmanager
+def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
+    """Everything of a training but its steps: the batches, the rehearsal, DeepSpeed.
+
+    Args:
+        project: Recipe, folder, and who sees the progress.
+        parts: What is trained, and on what.
+
+    Yields:
+        The loop, and the engine that it drives.
+    """
+    recipe, sink, module, (train, validation) = project.recipe, project.sink, parts.module, parts.tasks
     with ExitStack() as stack:
-        if tasks[0].packed:
-            stack.enter_context(layout.attention(model, layout.PACKED))
+        if train.packed:
+            stack.enter_context(attention(module.model, TREES))
         if recipe.model.gradient_checkpointing:
-            stack.enter_context(models.recomputed_activations(model))
+            stack.enter_context(models.recomputed_activations(module.model))
         with sink.stage("laying out the batches"):
-            loop = Loop(recipe, phase, tasks[0], tasks[1], project.folder / tasks[0].name, sink)
+            loop = Loop(recipe, parts.phase, train, validation, project.folder / train.name, sink)
         for line in header(loop, module, recipe):
             sink.note(line)
         module.train()
         with sink.stage("rehearsing the largest batch"):
-            loop.rehearse(module, model.device)
+            loop.rehearse(module, module.model.device)
         with sink.stage("starting DeepSpeed"):
-            engine = Engine(module, phase, len(loop.steps), recipe.deepspeed.zero_stage)
-        stack.callback(engine.close)
-        result = loop.run(engine)
-        module.eval()
-        return result
+            engine = stack.enter_context(Engine(module, parts.phase, len(loop.steps), recipe.deepspeed.zero_stage))
+        if rank() > 0:
+            torch.manual_seed(recipe.seed + rank())  # so that dropout differs among the ranks
+        yield loop, engine
 
 
 def header(loop: Loop, module: Any, recipe: Recipe) -> list[str]:
@@ -159,18 +198,21 @@ def header(loop: Loop, module: Any, recipe: Recipe) -> list[str]:
     total, trained = models.parameter_counts(module)
     precision = "bf16 computation, fp32 weights" if module.bf16 else "fp32"
     family = type(module.model).__name__
-    how = "packed, no padding" if loop.packed else f"padded: {family} cannot compute packed rows"
+    ranks = f"{world_size()} ranks × " if world_size() > 1 else ""
+    device = f"{ranks}{module.model.device.type} × {torch.get_num_threads()} threads"
+    how = "token trees" if loop.task.packed else f"padded: {layout.why_padded(module.model)}"
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({100 * trained / total:.1f} %) · {precision} · "
-        f"{module.model.device.type} × {torch.get_num_threads()} threads · ZeRO stage {recipe.deepspeed.zero_stage}",
+        f"{device} · ZeRO stage {recipe.deepspeed.zero_stage}",
         f"{plan.examples:,} examples → {plan.steps:,} steps of {plan.per_step}, in at most {plan.micro_batches} "
-        f"micro-batches of {loop.phase.micro_batch_tokens:,} tokens · {plan.tokens:,} tokens in all · {how}",
+        f"micro-batches {'per rank ' if ranks else ''}of {loop.phase.micro_batch_tokens:,} tokens · "
+        f"at most {plan.tokens:,} tokens in all · {how}",
     ]
 
 
 @torch.no_grad()
-def _reward_statistics(module: RewardModel, pairs: Sequence[EncodedPair]) -> tuple[float, float]:
+def _reward_statistics(module: RewardModel, pairs: Sequence[EncodedPreference]) -> tuple[float, float]:
     """Mean and standard deviation of the rewards of all validation answers."""
-    answers = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
-    rewards = module.rewards([prompt + answer for prompt, answer in answers], [len(prompt) for prompt, _ in answers])
+    sequences = [sequence for pair in pairs for sequence in pair.sequences]
+    rewards = module.rewards(sequences, [len(pair.prompt) for pair in pairs for _ in pair.answers])
     return float(rewards.mean()), float(rewards.std())

@@ -28,7 +28,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhfcli.core import layout
+from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.losses import mean_by_segment
+from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.model import computes_bf16, is_reward_model, load_config, load_for_scoring
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
@@ -102,22 +104,20 @@ class RewardModel(nn.Module):
         pooling = (getattr(self.config, "rlhf", None) or {}).get("pooling", "last")
         if pooling == "mean" and prompt_lengths is None:
             raise ValueError("a reward model with mean pooling has to know where the answers begin")
-        packed = layout.packs_exactly(self.model)
-        lengths = [len(sequence) for sequence in sequences]
+        packed = layout.why_padded(self.model) is None
+        sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=packed)
         result = torch.empty(len(sequences))
-        with layout.attention(self.model, layout.PACKED if packed else None):
-            for indices in layout.fill(lengths, SCORING_TOKENS, packed=packed):
-                first = [prompt_lengths[i] for i in indices] if prompt_lengths and pooling == "mean" else None
-                result[indices] = self._rewards([sequences[i] for i in indices], first, packed)
+        with attention(self.model, TREES if packed else None):
+            for rows in sizes.cut(range(len(sequences)), SCORING_TOKENS):  # what begins alike stands together
+                first = [prompt_lengths[i] for i in rows] if prompt_lengths and pooling == "mean" else None
+                result[rows] = self._rewards([sequences[i] for i in rows], first, packed)
         return result
 
     def _rewards(self, sequences: list[Sequence[int]], first: list[int] | None, packed: bool) -> Tensor:
         batch = layout.lay_out(sequences, packed=packed, pad_id=self.config.pad_token_id or 0)
-        ends = torch.tensor([len(sequence) for sequence in sequences])
-        begins = torch.tensor(first) if first is not None else ends - 1
-        at, segments = spans(batch.starts + begins, batch.starts + ends)
+        places, segments = spans(batch.lengths - 1 if first is None else torch.tensor(first), batch.lengths)
         target = self.score.weight.device
-        scores = self(at.to(target), **batch.to(target).inputs())
+        scores = self(batch.index[segments, places].to(target), **batch.to(target).inputs())
         return mean_by_segment(scores, segments.to(target), len(sequences)).cpu()
 
     @property

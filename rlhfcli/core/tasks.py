@@ -1,14 +1,16 @@
-"""The only place where the two phases differ: how examples become a batch, and a batch a loss.
+"""The only place where the two phases differ: how examples become a batch, and a batch a loss. Phase 1 stands here.
 
-A task has examples; ``collate`` makes a batch of some of them, ``weight`` says over how many things (target tokens, or
-pairs) its loss is averaged, ``step`` runs the model and returns the *sum* of the loss, and ``summary`` turns sums over
-many batches into the figures that people read. Sums, so that the mean is exact over any number of batches and devices.
+A task has examples; ``cut`` says which of them stand together in a micro-batch, ``collate`` makes a batch of them,
+``weight`` says over how many things (target tokens, or preferences) its loss is averaged, ``step`` runs the model and
+returns the *sum* of the loss, and ``summary`` turns sums over many batches into the figures that people read. Sums, so
+that the mean is exact over any number of batches and devices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,9 +18,9 @@ from torch import Tensor, nn
 
 from rlhfcli.core import losses
 from rlhfcli.core.layout import Layout, lay_out
+from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.reward_model import spans
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPair
-from rlhfcli.recipe.schema import Reward
+from rlhfcli.data.encoded import EncodedDialogue
 
 Forward = Callable[..., Tensor]
 
@@ -32,21 +34,22 @@ class Batch:
         at: Indices into the flattened tokens of what is read: where a label is predicted, or a score looked at.
         target: What belongs to each: the label of a prediction; for scores, which pooled value it goes into.
         examples: How many examples.
-        extra: Numbers per example: the margins of pairs.
         rows: Which examples, by their number in the data.
+        extra: What else the loss needs, by name.
     """
 
     layout: Layout
     at: Tensor
     target: Tensor
     examples: int
-    extra: Tensor
     rows: tuple[int, ...]
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        moved = (self.at.to(device), self.target.to(device), self.examples, self.extra.to(device), self.rows)
-        return Batch(self.layout.to(device), *moved)
+        extra = {name: tensor.to(device) for name, tensor in self.extra.items()}
+        moved = self.layout.to(device), self.at.to(device), self.target.to(device)
+        return Batch(*moved, self.examples, self.rows, extra)
 
 
 Sums = dict[str, Tensor]  # scalars that may be added up over batches; "loss" is among them
@@ -58,7 +61,10 @@ class Task(Protocol):
     name: str
 
     def lengths(self) -> list[int]:
-        """Tokens of each example."""
+        """Tokens that are computed for each example."""
+
+    def cut(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        """These examples as micro-batches of so many tokens."""
 
     def collate(self, rows: Sequence[int]) -> Batch:
         """A batch of these examples, on the CPU."""
@@ -118,7 +124,7 @@ class SftTask:
     Args:
         dialogues: The examples.
         loss_on: ``assistant`` or ``all``.
-        packed: Whether the model computes packed rows.
+        packed: Whether the model computes token trees.
         pad_id: The tokenizer's pad.
     """
 
@@ -130,24 +136,35 @@ class SftTask:
         self.packed = packed
         self.pad_id = pad_id
 
+    @cached_property
+    def _micro_batches(self) -> MicroBatches:
+        return MicroBatches(((dialogue.ids, [[]]) for dialogue in self.dialogues), packed=self.packed)
+
     def lengths(self) -> list[int]:
         """Tokens of each dialogue."""
-        return [len(dialogue.ids) for dialogue in self.dialogues]
+        return self._micro_batches.tokens
+
+    def cut(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        """Micro-batches of so many tokens."""
+        return self._micro_batches.cut(rows, budget)
 
     def collate(self, rows: Sequence[int]) -> Batch:
-        """Lay dialogues out; a token that is learnt is predicted at the token before it."""
+        """Lay dialogues out; a token that is learnt is predicted at the token before it.
+
+        Where dialogues part, one token of the row predicts several: it is listed in ``at`` for each of them.
+        """
         dialogues = [self.dialogues[row] for row in rows]
         batch = lay_out([dialogue.ids for dialogue in dialogues], packed=self.packed, pad_id=self.pad_id)
         learnt = [
-            (int(start) + max(first, 1), int(start) + last)
-            for start, dialogue in zip(batch.starts, dialogues, strict=True)
+            (number, max(first, 1), last)
+            for number, dialogue in enumerate(dialogues)
             for first, last in self._learnt(dialogue)
             if last > max(first, 1)  # the very first token has nothing before it
         ]
-        begins, ends = torch.tensor(learnt, dtype=torch.long).reshape(-1, 2).unbind(1)
-        tokens, _ = spans(begins, ends)
-        labels = batch.ids.flatten()[tokens]
-        return Batch(batch, tokens - 1, labels, len(rows), torch.zeros(0), tuple(rows))
+        sequence, begins, ends = torch.tensor(learnt, dtype=torch.long).reshape(-1, 3).unbind(1)
+        places, which = spans(begins, ends)
+        labels = batch.ids.flatten()[batch.index[sequence[which], places]]
+        return Batch(batch, batch.index[sequence[which], places - 1], labels, len(rows), tuple(rows))
 
     def _learnt(self, dialogue: EncodedDialogue) -> list[tuple[int, int]]:
         return dialogue.spans if self.loss_on == "assistant" else [(0, len(dialogue.ids))]
@@ -168,100 +185,3 @@ class SftTask:
     def origin(self, row: int) -> str:
         """Where a dialogue came from."""
         return origin_of(self.dialogues, row)
-
-
-class RewardTask:
-    """Phase 2: the chosen answer shall score higher than the rejected one.
-
-    Args:
-        pairs: The examples.
-        settings: The recipe's reward section: pooling and loss.
-        packed: Whether the model computes packed rows.
-        pad_id: The tokenizer's pad.
-    """
-
-    name = "reward"
-
-    def __init__(self, pairs: Sequence[EncodedPair], settings: Reward, *, packed: bool, pad_id: int) -> None:
-        self.pairs = pairs
-        self.pooling = settings.pooling
-        self.loss = settings.loss
-        self.packed = packed
-        self.pad_id = pad_id
-
-    def lengths(self) -> list[int]:
-        """Tokens of each pair: the prompt counts twice."""
-        return [2 * len(pair.prompt) + len(pair.chosen) + len(pair.rejected) for pair in self.pairs]
-
-    def collate(self, rows: Sequence[int]) -> Batch:
-        """Lay out all chosen dialogues, then all rejected ones, and find the tokens whose scores are needed.
-
-        For ``n`` pairs, ``target`` is the dialogue (``0 … 2n - 1``) that a score belongs to; with ``tokenwise``
-        pooling the pair, and the first half of ``at`` is the chosen side, the second half the rejected one.
-        """
-        pairs = [self.pairs[row] for row in rows]
-        sequences = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
-        batch = lay_out(sequences, packed=self.packed, pad_id=self.pad_id)
-        ends = torch.tensor([len(sequence) for sequence in sequences])
-        if self.pooling == "tokenwise":
-            window = torch.tensor([compared(pair) for pair in pairs]).repeat(2, 1)
-            at, target = spans(batch.starts + window[:, 0], batch.starts + window[:, 1])
-            target = target % len(pairs)
-            last = batch.starts + ends - 1  # read for accuracy: the score people use
-            at = torch.cat([at, last])
-        else:
-            answers = torch.tensor([len(pair.prompt) for pair in pairs]).repeat(2)
-            begins = answers if self.pooling == "mean" else ends - 1
-            at, target = spans(batch.starts + begins, batch.starts + ends)
-        margins = torch.tensor([pair.margin for pair in pairs])
-        return Batch(batch, at, target, len(pairs), margins, tuple(rows))
-
-    def weight(self, batch: Batch) -> int:
-        """Number of pairs."""
-        return batch.examples
-
-    def step(self, forward: Forward, batch: Batch) -> Sums:
-        """Summed pairwise loss, right rankings (a tie is half right), and the scores' sums."""
-        pairs = batch.examples
-        scores = forward(at=batch.at, **batch.layout.inputs())
-        margin = batch.extra if self.loss.margin else None
-        if self.pooling == "tokenwise":
-            tokens, last = scores[: -2 * pairs], scores[-2 * pairs :]
-            left, right = tokens.chunk(2)
-            segments = batch.target[: len(left)]
-            by_token = losses.bradley_terry(
-                left, right, None if margin is None else margin[segments], self.loss.label_smoothing
-            )
-            loss = losses.mean_by_segment(by_token, segments, pairs)
-            chosen, rejected = last.chunk(2)
-        else:
-            chosen, rejected = losses.mean_by_segment(scores, batch.target, 2 * pairs).chunk(2)
-            loss = losses.bradley_terry(chosen, rejected, margin, self.loss.label_smoothing)
-        if self.loss.centering:
-            loss = loss + self.loss.centering * losses.centering(chosen, rejected)
-        return {"loss": loss.sum()} | _ranking(chosen.detach(), rejected.detach())
-
-    def summary(self, sums: dict[str, float], weight: int) -> dict[str, float]:
-        """Means over the pairs."""
-        names = {"loss": "loss", "right": "accuracy", "chosen": "chosen_mean", "rejected": "rejected_mean"}
-        return {name: sums[key] / weight for key, name in names.items()}
-
-    def origin(self, row: int) -> str:
-        """Where a pair came from."""
-        return origin_of(self.pairs, row)
-
-
-def compared(pair: EncodedPair) -> tuple[int, int]:
-    """The positions that the token-wise loss compares: from the first differing token to the end of the shorter side.
-
-    DeepSpeed-Chat goes on to the end of the longer side and so compares padding with words; that is left out.
-    """
-    both = min(len(pair.chosen), len(pair.rejected))
-    differs = (i for i in range(both) if pair.chosen[i] != pair.rejected[i])
-    first = next(differs, both - 1)  # one side is the beginning of the other: compare where the shorter one ends
-    return len(pair.prompt) + first, len(pair.prompt) + both
-
-
-def _ranking(chosen: Tensor, rejected: Tensor) -> Sums:
-    right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-    return {"right": right.sum(), "chosen": chosen.sum(), "rejected": rejected.sum()}

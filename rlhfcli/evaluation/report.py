@@ -78,7 +78,9 @@ def reward_rows(result: Mapping[str, Any]) -> list[Table]:
         ("score of chosen answers", _spread(result, "chosen")),
         ("score of rejected answers", _spread(result, "rejected")),
     ]
-    note = f"{_count(result['pairs'], 'pair')}. Verdict: {result['verdict']}: {result['reason']}."
+    ranked = result["preferences"]
+    of = "" if ranked == result["pairs"] else f" of {_count(ranked, 'preference')}"
+    note = f"{_count(result['pairs'], 'pair')}{of}. Verdict: {result['verdict']}: {result['reason']}."
     tables = [Table("Reward model", (Column(""), Column("", number=True)), tuple(figures), note)]
     if result["by_kind"]:
         columns = (Column("kind"), Column("pairs", number=True), Column("accuracy", number=True))

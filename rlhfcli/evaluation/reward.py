@@ -1,9 +1,13 @@
 """How well a reward model ranks answers, beside what ranks them without understanding anything.
 
+A preference ranks two or more answers; each of its comparisons is a *pair*, and each answer is scored once.
+
 *Accuracy* is the share of pairs whose chosen answer scores higher; a tie is half a hit. So a model that gives
 every answer the same score gets 0.5, not the 1.0 or 0.0 that argmax or a strict ``>`` would report (published
 reward models of 99.5 % accuracy are such constants). The 95 % interval is Wilson's (JASA 22, 1927), with half
-hits counted as halves, which makes it a little too wide where there are ties.
+hits counted as halves, which makes it a little too wide where there are ties. The pairs of one preference are no
+independent trials: a model that likes the worst answer best is wrong on all comparisons with it. So the interval
+takes them for one trial, which may make it too wide, never too narrow; for data of pairs it is the usual one.
 
 *nll* is the mean Bradley-Terry loss ``-log sigmoid(chosen - rejected)``. Guessing costs ``ln 2 = 0.693``: a
 model that does not do better, or whose scores are all the same, is *dead*, whatever its accuracy.
@@ -17,7 +21,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -25,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.data.encoded import EncodedPair
+from rlhfcli.data.encoded import EncodedPreference
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent, Sink
 
@@ -45,23 +50,23 @@ class Scorer(Protocol):
 def evaluate_reward(
     model: Scorer,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[EncodedPair],
-    training: Sequence[EncodedPair] = (),
+    pairs: Sequence[EncodedPreference],
+    training: Sequence[EncodedPreference] = (),
     sink: Sink | None = None,
 ) -> dict[str, Any]:
-    """Measure a reward model on pairs it has not seen.
+    """Measure a reward model on preferences it has not seen.
 
     Args:
         model: The reward model.
         tokenizer: Its tokenizer, for the words of the bag of words.
-        pairs: Held-out pairs, at least one.
-        training: Training pairs for the bag of words; without them that baseline is null.
+        pairs: Held-out preferences, at least one.
+        training: Training preferences for the bag of words; without them that baseline is null.
         sink: Is told what is being done.
 
     Returns:
-        ``accuracy``, ``accuracy_ci95``, ``ties`` (share), ``pairs``, ``by_kind``, ``baselines``, means and
-        standard deviations of the scores, ``nll``, ``verdict`` (``alive``, ``unclear`` or ``dead``) and its
-        ``reason``.
+        ``accuracy``, ``accuracy_ci95``, ``ties`` (share), ``pairs``, ``preferences`` (how many these pairs come
+        from), ``by_kind``, ``baselines``, means and standard deviations of the scores, ``nll``, ``verdict``
+        (``alive``, ``unclear`` or ``dead``) and its ``reason``.
 
     Raises:
         DataError: There are no pairs.
@@ -69,30 +74,48 @@ def evaluate_reward(
     if not pairs:
         raise DataError("there is no pair to rank", hint="Give eval.pairs, or raise data.validation.")
     sink = sink or Silent()
-    with sink.stage(f"scores of {len(pairs):,} pairs"):
+    preference = _preference_of_each_pair(pairs)
+    with sink.stage(f"scores of {len(preference):,} pairs"):
         chosen, rejected = score_pairs(model, pairs)
     with sink.stage("baselines"):
         baselines = _baselines(tokenizer, pairs, training)
-    result = ranking(chosen, rejected)
-    result["by_kind"] = _by_kind(chosen, rejected, [pair.kind for pair in pairs])
+    result = ranking(chosen, rejected, preference)
+    result["preferences"] = len(pairs)
+    result["by_kind"] = _by_kind(chosen - rejected, preference, [pair.kind for pair in pairs])
     result["baselines"] = baselines
     return result
 
 
-def score_pairs(model: Scorer, pairs: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
-    """Rewards of the chosen and of the rejected answers: ``(pairs,)`` each."""
-    sequences = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
-    starts = [len(pair.prompt) for pair in pairs] * 2
-    chosen, rejected = model.rewards(sequences, starts).double().chunk(2)
-    return chosen, rejected
+def score_pairs(model: Scorer, pairs: Sequence[EncodedPreference]) -> tuple[Tensor, Tensor]:
+    """Rewards of the chosen and of the rejected answer of each comparison; each answer is scored once.
+
+    Args:
+        model: The reward model.
+        pairs: Preferences of two or more answers.
+
+    Returns:
+        ``(comparisons,)`` each, in the order of the preferences.
+    """
+    sequences = [sequence for pair in pairs for sequence in pair.sequences]
+    rewards = model.rewards(sequences, [len(pair.prompt) for pair in pairs for _ in pair.answers]).double()
+    answers = torch.tensor([len(pair.answers) for pair in pairs])
+    order = torch.tensor([comparison for pair in pairs for comparison in pair.order])
+    chosen, rejected = (order + (answers.cumsum(0) - answers)[_preference_of_each_pair(pairs), None]).unbind(1)
+    return rewards[chosen], rewards[rejected]
 
 
-def ranking(chosen: Tensor, rejected: Tensor) -> dict[str, Any]:
+def _preference_of_each_pair(pairs: Sequence[EncodedPreference]) -> Tensor:
+    """``(comparisons,)`` which preference each comparison belongs to."""
+    return torch.arange(len(pairs)).repeat_interleave(torch.tensor([len(pair.order) for pair in pairs]))
+
+
+def ranking(chosen: Tensor, rejected: Tensor, preference: Tensor | None = None) -> dict[str, Any]:
     """All figures that depend on the scores alone.
 
     Args:
         chosen: ``(pairs,)`` scores of the preferred answers.
         rejected: ``(pairs,)`` scores of the others.
+        preference: ``(pairs,)`` which preference each pair belongs to; without it, each is one of its own.
 
     Returns:
         Accuracy with its interval, ties, score statistics, nll and the verdict.
@@ -103,7 +126,7 @@ def ranking(chosen: Tensor, rejected: Tensor) -> dict[str, Any]:
     margin = torch.zeros_like(chosen) if constant else chosen - rejected
     nll = float(F.softplus(-margin).mean())
     result: dict[str, Any] = {
-        **accuracy(margin),
+        **accuracy(margin, preference),
         "chosen_mean": float(chosen.mean()),
         "chosen_std": float(chosen.std(correction=0)),
         "rejected_mean": float(rejected.mean()),
@@ -115,26 +138,33 @@ def ranking(chosen: Tensor, rejected: Tensor) -> dict[str, Any]:
     return result
 
 
-def accuracy(margin: Tensor) -> dict[str, Any]:
+def accuracy(margin: Tensor, preference: Tensor | None = None) -> dict[str, Any]:
     """Share of positive margins, ties as half, with its 95 % interval.
+
+    Pairs of one preference count as one trial. Where preferences have different numbers ``m`` of pairs, their number
+    of trials is Kish's ``(sum m)^2 / sum m^2``, which is the number of preferences where all ``m`` are the same.
 
     Args:
         margin: ``(pairs,)`` by how much the chosen answer is ahead.
+        preference: ``(pairs,)`` which preference each pair belongs to; without it, each is one of its own.
 
     Returns:
         ``accuracy``, ``accuracy_ci95``, ``ties`` (share), ``pairs``.
     """
     pairs, ties = len(margin), int((margin == 0).sum())
-    hits = int((margin > 0).sum()) + ties / 2
+    share = (int((margin > 0).sum()) + ties / 2) / pairs
+    trials: float = pairs
+    if preference is not None:
+        trials = pairs**2 / int(torch.bincount(preference).square().sum())
     return {
-        "accuracy": hits / pairs,
-        "accuracy_ci95": list(wilson(hits, pairs)),
+        "accuracy": share,
+        "accuracy_ci95": list(wilson(share * trials, trials)),
         "ties": ties / pairs,
         "pairs": pairs,
     }
 
 
-def wilson(hits: float, n: int) -> tuple[float, float]:
+def wilson(hits: float, n: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a share.
 
     ``(p + z²/2n ± z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n)``: inside [0, 1] always, and honest near its
@@ -178,23 +208,24 @@ def verdict(nll: float, constant: bool, interval: Sequence[float]) -> tuple[str,
     return "alive", f"its loss {nll:.4f} is below guessing, ln 2 = {guessing:.4f}"
 
 
-def _by_kind(chosen: Tensor, rejected: Tensor, kinds: Sequence[str]) -> dict[str, Any]:
-    """Accuracy for each kind of pair; empty where the data has no kinds."""
+def _by_kind(margin: Tensor, preference: Tensor, kinds: Sequence[str]) -> dict[str, Any]:
+    """Accuracy for each kind of preference; empty where the data has no kinds."""
     if not any(kinds):
         return {}
-    margin = chosen - rejected
-    names = sorted({kind or _NO_KIND for kind in kinds})
-    return {name: accuracy(margin[[i for i, kind in enumerate(kinds) if (kind or _NO_KIND) == name]]) for name in names}
+    of_pair = [kinds[i] or _NO_KIND for i in preference.tolist()]
+    members = {name: [i for i, kind in enumerate(of_pair) if kind == name] for name in sorted(set(of_pair))}
+    return {name: accuracy(margin[rows], preference[rows]) for name, rows in members.items()}
 
 
 def _baselines(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[EncodedPair], training: Sequence[EncodedPair]
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[EncodedPreference], training: Sequence[EncodedPreference]
 ) -> dict[str, float | None]:
-    lengths = torch.tensor([float(len(pair.chosen) - len(pair.rejected)) for pair in pairs])
+    differences = [len(pair.answers[b]) - len(pair.answers[w]) for pair in pairs for b, w in pair.order]
+    lengths = torch.tensor(differences, dtype=torch.float)
     words = None
     if training:
-        known = _word_differences(tokenizer, training[:_MAX_TRAINING])
-        margin = bag_of_words(known, _word_differences(tokenizer, pairs))
+        known = list(islice(_word_differences(tokenizer, training), _MAX_TRAINING))
+        margin = bag_of_words(known, list(_word_differences(tokenizer, pairs)))
         words = accuracy(margin)["accuracy"]
     return {
         "longer": accuracy(lengths)["accuracy"],
@@ -203,14 +234,16 @@ def _baselines(
     }
 
 
-def _word_differences(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[EncodedPair]) -> list[dict[str, int]]:
-    """How much more often each word is in the chosen answer than in the rejected one."""
-    differences = []
+def _word_differences(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[EncodedPreference]
+) -> Iterator[dict[str, int]]:
+    """For each comparison, how much more often each word is in the chosen answer than in the rejected one."""
     for pair in pairs:
-        counts = _words(tokenizer, pair.chosen)
-        counts.subtract(_words(tokenizer, pair.rejected))
-        differences.append({word: n for word, n in counts.items() if n})
-    return differences
+        counts = [_words(tokenizer, answer) for answer in pair.answers]
+        for chosen, rejected in pair.order:
+            more = counts[chosen].copy()
+            more.subtract(counts[rejected])
+            yield {word: n for word, n in more.items() if n}
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Counter[str]:

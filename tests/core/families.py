@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BloomConfig,
     Gemma2Config,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -45,13 +46,16 @@ CONFIGS: dict[str, Any] = {
         **_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
     ),
     "bloom": lambda: BloomConfig(**_IDS, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0, attention_dropout=0),
-    "gemma2": lambda: Gemma2Config(**_NEW, num_key_value_heads=2, head_dim=8, sliding_window=64),
+    "gemma": lambda: GemmaConfig(**_NEW, num_key_value_heads=1, head_dim=8),
+    "gemma2": lambda: Gemma2Config(
+        **_NEW, num_key_value_heads=2, head_dim=8, sliding_window=6, attn_logit_softcapping=2.0
+    ),
     "mistral": lambda: MistralConfig(**_NEW, num_key_value_heads=2, sliding_window=6),
 }
 FAMILIES = list(CONFIGS)
-PADDED = ("bloom", "gemma2")  # position biases of its own; soft-capped attention scores
+PADDED = ("bloom",)  # its position biases count the cells of a row
 SIX = [
-    name for name in FAMILIES if name not in ("mistral", "gemma2")
+    name for name in FAMILIES if name not in ("mistral", "gemma", "gemma2")
 ]  # those of the project's promise, with both shapes of OPT
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rlhfcli.core.engine import schedule_factor
 from rlhfcli.core.loop import plan_steps
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.core.tasks import SftTask
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPair
+from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Phase, Recipe, Schedule
@@ -45,9 +46,9 @@ class Data:
         rows = self.rows if part == "train" else self.rows[:8]
         return [EncodedDialogue([2, *row, row[-1], row[-1], 2], [(len(row) + 1, len(row) + 4)]) for row in rows]
 
-    def pairs(self, part: str) -> Sequence[EncodedPair]:
+    def pairs(self, part: str) -> Sequence[EncodedPreference]:
         rows = self.rows if part == "train" else self.rows[:8]
-        return [EncodedPair([2, *row], [row[-1], 5, 2], [row[0], 6, 7, 2]) for row in rows]
+        return [EncodedPreference.pair([2, *row], [row[-1], 5, 2], [row[0], 6, 7, 2]) for row in rows]
 
 
 def _project(tmp_path: Path, family: str = "opt", data: Any = None, **changes: Any) -> phases.Project:
@@ -89,7 +90,7 @@ def test_both_phases_learn_and_save_what_others_load(tmp_path: Path, family: str
     folder = tmp_path / "run" / "reward" / "final"
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     pair = project.prepared.pairs("validation")[0]
-    ids = [*pair.prompt, *pair.chosen]
+    ids = pair.sequences[0]
     with torch.no_grad():
         assert float(theirs(torch.tensor([ids])).logits) == pytest.approx(
             float(load_reward_model(folder).rewards([ids])), abs=1e-4
@@ -97,8 +98,29 @@ def test_both_phases_learn_and_save_what_others_load(tmp_path: Path, family: str
     assert theirs.config.std > 0
 
 
+class Listening(Silent):
+    """Keeps the run header."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"), [("opt", "token trees"), ("bloom", "padded: BloomForCausalLM does not take the positions")]
+)
+def test_the_header_names_the_layout_and_why(tmp_path: Path, family: str, layout: str) -> None:
+    project = replace(_project(tmp_path, family, phase={"max_steps": 1}), sink=Listening())
+    phases.train_sft(project)
+    assert isinstance(project.sink, Listening)
+    assert f"tokens in all · {layout}" in project.sink.notes[1]
+
+
 def test_metrics_have_all_figures_and_every_step_is_counted(tmp_path: Path) -> None:
-    phases.train_sft(_project(tmp_path))
+    project = _project(tmp_path)
+    phases.train_sft(project)
     lines = list(_lines(tmp_path, "sft"))
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == [2, 4, 6, 8, 10]
@@ -113,8 +135,13 @@ def test_metrics_have_all_figures_and_every_step_is_counted(tmp_path: Path) -> N
         "memory_gb",
     }
     assert all(set(line) == wanted for line in training)
-    total = 2 * sum(len(dialogue.ids) for dialogue in Data().dialogues("train"))
-    assert training[-1]["tokens"] == total
+    dialogues = Data().dialogues("train")
+    task = SftTask(dialogues, "all", packed=True, pad_id=1)
+    parts = [part for rows in plan_steps(task, project.recipe.sft, project.recipe.seed) for part in task.cut(rows, 48)]
+    beginnings = [
+        {tuple(dialogues[i].ids[:n]) for i in part for n in range(1, len(dialogues[i].ids) + 1)} for part in parts
+    ]
+    assert training[-1]["tokens"] == sum(map(len, beginnings)), "every distinct beginning of a micro-batch is one token"
     assert [line["step"] for line in lines if "eval_loss" in line] == [0, 10]
 
 

@@ -35,6 +35,7 @@ LANGUAGE: dict[str, Any] = {
 PART = {"accuracy": 0.8125, "accuracy_ci95": [0.79, 0.83], "pairs": 1000, "ties": 0.01}
 REWARD: dict[str, Any] = {
     **PART,
+    "preferences": 1000,
     "by_kind": {"wrong": PART, "ignores an earlier turn": PART},
     "baselines": {"longer": 0.51, "shorter": 0.49, "bag_of_words": None},
     "chosen_mean": 1.0,
@@ -88,6 +89,11 @@ def test_a_dead_reward_model_is_called_dead_in_red() -> None:
     text = drawn(reward_tables(dead), 80, force_terminal=True)
     assert "Verdict: dead: every answer gets the same score." in text
     assert "\x1b[1;31m" in text
+
+
+def test_rankings_say_how_many_preferences_their_pairs_come_from() -> None:
+    (first, *_) = reward_rows({**REWARD, "preferences": 167})
+    assert first.note is not None and first.note.startswith("1,000 pairs of 167 preferences. Verdict: alive")
 
 
 def test_what_was_not_measured_has_no_table() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhfcli.data.encoded import EncodedPair
+from rlhfcli.data.encoded import EncodedPreference
 from rlhfcli.errors import DataError
 from rlhfcli.evaluation.reward import accuracy, bag_of_words, evaluate_reward, ranking, wilson
 
@@ -39,7 +40,7 @@ class Stand:
         return torch.tensor([float(self.score(answer)) for answer in answers])
 
 
-def pairs(count: int = 200, seed: int = 0) -> list[EncodedPair]:
+def pairs(count: int = 200, seed: int = 0) -> list[EncodedPreference]:
     """The chosen answer has the word 7; everything else is chance."""
     draw = random.Random(seed)
 
@@ -47,7 +48,7 @@ def pairs(count: int = 200, seed: int = 0) -> list[EncodedPair]:
         return [draw.randrange(10, 60) for _ in range(length)]
 
     return [
-        EncodedPair(
+        EncodedPreference.pair(
             prompt=answer(draw.randrange(1, 5)),
             chosen=[*answer(draw.randrange(1, 8)), 7],
             rejected=[*answer(draw.randrange(1, 8)), 8],
@@ -57,7 +58,7 @@ def pairs(count: int = 200, seed: int = 0) -> list[EncodedPair]:
     ]
 
 
-def result(score: Any, training: Sequence[EncodedPair] = ()) -> dict[str, Any]:
+def result(score: Any, training: Sequence[EncodedPreference] = ()) -> dict[str, Any]:
     return evaluate_reward(Stand(score), Words(), pairs(), training)  # type: ignore[arg-type]
 
 
@@ -126,17 +127,62 @@ def test_by_kind() -> None:
 
 
 def test_data_without_kinds_has_no_kinds() -> None:
-    bare = [EncodedPair([1], [2], [3]), EncodedPair([1], [2], [4])]
+    bare = [EncodedPreference.pair([1], [2], [3]), EncodedPreference.pair([1], [2], [4])]
     model = Stand(lambda answer: answer[0])
     assert evaluate_reward(model, Words(), bare)["by_kind"] == {}  # type: ignore[arg-type]
-    mixed = [*bare, EncodedPair([1], [2], [3], kind="rude")]
+    mixed = [*bare, EncodedPreference.pair([1], [2], [3], kind="rude")]
     found = evaluate_reward(model, Words(), mixed)["by_kind"]  # type: ignore[arg-type]
     assert {name: part["pairs"] for name, part in found.items()} == {"other": 2, "rude": 1}
 
 
+def _ranking_of_four(best: int = 3) -> list[EncodedPreference]:
+    """Answers [40] to [10]; all six comparisons."""
+    order = list(combinations(range(4), 2))
+    return [EncodedPreference([1], [[10 * (best + 1 - i)] for i in range(4)], order, [0.0] * 6, kind="list")]
+
+
+def test_each_comparison_of_a_ranking_is_a_pair_and_each_answer_is_scored_once() -> None:
+    scored: list[int] = []
+
+    def score(answer: list[int]) -> float:
+        scored.append(answer[0])
+        return {40: 3.0, 30: 1.0, 20: 2.0, 10: 0.0, 5: -1.0, 6: -1.0}[answer[0]]
+
+    rows = [*_ranking_of_four(), EncodedPreference.pair([1], [5], [6], kind="two")]
+    found = evaluate_reward(Stand(score), Words(), rows)  # type: ignore[arg-type]
+    assert sorted(scored) == [5, 6, 10, 20, 30, 40]
+    assert (found["pairs"], found["preferences"]) == (7, 2)
+    assert found["accuracy"] == pytest.approx(5.5 / 7) and found["ties"] == pytest.approx(1 / 7)
+    assert found["chosen_mean"] == pytest.approx((3 * 3 + 2 * 1 + 2 - 1) / 7)
+    assert found["rejected_mean"] == pytest.approx((1 + 2 + 0 + 2 + 0 + 0 - 1) / 7)
+    assert {kind: part["pairs"] for kind, part in found["by_kind"].items()} == {"list": 6, "two": 1}
+    assert found["by_kind"]["list"]["accuracy"] == pytest.approx(5 / 6)
+    assert found["baselines"] == {"longer": 0.5, "shorter": 0.5, "bag_of_words": None}
+
+
+def test_the_interval_takes_the_comparisons_of_one_preference_for_one_trial() -> None:
+    margin = torch.tensor([1.0, 1.0, -1.0] * 20)
+    rankings = accuracy(margin, torch.arange(20).repeat_interleave(3))
+    assert rankings["accuracy"] == pytest.approx(2 / 3) and rankings["pairs"] == 60
+    assert rankings["accuracy_ci95"] == pytest.approx(wilson(20 * 2 / 3, 20))
+    assert accuracy(margin, torch.arange(60)) == accuracy(margin)
+    uneven = accuracy(torch.tensor([1.0] * 6 + [-1.0] * 2), torch.tensor([0] * 6 + [1, 2]))
+    assert uneven["accuracy_ci95"] == pytest.approx(wilson(0.75 * 64 / 38, 64 / 38))
+
+
+def test_the_bag_of_words_learns_from_every_comparison() -> None:
+    training = [*_ranking_of_four(), *pairs(50, seed=1)]
+    found = evaluate_reward(Stand(sum), Words(), _ranking_of_four(), training)  # type: ignore[arg-type]
+    assert found["baselines"]["bag_of_words"] == 1.0
+
+
 def test_length_baselines_count_ties_as_half() -> None:
-    some = [EncodedPair([1], [2, 3], [3]), EncodedPair([1], [2], [4]), EncodedPair([1], [2], [4, 5, 6, 7])]
-    some.append(EncodedPair([1], [2] * 9, [4]))
+    some = [
+        EncodedPreference.pair([1], [2, 3], [3]),
+        EncodedPreference.pair([1], [2], [4]),
+        EncodedPreference.pair([1], [2], [4, 5, 6, 7]),
+    ]
+    some.append(EncodedPreference.pair([1], [2] * 9, [4]))
     baselines = evaluate_reward(Stand(sum), Words(), some)["baselines"]  # type: ignore[arg-type]
     assert baselines == {"longer": 0.625, "shorter": 0.375, "bag_of_words": None}
 

@@ -1,7 +1,4 @@
-"""How a phase is started. So far: in this process, as a run of one rank.
-
-The environment has to be set before torch and DeepSpeed are imported, so this room imports neither.
-"""
+"""What is set before torch and DeepSpeed are imported, in every process that is going to compute."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import os
 
 
 def in_this_process(*, offline: bool = False) -> None:
-    """Prepare this process to be the only rank.
+    """Prepare this process to be a rank, the only one or one of many.
 
     Args:
         offline: Forbid the network to all libraries, also where a hub name is not in the cache.

@@ -1,0 +1,86 @@
+"""Token trees: sequences that begin alike share their beginning, so that every token is computed once.
+
+Because attention is causal, the hidden state of a token depends on nothing but the tokens before it. Two dialogues that
+begin alike therefore have the same hidden states as far as they agree: the answers to one prompt, the turns of one
+conversation, every dialogue under one system prompt. A batch of sequences is a *forest*; its trees branch where
+sequences part, and stand in one row of tokens, one branch behind the other:
+
+    sequences   the cat sat .        row        the cat sat . ran away ! who ?
+                the cat ran away !   position    0   1   2  3  2   3   4  0  1
+                who ?                index[1]    0   1          4   5   6
+
+How the branches are found: sort the sequences; each then shares with the one before it as much as with any before it,
+so what it shares with that one stands in the row already, and the rest of it is a new branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Sequences merged where they begin alike.
+
+    Args:
+        ids: ``(tokens,)`` the row: every token once.
+        positions: ``(tokens,)`` the place of each within its sequences.
+        index: ``(sequences, longest)`` where token ``t`` of sequence ``s`` stands in the row; 0 behind its end.
+        lengths: ``(sequences,)``.
+        shared: ``(sequences,)`` how many tokens at its beginning belong to the branch of another sequence.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    index: Tensor
+    lengths: Tensor
+    shared: Tensor
+
+
+def grow(sequences: Sequence[Sequence[int]], *, share: bool = True) -> Forest:
+    """Merge sequences where they begin alike.
+
+    Args:
+        sequences: Token ids, none empty.
+        share: Without, every sequence is a tree of its own.
+
+    Returns:
+        The forest.
+    """
+    order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
+    lengths, ids = rectangle([sequences[i] for i in order], filling=-1)
+    columns = torch.arange(ids.shape[1])
+    real = columns < lengths[:, None]
+    alike = (ids[1:] == ids[:-1]) & real[1:] & share
+    shared = nn.functional.pad(alike.cumprod(1).sum(1), (1, 0))
+    new = real & (columns >= shared[:, None])
+    number = new.flatten().cumsum(0).view_as(new) - 1
+    # a shared token is that of the last branch above, in its column
+    index = torch.where(new, number, 0).cummax(0).values.where(real, 0)
+    back = torch.tensor(order).argsort()
+    return Forest(ids[new], columns.expand_as(new)[new], index[back], lengths[back], shared[back])
+
+
+def rectangle(sequences: Sequence[Sequence[int]], filling: int) -> tuple[Tensor, Tensor]:
+    """Sequences as rows of a rectangle, filled up on the right.
+
+    Args:
+        sequences: Token ids.
+        filling: What stands behind the end of a sequence.
+
+    Returns:
+        ``(sequences,)`` lengths and ``(sequences, longest)`` ids.
+    """
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    # numpy reads Python's integers several times faster than torch
+    flat = np.fromiter(chain.from_iterable(sequences), np.int64, int(lengths.sum()))
+    longest = int(lengths.max())
+    ids = torch.full((len(sequences), longest), filling)
+    ids[torch.arange(longest) < lengths[:, None]] = torch.from_numpy(flat)
+    return lengths, ids

@@ -1,0 +1,128 @@
+"""How the examples of a step are cut into micro-batches that fit into memory.
+
+Token trees: a micro-batch holds so many tokens, and examples that share much of their beginning stand in the same one,
+so that it is computed once. Padded: a micro-batch holds so many cells of a rectangle. In both, examples of similar size
+stand together, which keeps rectangles full.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+_FAMILY = 4  # examples that share a quarter of their tokens stay together, even if their sizes differ
+
+
+class MicroBatches:
+    """Knows the size of every example, and what it shares with others.
+
+    Args:
+        trees: For each example, the beginning that its sequences share, and what follows in each of them.
+        packed: Whether the model computes token trees.
+    """
+
+    def __init__(self, trees: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]], *, packed: bool) -> None:
+        self.tokens: list[int] = []  # that are computed for each example; padding left out
+        self._sequences: list[int] = []
+        self._longest: list[int] = []
+        keys: list[bytes] = []
+        for beginning, rest in trees:
+            ends = [len(answer) for answer in rest]
+            self.tokens.append(len(beginning) * (1 if packed else len(ends)) + sum(ends))
+            self._sequences.append(len(ends))
+            self._longest.append(len(beginning) + max(ends))
+            if packed:
+                keys.append(np.array(beginning, ">u4").tobytes())
+        self._beginnings = Beginnings(keys) if packed else None
+
+    def cut(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        """Cut examples into micro-batches.
+
+        Args:
+            rows: Numbers of the examples, each once.
+            budget: Tokens (cells, when padded) that fit at once. A larger example stands alone.
+
+        Returns:
+            Lists of rows; each row is in one of them.
+        """
+        return self._rectangles(rows, budget) if self._beginnings is None else self._forests(rows, budget)
+
+    def _rectangles(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        batches: list[list[int]] = []
+        sequences = longest = 0
+        for row in sorted(rows, key=lambda row: -self._longest[row]):
+            if not batches or longest * (sequences + self._sequences[row]) > budget:
+                batches.append([])
+                sequences, longest = 0, self._longest[row]
+            batches[-1].append(row)
+            sequences += self._sequences[row]
+        return batches
+
+    def _forests(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        batches: list[list[int]] = []
+        used = math.inf  # as if the micro-batch before the first were full
+        for family in sorted(self._families(rows), key=lambda family: -max(self.tokens[row] for row, _ in family)):
+            whole = sum(self.tokens[row] - saved for row, saved in family)
+            if used + whole > budget >= whole:
+                used = math.inf
+            for row, saved in family:
+                if used + self.tokens[row] - saved > budget:
+                    batches.append([])
+                    used = saved = 0
+                batches[-1].append(row)
+                used += self.tokens[row] - saved
+        return batches
+
+    def _families(self, rows: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+        """Rows that share much of their beginning, each with how many tokens the one before it has already."""
+        assert self._beginnings is not None
+        family: list[tuple[int, int]] = []
+        for row, alike in zip(*self._beginnings.among(rows), strict=True):
+            close = alike * _FAMILY >= self.tokens[row]
+            if family and not close:
+                yield family
+                family = []
+            family.append((row, alike if close else 0))
+        if family:
+            yield family
+
+
+class Beginnings:
+    """Which examples of a data set begin alike.
+
+    Args:
+        keys: How each example begins: token ids as bytes, the highest first, so that they sort like the ids.
+    """
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        self._rank = np.empty(len(keys), np.int64)
+        self._rank[order] = np.arange(len(keys))
+        # shared[r]: tokens that the examples of rank r - 1 and r have in common; nothing with what is not there
+        alike = [_common(keys[a], keys[b]) for a, b in pairwise(order)]
+        self._shared = np.array([0, *alike, 0], np.int64)
+
+    def among(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The same for some of the examples.
+
+        Args:
+            rows: Their numbers, each once.
+
+        Returns:
+            The rows, sorted by how they begin, and how many tokens each has in common with the one before it.
+        """
+        rank = self._rank[list(rows)]
+        order = rank.argsort()
+        # sorted neighbours share what all that would stand between them share
+        alike = np.minimum.reduceat(self._shared, rank[order] + 1)[:-1]
+        return [rows[i] for i in order], [0, *alike.tolist()][: len(rows)]
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """Length of the common beginning in tokens."""
+    both = min(len(a), len(b)) // 4
+    different = np.frombuffer(a, ">u4", both) != np.frombuffer(b, ">u4", both)
+    return int(different.argmax()) if different.any() else both

@@ -1,0 +1,34 @@
+"""How a phase is started: in this process; on several ranks of this machine; on several machines.
+
+    options.py       what the user asked for, checked against this machine → a plan
+    dispatch.py      starts the plan
+    local.py         ranks of this machine, one node of several included: torch's elastic launch API
+    hosts.py         the machines of a hostfile: DeepSpeed's launcher
+    rank.py          inside a rank: ends with its parent, reports why it failed, keeps a log
+    failure.py       which rank failed first, and why
+    environment.py   what is set before torch is imported
+
+A rank is the same command once more, told apart by its environment. Where there is one rank, nothing is started. The
+environment has to be set before torch and DeepSpeed are imported, so no file here imports either at the top.
+"""
+
+from __future__ import annotations
+
+from rlhfcli.launch.dispatch import start
+from rlhfcli.launch.environment import in_this_process
+from rlhfcli.launch.options import Options, usable_gpus
+from rlhfcli.launch.rank import as_rank, first, go_on_alone, is_rank, log_into, together, wait_for_first
+
+__all__ = [
+    "Options",
+    "as_rank",
+    "first",
+    "go_on_alone",
+    "in_this_process",
+    "is_rank",
+    "log_into",
+    "start",
+    "together",
+    "usable_gpus",
+    "wait_for_first",
+]

@@ -1,0 +1,117 @@
+"""The machines of a hostfile, through DeepSpeed's launcher, which needs pdsh and ssh."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhfcli.errors import LaunchError, RankError
+from rlhfcli.launch.options import usable_gpus
+from rlhfcli.launch.rank import ANCESTOR, end_with_parent
+
+_PORTS = range(20000, 32000)  # below those that systems hand out themselves
+_HERE = ("localhost", "127.0.0.1")
+_USER_ERROR, _INTERRUPTED = 2, 130
+GRACE = 15.0  # seconds after Ctrl-C until everything is killed
+
+
+def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
+    """Start this command on all machines of a hostfile and wait for its end.
+
+    Args:
+        hostfile: Lines such as ``worker-1 slots=8``.
+        gpus: Take so many of each machine; all slots if left out.
+        arguments: Those of the command line.
+
+    Raises:
+        LaunchError: The hostfile cannot be used, or a program is missing.
+        RankError: A rank has failed.
+        SystemExit: A rank has shown an error that the user can mend.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; everything has ended.
+    """
+    command = [*_command(hostfile, _hosts(hostfile), gpus), "--module", "rlhfcli", *arguments]
+    more: dict[str, str] = {}
+    if "--no_ssh_check" in command:  # all ranks are here
+        more[ANCESTOR] = str(os.getpid())
+        if not usable_gpus():  # or DeepSpeed warns of it, once for each of its processes
+            more["DS_ACCELERATOR"] = "cpu"
+    process = subprocess.Popen(
+        command,
+        env=os.environ | more,
+        start_new_session=True,
+        preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # which it passes on to other machines
+    )
+    with _signals(process.pid):
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            _end(process)
+            raise
+    if code == _USER_ERROR:
+        raise SystemExit(code)
+    if code:
+        signalled = code - 256 if code > 128 + 64 else code  # the launcher passes signal 9 on as 247
+        how = f"signal {-signalled}" if signalled < 0 else f"exit code {code}"
+        raise RankError(
+            f"a rank ended with {how}" + (": it was killed" if signalled == -signal.SIGKILL else ""),
+            where=f"--hostfile {hostfile}",
+            hint="Usually that machine ran out of memory." if signalled == -9 else "The lines above tell more.",
+        )
+
+
+def _hosts(hostfile: Path) -> list[str]:
+    lines = [line.partition("#")[0].split() for line in hostfile.read_text(encoding="utf-8").splitlines()]
+    hosts = [words[0] for words in lines if words]
+    if not hosts:
+        raise LaunchError("the hostfile names no machine", where=str(hostfile), hint="A line is: worker-1 slots=8")
+    return hosts
+
+
+def _command(hostfile: Path, hosts: Sequence[str], gpus: str | None) -> list[str]:
+    port = random.SystemRandom().choice(_PORTS)  # two runs at once shall not meet
+    options = ["--hostfile", str(hostfile), "--no_local_rank", "--master_port", str(port), "--log_level", "critical"]
+    if gpus is not None:
+        options += ["--num_gpus", gpus]
+    if len(hosts) == 1 and hosts[0] in _HERE:
+        options += ["--master_addr", "127.0.0.1", "--no_ssh_check"]
+    else:
+        missing = [program for program in ("ssh", "pdsh") if shutil.which(program) is None]
+        if missing:
+            raise LaunchError(
+                f"the machines of a hostfile are reached through ssh and pdsh; {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} not installed",
+                where=str(hostfile),
+                hint="Without them: the same command on every node, with --nnodes, --node-rank and --main-address.",
+            )
+    return [sys.executable, "-m", "deepspeed.launcher.runner", *options]
+
+
+@contextmanager
+def _signals(group: int) -> Iterator[None]:
+    """Hand Ctrl-C and SIGTERM on to the launcher's whole group; by itself it leaves ranks behind."""
+
+    def end(*_: object) -> None:
+        os.killpg(group, signal.SIGINT)
+        raise KeyboardInterrupt
+
+    before = {kind: signal.signal(kind, end) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

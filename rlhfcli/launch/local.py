@@ -1,0 +1,148 @@
+"""Ranks of this machine, through torch's elastic launch API. It needs no ssh, and finds its own port.
+
+What this file adds: user and program can end the ranks (a rank that fails takes the others with it at once, Ctrl-C and
+SIGTERM let them finish what they write), and the error that ended the run is told as one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhfcli.launch import failure
+from rlhfcli.launch.options import Plan
+from rlhfcli.launch.rank import FILES, LAUNCHER, log_of
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing import LogsSpecs
+
+GRACE = 15  # seconds that ranks have to end after Ctrl-C or SIGTERM, before they are killed
+
+
+def run(plan: Plan, arguments: Sequence[str]) -> None:
+    """Start this command on ranks and wait for their end.
+
+    Args:
+        plan: How many ranks, and of which node.
+        arguments: Those of the command line.
+
+    Raises:
+        RlhfError: What went wrong in the rank that failed first.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the ranks have ended.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import elastic_launch
+
+    files = Path(tempfile.mkdtemp(prefix="rlhf-ranks-"))
+    keep = False
+    # torch fills ${local_rank} into arguments; ours are meant as they are
+    command = ["-m", "rlhfcli", *(argument.replace("$", "$$") for argument in arguments)]
+    try:
+        with _signals(), _quiet():
+            elastic_launch(_config(plan, _logs(files, plan)), sys.executable)(*command)
+    except ChildFailedError as error:
+        exits = {rank: child.exitcode for rank, child in error.failures.items()}
+        problem, log = failure.explain(exits, files)
+        keep = log is not None and log.is_relative_to(files.resolve())
+        raise problem from None
+    except SignalException:
+        raise KeyboardInterrupt from None
+    finally:
+        if not keep:
+            shutil.rmtree(files, ignore_errors=True)
+
+
+def _config(plan: Plan, logs: LogsSpecs) -> Any:
+    from torch.distributed.launcher.api import LaunchConfig
+
+    settings: dict[str, Any] = {
+        "min_nodes": plan.nodes,
+        "max_nodes": plan.nodes,
+        "nproc_per_node": plan.per_node,
+        "run_id": "rlhf",
+        "max_restarts": 0,
+        "monitor_interval": 0.1,
+        "logs_specs": logs,
+        "signals_to_handle": "SIGHUP",  # see _signals for the others
+        "shutdown_timeout": GRACE,
+    }
+    if plan.nodes == 1:  # any free port; and no look-up of a host name, which containers may not have
+        settings |= {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
+    else:
+        settings |= {"rdzv_backend": "static", "rdzv_endpoint": plan.address, "rdzv_configs": {"rank": plan.node}}
+    known = {field.name for field in fields(LaunchConfig)}  # older versions of torch lack the last two
+    return LaunchConfig(**{name: value for name, value in settings.items() if name in known})
+
+
+def _logs(files: Path, plan: Plan) -> LogsSpecs:
+    """The first rank writes to the terminal, every other one into a file; and all learn who started them."""
+    from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
+
+    threads = str(max(1, _cores() // plan.per_node))
+
+    class Logs(LogsSpecs):
+        @property
+        def root_log_dir(self) -> str:
+            return str(files)
+
+        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+            out, err, errors = {}, {}, {}
+            for local_rank, env in envs.items():
+                rank = int(env["RANK"])
+                env.update({FILES: str(files), LAUNCHER: str(os.getpid()), "TORCHELASTIC_ERROR_FILE": ""})
+                env.setdefault("OMP_NUM_THREADS", threads)  # a number that the user has set is there already
+                out[local_rank] = os.devnull if rank else ""  # the rank writes its output into its log, too
+                err[local_rank] = str(log_of(files, rank)) if rank else ""
+                errors[local_rank] = str(files / f"torch-{rank}.json")
+            return LogsDest(out, err, {}, {}, errors)
+
+    return Logs()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ctrl-C and SIGTERM both reach the ranks as Ctrl-C: end in good order. SIGTERM tells them that a rank has failed.
+
+    The second one ends everything at once: this process, and the kernel then the ranks.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    asked = False
+
+    def end(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(130)
+        asked = True
+        raise SignalException("asked to end", signal.SIGINT)
+
+    before = {kind: signal.signal(kind, end) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch's own report of the same events stays away."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

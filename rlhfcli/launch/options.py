@@ -1,0 +1,163 @@
+"""What the user asked for, checked against this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhfcli.errors import LaunchError
+
+PORT = 29500  # of the first node, where --main-address names none; torchrun's and DeepSpeed's
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command line.
+
+    Args:
+        gpus: Ranks on GPUs of each node: a number, or ``all``.
+        ranks: Ranks on CPUs of each node.
+        nnodes: Number of nodes.
+        node_rank: Which of them this is.
+        main_address: ``host`` or ``host:port`` of the first one.
+        hostfile: DeepSpeed's list of nodes.
+    """
+
+    gpus: str | None = None
+    ranks: int | None = None
+    nnodes: int = 1
+    node_rank: int | None = None
+    main_address: str | None = None
+    hostfile: Path | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the user asked for anything."""
+        return self != Options()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Ranks to start on this machine.
+
+    Args:
+        per_node: How many.
+        nodes: Number of nodes.
+        node: Which of them this is.
+        address: ``host:port`` of the first node; empty where there is one.
+    """
+
+    per_node: int
+    nodes: int = 1
+    node: int = 0
+    address: str = ""
+
+
+def plan(options: Options, gpus: int) -> Plan | None:
+    """Say what is to be started.
+
+    Args:
+        options: What the user asked for, without a hostfile.
+        gpus: GPUs of this machine.
+
+    Returns:
+        The ranks; ``None`` where there is one in all, which is this process.
+
+    Raises:
+        LaunchError: The options contradict each other or the machine.
+    """
+    if options.gpus is not None and options.ranks is not None:
+        raise LaunchError("--gpus and --ranks exclude each other", hint="--gpus is for GPUs, --ranks for CPUs.")
+    _check_nodes(options)
+    per_node = _on_gpus(options, gpus) if options.ranks is None else _on_cpus(options.ranks, gpus)
+    if options.nnodes == 1:
+        return Plan(per_node) if per_node > 1 else None
+    return Plan(per_node, options.nnodes, options.node_rank or 0, _with_port(options.main_address or ""))
+
+
+def check_hostfile(options: Options) -> None:
+    """Check that a hostfile stands alone.
+
+    Raises:
+        LaunchError: Another option says the same thing differently, or the file is not there.
+    """
+    if Options(gpus=options.gpus, hostfile=options.hostfile) != options:
+        raise LaunchError(
+            "--hostfile says already which nodes and ranks there are",
+            hint="Leave out --ranks, --nnodes, --node-rank and --main-address.",
+        )
+    if options.gpus not in (None, "all"):
+        _number(options.gpus)
+    if options.hostfile is None or not options.hostfile.is_file():
+        raise LaunchError("there is no such file", where=f"--hostfile {options.hostfile}")
+
+
+def usable_gpus() -> int:
+    """Number of GPUs that torch can use."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _check_nodes(options: Options) -> None:
+    if options.nnodes == 1:
+        if options.node_rank is not None or options.main_address is not None:
+            raise LaunchError("--node-rank and --main-address belong to several nodes", hint="Add --nnodes N.")
+        return
+    where = f"--nnodes {options.nnodes}"
+    if options.node_rank is None or options.main_address is None:
+        raise LaunchError(
+            "several nodes need to know which one this is, and where the first one is",
+            where=where,
+            hint="Type the same command on every node, with --node-rank 0, 1 … and --main-address HOST of node 0.",
+        )
+    if not 0 <= options.node_rank < options.nnodes:
+        raise LaunchError(f"must be from 0 to {options.nnodes - 1}, got {options.node_rank}", where="--node-rank")
+
+
+def _on_gpus(options: Options, gpus: int) -> int:
+    if options.gpus is None:
+        return max(1, gpus) if options.nnodes > 1 else 1
+    where = f"--gpus {options.gpus}"
+    if not gpus:
+        raise LaunchError(
+            "no GPU can be used here",
+            where=where,
+            hint="rlhf doctor says why. Without the option the CPU computes; --ranks N starts N ranks on it.",
+        )
+    count = gpus if options.gpus == "all" else _number(options.gpus)
+    if count > gpus:
+        raise LaunchError(f"there {_are(gpus)} here", where=where, hint="--gpus all takes them all.")
+    return count
+
+
+def _on_cpus(ranks: int, gpus: int) -> int:
+    if gpus:
+        raise LaunchError(
+            f"--ranks is for CPUs, and there {_are(gpus)} here",
+            where=f"--ranks {ranks}",
+            hint=f"--gpus {min(ranks, gpus)} takes GPUs. CUDA_VISIBLE_DEVICES= in front of the command hides them.",
+        )
+    return ranks
+
+
+def _are(gpus: int) -> str:
+    return "is 1 GPU" if gpus == 1 else f"are {gpus} GPUs"
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise LaunchError(f"must be a number from 1, or all; got {text}", where="--gpus")
+    return int(text)
+
+
+def _with_port(address: str) -> str:
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):  # [::1] has colons of its own
+        return f"{address}:{PORT}"
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise LaunchError(f"must be HOST or HOST:PORT, got {address}", where="--main-address")
+    return address

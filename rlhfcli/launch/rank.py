@@ -1,0 +1,228 @@
+"""Inside a rank: it ends with its parent, reports why it failed, and keeps a log. And how ranks wait for each other."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rlhfcli.errors import RecipeError, RlhfError
+
+FILES = "RLHF_RANK_FILES"  # where ranks and their parent leave each other word
+LAUNCHER = "RLHF_LAUNCHER"  # process number of the parent
+ANCESTOR = "RLHF_ANCESTOR"  # process number of this program, where another launcher stands between it and the ranks
+PATIENCE = 5.0  # seconds after SIGTERM until a rank is ended that hangs inside a library
+LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "NCCL")
+_PR_SET_PDEATHSIG = 1
+Made = TypeVar("Made")
+
+
+def is_rank() -> bool:
+    """Whether this process is one of several ranks."""
+    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def number() -> int:
+    """Which rank this process is; 0 where it is the only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def first() -> bool:
+    """Whether this process is the one that talks and writes files."""
+    return number() == 0
+
+
+def log_of(folder: Path, rank: int) -> Path:
+    """Where a rank's log is."""
+    return folder / f"rank-{rank}.log"
+
+
+def report_of(folder: Path, rank: int) -> Path:
+    """Where a rank says why it failed."""
+    return folder / f"rank-{rank}.json"
+
+
+@contextmanager
+def as_rank() -> Iterator[None]:
+    """Run a command as one of several ranks.
+
+    Raises:
+        SystemExit: The command has failed. The parent tells why, where this program has started the rank.
+    """
+    end_with_parent(signal.SIGKILL)
+    if ANCESTOR in os.environ:
+        _watch(_end_with, int(os.environ[ANCESTOR]))
+    _end_soon_after_sigterm()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    files = os.environ.get(FILES)
+    if files and not first():
+        os.dup2(2, 1)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not files:
+            raise
+        raise SystemExit(1) from end  # not 130: the parent says that it was interrupted
+    except BaseException as error:
+        if files:
+            _report(error, Path(files))
+            raise SystemExit(error.exit_code if isinstance(error, RlhfError) else 1) from None
+        if isinstance(error, RlhfError) and not first():
+            sys.stderr.write(f"rank {number()}: {error}\n")  # the console of all but the first is silent
+        if any(words in str(error) for words in LOST):
+            _blame_another(error)
+        raise
+    _leave()
+    if files:
+        _drop_empty_log(Path(files))
+
+
+def together() -> None:
+    """Where there are several ranks, let them find each other, and wait until all have come this far."""
+    if is_rank():
+        from rlhfcli.core import ranks
+
+        ranks.meet()
+
+
+def wait_for_first(make: Callable[[], Made], find: Callable[[], Made]) -> Made:
+    """Let the first rank make something on disk, while the others wait to find it there.
+
+    Args:
+        make: Runs on the first rank, also where it is the only one.
+        find: Runs on the others, afterwards.
+
+    Returns:
+        What either gave.
+    """
+    if first():
+        made = make()
+        together()
+        return made
+    together()
+    return find()
+
+
+def go_on_alone() -> bool:
+    """What is left is work for one rank: the first goes on without the others.
+
+    Returns:
+        Whether this is the one that goes on.
+    """
+    if is_rank():
+        together()
+        _leave()
+        os.environ["WORLD_SIZE"] = "1"
+    return first()
+
+
+def log_into(folder: Path) -> None:
+    """Let the rank's log go on in the run's folder, as ``rank-N.log``.
+
+    Args:
+        folder: Made if need be.
+    """
+    files = os.environ.get(FILES)
+    if not files:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    before, log = log_of(Path(files), number()), log_of(folder, number())
+    log.unlink(missing_ok=True)  # an earlier run's
+    if not first():
+        shutil.copyfile(before, log)
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    before.unlink(missing_ok=True)
+    before.symlink_to(log.resolve())  # so the parent finds it
+
+
+def _report(error: BaseException, files: Path) -> None:
+    """Write down why this rank failed, for the parent; and the traceback of a bug into its log."""
+    report: dict[str, Any] = {"time": time.time(), "type": type(error).__name__, "what": str(error)}
+    if isinstance(error, RlhfError):
+        report |= {"ours": True, "what": error.what, "where": error.where, "hint": error.hint}
+        text = f"{error}\n"
+    else:
+        text = traceback.format_exc()
+    if isinstance(error, RecipeError):
+        report["problems"] = [vars(problem) for problem in error.problems]
+    with log_of(files, number()).open("a", encoding="utf-8") as log:
+        log.write(text)
+    partial = files / f".rank-{number()}"
+    partial.write_text(json.dumps(report), encoding="utf-8")
+    partial.replace(report_of(files, number()))
+
+
+def _blame_another(error: BaseException) -> None:
+    """Under another launcher: end after the rank that has failed, so that its exit code is the one that counts."""
+    sys.stderr.write(f"rank {number()} has lost another rank: {error}\n")
+    time.sleep(PATIENCE)
+    raise SystemExit(1) from error
+
+
+def _leave() -> None:
+    """Take leave of the other ranks, so that no library complains at the end."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _drop_empty_log(files: Path) -> None:
+    """Nothing was written: then nobody needs to find a log in the run's folder."""
+    log = log_of(files, number()).resolve()
+    if log.parent != files.resolve() and log.exists() and not log.stat().st_size:
+        log.unlink()
+        with suppress(OSError):  # the other ranks' logs are in it
+            log.parent.rmdir()
+
+
+def end_with_parent(kind: signal.Signals) -> None:
+    """Let the kernel send this process a signal when its parent dies, however that happens. Linux only.
+
+    Args:
+        kind: Which one.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(kind))
+    if LAUNCHER in os.environ and os.getppid() != int(os.environ[LAUNCHER]):  # it has died before that
+        os._exit(1)
+
+
+def _end_soon_after_sigterm() -> None:
+    """SIGTERM says that another rank has failed: whoever waits for it inside a library would wait for ever."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written to even while the program is inside a library
+
+    def watch() -> None:
+        while signal.SIGTERM not in os.read(reader, 1):
+            pass
+        time.sleep(PATIENCE)
+        os._exit(128 + signal.SIGTERM)
+
+    _watch(watch)
+
+
+def _end_with(process: int) -> None:
+    """End when a process of this machine is gone that is not the parent."""
+    with suppress(OSError):
+        while True:
+            os.kill(process, 0)
+            time.sleep(1)
+    os._exit(1)
+
+
+def _watch(function: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=function, args=arguments, daemon=True).start()

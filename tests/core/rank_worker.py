@@ -1,0 +1,49 @@
+"""Trains the cases of ``test_ranks`` in this process; started once per rank, so that many cases share one start.
+
+python -m torch.distributed.run --nproc_per_node=2 -m tests.core.rank_worker FOLDER STEPS CASE CASE …
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rlhfcli.core import phases, ranks
+from tests.core.test_phases import _project
+
+
+def settings(case: str, steps: int) -> dict[str, Any]:
+    """``llama-3-lora-tight``: family, stage, ``lora`` or ``full``; ``tight``: some rank lacks a batch."""
+    family, stage, kind, *more = case.split("-")
+    phase: dict[str, Any] = {"batch_size": 7, "epochs": 4, "max_steps": steps, "learning_rate": 3e-3}
+    phase["micro_batch_tokens"] = 16 if "tight" in more else 48
+    if kind == "lora":
+        phase["lora"] = {"rank": 4}
+    return {
+        "family": family,
+        "deepspeed": {"zero_stage": int(stage)},
+        "phase": phase,
+        "reward": {"pooling": "mean"} if "mean" in more else {},
+        "logging": {"every": 1},
+        "eval": {"every": 4},
+    }
+
+
+def train(folder: Path, steps: int, cases: list[str]) -> None:
+    """Both phases of each case, below ``FOLDER/CASE``."""
+    for case in cases:
+        if ranks.rank() == 0:
+            _project(folder / case, **settings(case, steps))  # writes the base model
+        ranks.meet()
+        project = _project(folder / case, **settings(case, steps))
+        phases.train_sft(project)
+        ranks.meet()
+        phases.train_reward(project)
+        ranks.meet()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error", category=UserWarning)
+    train(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,112 @@
+"""The engine's own promises; how it trains is in ``test_phases`` and ``test_ranks``."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlhfcli.core.engine import Engine, parameter_groups
+from rlhfcli.core.tasks import Batch, Sums, Task
+from rlhfcli.recipe.schema import Phase
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner = nn.Linear(4, 4)
+        self.outer = nn.Linear(4, 4, bias=False)
+        self.outer.weight = self.inner.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(torch.tanh(self.inner(x)))
+
+
+class Squares:
+    """The sum of squares of what comes out."""
+
+    def step(self, forward, batch) -> Sums:
+        return {"loss": forward(x=batch.x).square().sum()}
+
+
+class Rows:
+    """A batch of rows."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def to(self, device: torch.device) -> Rows:
+        return self
+
+
+def engine(module: nn.Module, stage: int) -> Engine:
+    return Engine(module, Phase(learning_rate=1e-2, max_grad_norm=1e9), 10, stage)
+
+
+TASK: Task = Squares()  # type: ignore[assignment]
+DATA = torch.linspace(-1, 1, 24).reshape(6, 4)
+
+
+def batches(*sizes: int) -> list[Batch]:
+    return [Rows(rows) for rows in DATA.split(list(sizes))]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_repeated_batch_adds_exactly_nothing(stage: int) -> None:
+    norms = []
+    for repeats in (0, 2):
+        module = Tied()
+        with engine(module, stage) as driver:
+            for batch in batches(2, 4):
+                driver.accumulate(TASK, batch, 6)
+            for _ in range(repeats):
+                driver.accumulate(TASK, batches(5, 1)[0], 6, counts=False)
+            norms.append(driver.step())
+    assert norms[0] == norms[1] > 0
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_gradient_is_that_of_the_mean_over_all_batches(stage: int) -> None:
+    module = Tied()
+    plain = copy.deepcopy(module)
+    (plain(DATA).square().sum() / 6).backward()
+    expected = torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None]).norm()
+    with engine(module, stage) as driver:
+        for batch in batches(1, 3, 2):
+            driver.accumulate(TASK, batch, 6)
+        assert driver.step() == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_after_the_engine_the_model_is_a_plain_one(stage: int) -> None:
+    module = Tied()
+    with engine(module, stage) as driver:
+        driver.accumulate(TASK, batches(6)[0], 6)
+        driver.step()
+        trained = driver.forward(x=DATA).detach()
+    assert not any(hasattr(p, "ds_id") for p in module.parameters())
+    assert all(type(part._parameters) is dict for part in module.modules())
+    assert module.outer.weight is module.inner.weight
+    assert [p.shape for p in module.parameters()] == [(4, 4), (4,)]
+    assert torch.equal(module(DATA), trained)
+
+
+def test_after_an_error_the_other_ranks_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = engine(Tied(), 3)
+    monkeypatch.setattr(driver, "_put_together", lambda: pytest.fail("exchanges something with the other ranks"))
+    with pytest.raises(ZeroDivisionError), driver:
+        raise ZeroDivisionError
+
+
+def test_only_matrices_decay_and_empty_groups_are_left_out() -> None:
+    module = Tied()
+    decaying, others = parameter_groups(module, 0.1)
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert [p.dim() for p in decaying["params"]] == [2] and [p.dim() for p in others["params"]] == [1]
+    module.inner.bias.requires_grad_(False)
+    assert len(parameter_groups(module, 0.1)) == 1

@@ -1,0 +1,67 @@
+"""The same losses on one rank and on two, whatever DeepSpeed partitions. Real processes, gloo, fp32."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhfcli.core.loop import read_metrics
+from tests.core import rank_worker
+
+ROOT = Path(__file__).parents[2]
+APART = 1e-4
+FEW = ["opt-2-full", "llama-3-lora-tight"]
+MANY = [
+    "-".join(words)
+    for words in itertools.product(("opt", "llama"), "0123", ("full", "lora"), ("", "tight"))
+    if "-".join(words) not in FEW
+]
+FIGURES = {"loss", "grad_norm", "eval_loss", "eval_accuracy", "eval_token_accuracy", "eval_chosen_mean"}
+
+
+def on_two_ranks(folder: Path, steps: int, cases: list[str]) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    alone = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # tests train in this process, too
+    environment = {key: value for key, value in os.environ.items() if key not in alone} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "tests.core.rank_worker", str(folder), str(steps), *cases],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def differences(one: Path, two: Path) -> dict[str, float]:
+    """The largest difference of each figure over all lines."""
+    found: dict[str, float] = {}
+    for phase in ("sft", "reward"):
+        lines = [list(read_metrics(folder / "run" / phase / "metrics.jsonl")) for folder in (one, two)]
+        for a, b in zip(*lines, strict=True):
+            assert a.keys() == b.keys()
+            for name in FIGURES & a.keys():
+                found[name] = max(found.get(name, 0.0), abs(a[name] - b[name]))
+    return found
+
+
+def compare(tmp_path: Path, steps: int, cases: list[str]) -> None:
+    rank_worker.train(tmp_path / "one", steps, cases)
+    on_two_ranks(tmp_path / "two", steps, cases)
+    for case in cases:
+        found = differences(tmp_path / "one" / case, tmp_path / "two" / case)
+        print(case, {name: f"{value:.1e}" for name, value in sorted(found.items())})
+        assert found.keys() == FIGURES
+        assert max(found.values()) <= APART, (case, found)
+
+
+def test_two_ranks_make_the_same_losses_as_one(tmp_path: Path) -> None:
+    compare(tmp_path, 6, FEW)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_every_stage_with_and_without_lora(tmp_path: Path, part: int) -> None:
+    compare(tmp_path, 20, MANY[part::4])
