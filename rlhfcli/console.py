@@ -216,6 +216,7 @@ def figures_text(figures: Mapping[str, float]) -> str:
         "loss 1.234 · learning rate 1.0e-04 · 12,345 tokens/s · 1.2 GB".
     """
     words = {
+        "rows": "{:,.0f} rows",
         "loss": "loss {:.4f}",
         "accuracy": "accuracy {:.3f}",
         "eval_loss": "validation loss {:.4f}",

@@ -12,12 +12,15 @@ from typer.core import TyperGroup
 
 from rlhfcli import __version__, console
 from rlhfcli.cli import recipes
+from rlhfcli.cli.bench import bench
 from rlhfcli.cli.chat import chat
 from rlhfcli.cli.doctor import doctor
 from rlhfcli.cli.eval import evaluate
+from rlhfcli.cli.export import export
 from rlhfcli.cli.prepare_data import prepare_data
 from rlhfcli.cli.reward import reward
 from rlhfcli.cli.run import run
+from rlhfcli.cli.runs import runs
 from rlhfcli.cli.sft import sft
 from rlhfcli.errors import RlhfError
 
@@ -28,7 +31,7 @@ class _InOrder(TyperGroup):
     """Lists the verbs as one uses them; typer would put all groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # typer hides the context's type
-        return ["prepare-data", "sft", "reward", "eval", "chat", "run", "recipes", "doctor"]
+        return ["prepare-data", "sft", "reward", "eval", "chat", "run", "runs", "export", "bench", "recipes", "doctor"]
 
 
 app = typer.Typer(
@@ -49,6 +52,9 @@ app.command("reward", rich_help_panel=_FIVE)(reward)
 app.command("eval", rich_help_panel=_FIVE)(evaluate)
 app.command("chat", rich_help_panel=_FIVE)(chat)
 app.command("run", rich_help_panel=_HELPERS)(run)
+app.command("runs", rich_help_panel=_HELPERS)(runs)
+app.command("export", rich_help_panel=_HELPERS)(export)
+app.command("bench", rich_help_panel=_HELPERS)(bench)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_HELPERS)
 app.command("doctor", rich_help_panel=_HELPERS)(doctor)
 

@@ -52,6 +52,7 @@ def chat(
         settings.chat,
         template=settings.data.template,
         seed=settings.seed,
+        saves=run / "chat" / "chats.jsonl",
     )
     if prompt is None:
         run_terminal(session)

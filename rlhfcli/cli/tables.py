@@ -1,23 +1,29 @@
-"""Draws the tables of ``rlhf prepare-data`` and ``rlhf eval``."""
+"""Draws the tables of ``rlhf prepare-data``, ``rlhf eval`` and ``rlhf bench``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from rlhfcli.cli import bench_view, data_view
+from rlhfcli.data.preview import visible
 from rlhfcli.evaluation import report
 
+_BAR = 14  # cells of the longest bar of a histogram
 _VERDICTS = {"alive": "green", "unclear": "yellow", "dead": "bold red"}
 
 
 def data_tables(manifest: Mapping[str, Any]) -> RenderableType:
     """What ``prepare-data`` made of every source: nothing is left out without a count."""
-    return _draw(_data_rows(manifest))
+    parts = [_draw(data_view.tables(manifest)), Text(), _histograms(data_view.histograms(manifest))]
+    parts += [Text(visible(f"warning: {warning}"), style="yellow") for warning in data_view.warnings(manifest)]
+    return Group(*parts)
 
 
 def language_tables(result: Mapping[str, Any]) -> RenderableType:
@@ -30,38 +36,9 @@ def reward_tables(result: Mapping[str, Any]) -> RenderableType:
     return _draw(report.reward_rows(result), note_style=_VERDICTS[result["verdict"]])
 
 
-def _data_rows(manifest: Mapping[str, Any]) -> list[report.Table]:
-    number = dict(number=True)
-    names = ("rows read", "kept", "cut", "left out")
-    columns = (
-        report.Column("source"),
-        *(report.Column(name, **number) for name in names),
-        report.Column("why", share=1),
-    )
-    rows = []
-    for source in manifest["sources"]:
-        dropped = source["dropped"]
-        why = ", ".join(f"{reason}: {count:,}" for reason, count in dropped.items())
-        counts = (source["read"], source["kept"], source["cut"], sum(dropped.values()))
-        rows.append((source["path"], *(f"{count:,}" for count in counts), why))
-    named = "Every row that was left out stands in data/rejected_rows.jsonl with its place and the reason."
-    sources = report.Table("Data", columns, tuple(rows), named if any(row[4] != "0" for row in rows) else None)
-    columns = (
-        report.Column("part"),
-        *(report.Column(name, **number) for name in ("examples", "tokens", "answers", "longest")),
-    )
-    parts = [
-        (
-            name,
-            f"{part['rows']:,}",
-            f"{part['tokens']:,}",
-            f"{part['answer'] / max(1, part['tokens']):.0%}",
-            f"{part['longest']:,}",
-        )
-        for name, part in manifest["tokens"].items()
-    ]
-    note = "tokens: of a pair, the prompt once and both answers; answers: their share of the tokens."
-    return [sources, report.Table("What the phases learn from", columns, tuple(parts), note)]
+def bench_tables(results: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What ``rlhf bench`` measured."""
+    return _draw(bench_view.tables(results))
 
 
 def _draw(tables: list[report.Table], note_style: str = "dim") -> RenderableType:
@@ -72,6 +49,25 @@ def _draw(tables: list[report.Table], note_style: str = "dim") -> RenderableType
             parts.append(Text(table.note, style=note_style))
         parts.append(Text())
     return Group(*parts[:-1])
+
+
+def _histograms(histograms: list[data_view.Histogram]) -> RenderableType:
+    """Side by side where the terminal is wide enough."""
+    drawn = []
+    for histogram in histograms:
+        grid = RichTable.grid(padding=(0, 1))
+        for justify in ("right", "right", "left"):
+            grid.add_column(justify=justify, no_wrap=True)
+        for label, rows, share in histogram.bins:
+            grid.add_row(Text(label), Text(f"{rows:,}", style="dim"), Text(_bar(share), style="cyan"))
+        drawn.append(Group(Text(histogram.title, style="bold"), grid, Text()))
+    return Columns(drawn, padding=(0, 3))
+
+
+def _bar(share: float) -> str:
+    """A bar of block characters; what is not nothing shows."""
+    eighths = max(round(share * 8 * _BAR), 1 if share else 0)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
 def _table(table: report.Table) -> RichTable:
@@ -93,5 +89,5 @@ def _table(table: report.Table) -> RichTable:
         )
     for row in table.rows:
         # Text and not str: what a model says is no markup, even if it looks like it.
-        drawn.add_row(*(Text(cell) for cell in row))
+        drawn.add_row(*(Text(visible(cell)) for cell in row))
     return drawn

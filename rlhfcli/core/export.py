@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,9 +15,12 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core import lora
+from rlhfcli.core import checksums, lora
+from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_adapter
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.schema import Lora
+
+SHARD_SIZE = "5GB"  # of one file of weights, unless somebody asks for another
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     try:
+        _tidy(folder)
         partial.mkdir(parents=True)
         yield partial
         if folder.exists():
@@ -56,7 +62,31 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
         raise OutputError(f"cannot be written: {reason}", where=str(folder), hint="Is the disk full?") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not folder.exists():  # stopped between the two renames
+            old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Take away what a killed process left beside a folder, and put back what it had only moved aside."""
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*-*"):
+        kind, _, process = left.name.removeprefix(f".{folder.name}.").partition("-")
+        if kind not in ("partial", "old") or not process.isdigit() or _runs(int(process)):
+            continue
+        if kind == "old" and not folder.exists():
+            left.rename(folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def save_model(
@@ -65,6 +95,7 @@ def save_model(
     folder: Path,
     adapter: Adapter | None,
     card: str,
+    shard_size: str = SHARD_SIZE,
 ) -> None:
     """Write a model as a plain transformers folder, with the adapter in ``adapter/`` where LoRA was used.
 
@@ -74,6 +105,7 @@ def save_model(
         folder: Where to.
         adapter: The LoRA part, if any.
         card: Text of ``README.md``.
+        shard_size: Largest size of one file of weights, such as ``5GB``.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -84,12 +116,49 @@ def save_model(
             tokenizer.save_pretrained(partial / "adapter")
             lora.merge(model)
             lora.remove(model)
-        model.save_pretrained(partial)
+            finish(partial / "adapter", None)
+        model.save_pretrained(partial, max_shard_size=shard_size)
         tokenizer.save_pretrained(partial)
-        readme = partial / "README.md"
-        readme.write_text(card, encoding="utf-8")
-        for weights in partial.rglob("*.safetensors"):  # safetensors lets nobody else read them
-            weights.chmod(readme.stat().st_mode & 0o777)
+        finish(partial, card)
+
+
+def copy_adapter(source: Path, folder: Path, base_model: str, card: str) -> None:
+    """Copy the adapter that lies in a model folder.
+
+    Args:
+        source: The adapter: PEFT's files, and a tokenizer.
+        folder: Where to.
+        base_model: Hub name or folder of the model that it belongs to, as it can be found now.
+        card: Text of ``README.md``.
+
+    Raises:
+        ModelError: The adapter is damaged.
+        OutputError: The folder cannot be written.
+    """
+    config, _, _ = read_adapter(source)
+    with complete_or_absent(folder) as partial:
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.name != checksums.SUMS:
+                shutil.copyfile(file, partial / file.name)
+        settings = config | {"base_model_name_or_path": base_model}
+        (partial / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        finish(partial, card)
+
+
+def finish(folder: Path, card: str | None) -> None:
+    """What every saved folder ends with: its card, file modes as the user's umask has them, and its sums.
+
+    Args:
+        folder: All other files are in it.
+        card: Text of ``README.md``; ``None`` for a folder without one.
+    """
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    checksums.write(folder)
+    mode = (folder / checksums.SUMS).stat().st_mode & 0o777
+    for file in folder.iterdir():
+        if file.is_file():  # safetensors lets nobody else read what it writes
+            file.chmod(mode)
 
 
 def as_reward_model(config: Any, pooling: str, rewards: tuple[float, float]) -> None:

@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from rlhfcli.core.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import Lora
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."  # what PEFT puts before every key
 
 
@@ -180,63 +179,36 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         folder: Has ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Raises:
-        ModelError: A file is missing, or the adapter does not fit the model.
+        ModelError: A file is missing or damaged, or the adapter does not fit the model.
     """
-    config = _read_adapter_config(folder)
-    inject(model, settings_of(config))
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise ModelError("the adapter folder has no weights", where=str(folder / ADAPTER_WEIGHTS))
-    tensors = load_file(folder / ADAPTER_WEIGHTS)
-    wanted: dict[str, nn.Parameter] = {}
+    config, settings, tensors = read_adapter(folder)
+    inject(model, settings)
+    wanted: dict[str, Tensor] = {}
     for name, layer in adapted_layers(model):
         wanted[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_a
         wanted[f"{_PREFIX}{name}.lora_B.weight"] = layer.lora_b
-    for name in config.get("modules_to_save") or []:
-        wanted[f"{_PREFIX}{name}.weight"] = model.get_parameter(f"{name}.weight")
+    head = _head(model)
+    if head is not None and head[0] in (config.get("modules_to_save") or []):
+        wanted[f"{_PREFIX}{head[0]}.weight"] = head[1].weight
+    _check_fit(wanted, tensors, str(folder))
+    with torch.no_grad():
+        for key, parameter in wanted.items():
+            parameter.copy_(tensors[key])
+
+
+def _check_fit(wanted: dict[str, Tensor], tensors: dict[str, Tensor], where: str) -> None:
     missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or unknown:
         raise ModelError(
             f"the adapter does not fit the model: {len(missing)} tensors missing, {len(unknown)} unknown",
-            where=str(folder),
+            where=where,
             hint=f"First of them: {(missing + unknown)[0]}",
         )
-    with torch.no_grad():
-        for key, parameter in wanted.items():
-            if parameter.shape != tensors[key].shape:
-                raise ModelError(
-                    f"{key} has shape {tuple(tensors[key].shape)}, the model needs {tuple(parameter.shape)}",
-                    where=str(folder),
-                )
-            parameter.copy_(tensors[key])
-
-
-def settings_of(config: dict[str, Any]) -> Lora:
-    """The recipe section that corresponds to an ``adapter_config.json``."""
-    targets = config["target_modules"]
-    return Lora(
-        rank=config["r"],
-        alpha=float(config["lora_alpha"]),
-        dropout=float(config["lora_dropout"]),
-        rslora=bool(config.get("use_rslora", False)),
-        targets=targets if isinstance(targets, str) else list(targets),
-    )
-
-
-def _read_adapter_config(folder: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError("not an adapter folder: it has no adapter_config.json", where=str(folder)) from None
-    except ValueError as error:
-        raise ModelError(f"adapter_config.json is not JSON: {error}", where=str(folder)) from None
-    unsupported = [key for key in ("use_dora", "rank_pattern", "alpha_pattern") if config.get(key)]
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
-        raise ModelError(
-            "only plain LoRA adapters are supported",
-            where=str(folder),
-            hint=f"It uses: {unsupported or config.get('peft_type')}",
-        )
-    return config
+    for key, parameter in wanted.items():
+        if parameter.shape != tensors[key].shape:
+            raise ModelError(
+                f"{key} has shape {tuple(tensors[key].shape)}, the model needs {tuple(parameter.shape)}", where=where
+            )
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:

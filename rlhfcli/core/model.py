@@ -27,6 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rlhfcli.core import checksums
 from rlhfcli.data.template import set_template
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
@@ -67,21 +68,25 @@ def computes_bf16(dtype: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def load_tokenizer(name: str, template: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, template: str | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer and see to its pad token and its chat template.
 
     Args:
         name: Hub name, local folder or ``builtin:tiny``.
         template: As in the recipe (``human_assistant``, ``model``, a .jinja file); ``None`` keeps what it carries.
+        trust_remote_code: Run code that comes with the tokenizer.
 
     Returns:
         A tokenizer whose pad token is not its end token.
 
     Raises:
-        ModelError: It cannot be loaded, or has no end token.
+        ModelError: It cannot be loaded, was changed since it was saved, or has no end token.
     """
-    with _explained(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    checksums.verify(Path(resolve(name)))
+    with _explained(name, "tokenizer"):  # without a word about code transformers would ask on the terminal
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what transformers makes of a missing file
         raise ModelError(
             "the model folder has no tokenizer", where=name, hint="It needs tokenizer.json, or its family's own files."
@@ -235,7 +240,7 @@ def _check_folder(folder: Path) -> None:
         )
         raise ModelError("not a model folder: it has no config.json", where=str(folder), hint=hint)
     try:
-        json.loads(config.read_text(encoding="utf-8"))
+        json.loads(config.read_text(encoding="utf-8"), parse_constant=_constant)
     except ValueError as error:
         raise ModelError(f"config.json is not JSON: {error}", where=str(config)) from None
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
@@ -244,6 +249,13 @@ def _check_folder(folder: Path) -> None:
             where=str(folder),
             hint="It needs model.safetensors (or several, with an index). Was its download or its save interrupted?",
         )
+    checksums.verify(folder)
+
+
+def _constant(name: str) -> float:
+    if name == "NaN":  # Infinity is the value of a few families
+        raise ValueError("a value is NaN")
+    return float(name)
 
 
 def _check_filled(name: str, missing: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from rlhfcli.errors import Problem, RecipeError, UserError
 from rlhfcli.recipe import builtin, checks, messages, overrides, strict_yaml
 from rlhfcli.recipe.paths import resolve
+from rlhfcli.recipe.redact import command_line
 from rlhfcli.recipe.schema import Recipe
 
 RUNS = Path("runs")
@@ -48,7 +49,7 @@ class Loaded:
     def first_line(self) -> str:
         """What a command says before everything else."""
         why = f" ({self.why})" if self.why else ""
-        changes = f", with {' '.join(self.overrides)}" if self.overrides else ""
+        changes = f", with {command_line(self.overrides)}" if self.overrides else ""
         return f"recipe: {self.name}{why}{changes}"
 
 

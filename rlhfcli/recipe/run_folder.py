@@ -30,6 +30,7 @@ import yaml
 
 from rlhfcli import __version__
 from rlhfcli.errors import OutputError
+from rlhfcli.recipe.redact import command_line
 from rlhfcli.recipe.schema import Recipe
 
 Part = Literal["data", "sft", "reward", "eval"]
@@ -55,7 +56,7 @@ class RunFolder:
         self.recipe = recipe
         self.path = Path(recipe.output_dir)
         self._dump = dump
-        self._new = False
+        self._new = self._new_parent = False
 
     @property
     def data(self) -> Path:
@@ -103,6 +104,7 @@ class RunFolder:
                     hint="--overwrite trains it again; --set output_dir=… keeps both.",
                 )
         self._new = not (self.path / "run.json").exists()
+        self._new_parent = not self.path.parent.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.note({})  # first: it marks the folder as one of ours
@@ -127,7 +129,8 @@ class RunFolder:
             if self._new and self.path.is_dir() and set(self.path.iterdir()) <= ours:
                 with suppress(OSError):
                     shutil.rmtree(self.path)
-                    self.path.parent.rmdir()  # runs/, if there is nothing else in it
+                    if self._new_parent:  # runs/; a folder of the user's stays
+                        self.path.parent.rmdir()
             raise
 
     def note(self, done: dict[str, Any]) -> None:
@@ -142,7 +145,7 @@ class RunFolder:
         record["rlhf"] = __version__
         record["python"] = platform.python_version()
         record["packages"] = {name: _version(name) for name in _PACKAGES}
-        command = " ".join(["rlhf", *sys.argv[1:]])
+        command = command_line(["rlhf", *sys.argv[1:]])  # no secrets
         if command not in record.setdefault("commands", []):
             record["commands"].append(command)
         for part, figures in done.items():

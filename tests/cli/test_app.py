@@ -13,6 +13,7 @@ from rlhfcli.errors import RlhfError, TrainingError, UserError
 
 ROOT = Path(__file__).parents[2]
 runner = CliRunner()
+VERBS = ["prepare-data", "sft", "reward", "eval", "chat", "run", "runs", "export", "recipes", "doctor"]
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +37,12 @@ def call(monkeypatch, capsys):
 
 def test_help_names_the_verbs_in_their_order(call):
     code, out, _ = call("--help")
-    verbs = ["prepare-data", "sft", "reward", "eval", "chat", "run", "recipes", "doctor"]
-    places = [out.index(f"│ {verb} ") for verb in verbs]
+    places = [out.index(f"│ {verb} ") for verb in VERBS]
     assert code == 0
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("verb", ["prepare-data", "sft", "reward", "eval", "chat", "run", "recipes", "doctor"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(call, verb):
     code, out, _ = call(verb, "--help")
     assert code == 0
@@ -195,15 +195,21 @@ def test_the_options_of_a_verb():
     group = get_command(cli.app)
     found = {
         name: sorted(option for parameter in group.commands[name].params for option in parameter.opts)
-        for name in ("prepare-data", "sft", "reward", "eval", "chat", "run")
+        for name in ("prepare-data", "sft", "reward", "eval", "chat", "run", "runs", "export", "bench")
     }
     shared = ["--offline", "--recipe", "--set", "-r"]
-    trains = sorted([*shared, "--overwrite"])
+    ranks = ["--gpus", "--ranks", "--nnodes", "--node-rank", "--main-address", "--hostfile"]
+    trains = sorted([*shared, "--overwrite", *ranks])
     assert found == {
-        "prepare-data": sorted([*trains, "--json"]),
+        "prepare-data": sorted([*shared, "--overwrite", "--json", "--strict", "--preview", "--html"]),
         "sft": trains,
         "reward": trains,
         "eval": sorted([*shared, "--json"]),
         "chat": sorted([*shared, "--model", "-m", "--reward", "--prompt", "-p"]),
         "run": trains,
+        "runs": ["--json", "--root"],
+        "bench": sorted([*shared, "--phase", "--steps", "--find-size", "--json"]),
+        "export": sorted(
+            ["source", "to", "--format", "--shard-size", "--check", "--no-check", "--overwrite", *shared[:2], "-r"]
+        ),
     }

@@ -1,14 +1,32 @@
-"""A folder is complete or it is not there."""
+"""A folder is complete or it is not there; and whoever loads it gets our numbers."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from peft import PeftModel
 from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, pipeline
 
-from rlhfcli.core.export import complete_or_absent
-from rlhfcli.errors import OutputError
+from rlhfcli.core import release
+from rlhfcli.core.checksums import SUMS, verify
+from rlhfcli.core.export import complete_or_absent, save_model
+from rlhfcli.core.model import load_causal_lm
+from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.errors import ModelError, OutputError
+from tests.core import families, folders
+
+
+def names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
+
+
+# --- complete or absent -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
@@ -19,4 +37,184 @@ def test_a_full_disk_is_one_error_and_leaves_what_was_there(tmp_path: Path, erro
     with pytest.raises(OutputError, match="No space left"), complete_or_absent(folder) as partial:
         (partial / "new").touch()
         raise error
-    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["final", "final/old"]
+    assert names(tmp_path) == ["final", "final/old"]
+
+
+def test_what_was_there_comes_back_if_the_second_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "final"
+    folder.mkdir()
+    (folder / "old").touch()
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if ".partial-" in self.name:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OutputError, match="Input/output"), complete_or_absent(folder):
+        pass
+    assert names(tmp_path) == ["final", "final/old"]
+
+
+def _dead() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_taken_away(tmp_path: Path) -> None:
+    dead = _dead()
+    left = [f".final.partial-{dead}", f".final.old-{dead}", f".final.partial-{os.getppid()}", ".final.mine", ".other-1"]
+    for name in left:
+        (tmp_path / name).mkdir()
+    with complete_or_absent(tmp_path / "final"):
+        pass
+    assert sorted(names(tmp_path)) == sorted(["final", *left[2:]])  # another process that runs keeps its own
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    aside = tmp_path / f".final.old-{_dead()}"
+    aside.mkdir()
+    (aside / "old").touch()
+    with pytest.raises(OutputError), complete_or_absent(tmp_path / "final"):
+        raise OSError(28, "No space left on device")
+    assert names(tmp_path) == ["final", "final/old"]
+
+
+# --- what is saved ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_file_modes_are_the_umask(tmp_path: Path) -> None:
+    final, _ = folders.save("opt", tmp_path, reward=True)
+    modes = {path.relative_to(final).as_posix(): path.stat().st_mode & 0o777 for path in final.rglob("*")}
+    assert "adapter/adapter_model.safetensors" in modes
+    assert {mode for name, mode in modes.items() if name != "adapter"} == {0o640}
+    assert {modes["adapter"], final.stat().st_mode & 0o777} == {0o750}
+
+
+def test_the_sums_are_those_of_b2sum(tmp_path: Path) -> None:
+    final, _ = folders.save("opt", tmp_path, reward=False)
+    for folder in (final, final / "adapter"):
+        told = subprocess.run(["b2sum", "-c", SUMS], cwd=folder, capture_output=True, text=True, check=True).stdout
+        assert {line.split(":")[0] for line in told.splitlines()} == {
+            file.name for file in folder.iterdir() if file.is_file() and file.name not in (SUMS, "README.md")
+        }
+
+
+def test_shards_have_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    model = families.classifier("llama")
+    model.config.pad_token_id = 1
+    save_model(model, folders.tokenizer(), tmp_path / "m", None, "", "20KB")
+    shards = list((tmp_path / "m").glob("model-*.safetensors"))
+    assert len(shards) > 3 and (tmp_path / "m" / "model.safetensors.index.json").is_file()
+    assert max(shard.stat().st_size for shard in shards) < 22_000
+    ids = families.token_ids([7])
+    scores = load_reward_model(tmp_path / "m").rewards(ids)
+    assert (scores - model(torch.tensor(ids)).logits[:, 0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "config.json").write_text("{}"), r"config.json is not what was saved"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), r"tokenizer.json is missing"),
+        (lambda folder: (folder / SUMS).write_text(""), "B2SUMS is damaged"),
+        (lambda folder: (folder / SUMS).write_text("00  ../x\n"), "B2SUMS is damaged"),
+        (lambda folder: (folder / SUMS).write_bytes(b"\xff"), "B2SUMS cannot be read"),
+    ],
+)
+def test_a_changed_folder_is_refused(tmp_path: Path, break_it: object, message: str) -> None:
+    save_model(families.causal_lm("opt"), folders.tokenizer(), tmp_path / "m", None, "")
+    verify(tmp_path / "m")
+    break_it(tmp_path / "m")  # type: ignore[operator]
+    with pytest.raises(ModelError, match=message):
+        load_causal_lm(str(tmp_path / "m"))
+
+
+def test_one_rank_of_a_machine_looks_at_the_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / SUMS).write_text(f"{'0' * 128}  gone\n")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    verify(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ModelError, match="gone is missing"):
+        verify(tmp_path)
+
+
+def test_the_card_may_be_edited_and_a_changed_folder_accepted(tmp_path: Path) -> None:
+    save_model(families.causal_lm("opt"), folders.tokenizer(), tmp_path / "m", None, "")
+    (tmp_path / "m" / "README.md").write_text("mine")
+    load_causal_lm(str(tmp_path / "m"))
+    (tmp_path / "m" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ModelError) as caught:
+        load_causal_lm(str(tmp_path / "m"))
+    assert f"remove {tmp_path / 'm' / SUMS}" in str(caught.value.hint)
+    (tmp_path / "m" / SUMS).unlink()
+    load_causal_lm(str(tmp_path / "m"))
+
+
+# --- six families, loaded by everybody ----------------------------------------------------------------------
+
+SEQUENCES = families.token_ids([5, 19, 2, 33, 12])
+
+
+def _scores(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.stack([model(torch.tensor([ids])).logits[0, 0] for ids in SEQUENCES])
+
+
+def _logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in SEQUENCES])
+
+
+@pytest.mark.parametrize("family", families.SIX)
+def test_a_reward_model_gives_the_same_scores_everywhere(family: str, tmp_path: Path) -> None:
+    final, base = folders.save(family, tmp_path, reward=True)
+    ours = load_reward_model(final).rewards(SEQUENCES)
+    plain = AutoModelForSequenceClassification.from_pretrained(final).eval()
+    trl = AutoModelForSequenceClassification.from_pretrained(final, num_labels=1).eval()
+    body = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    adapted = PeftModel.from_pretrained(body, str(final / "adapter")).eval()
+    assert ours.std() > 0.1  # else anything would agree
+    for theirs in (plain, trl, adapted):
+        assert (_scores(theirs) - ours).abs().max() <= 1e-4
+    assert (_scores(adapted.merge_and_unload()) - ours).abs().max() <= 1e-4
+    texts = [" ".join(f"w{n}" for n in ids) for ids in SEQUENCES]
+    classify = pipeline("text-classification", model=plain, tokenizer=folders.tokenizer())
+    for options in ({"function_to_apply": "none"}, {}):  # problem_type keeps the sigmoid away
+        found = torch.tensor([result["score"] for result in classify(texts, **options)])
+        assert (found - ours).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("family", families.SIX)
+def test_a_language_model_gives_the_same_logits_everywhere(family: str, tmp_path: Path) -> None:
+    final, base = folders.save(family, tmp_path, reward=False)
+    ours = _logits(load_causal_lm(str(final)))
+    plain = AutoModelForCausalLM.from_pretrained(final).eval()
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(final / "adapter")).eval()
+    assert (ours - _logits(AutoModelForCausalLM.from_pretrained(base).eval())).abs().max() > 1e-2  # it was trained
+    for theirs in (plain, adapted, adapted.merge_and_unload()):
+        assert (_logits(theirs) - ours).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("reward", [True, False])
+@pytest.mark.parametrize("family", families.SIX)
+def test_the_check_passes_for_every_family(family: str, reward: bool, tmp_path: Path) -> None:
+    final, _ = folders.save(family, tmp_path, reward=reward)
+    report = release.check(final)
+    assert report.holds, report
+    assert [outcome.client for outcome in report.outcomes if outcome.difference is None] == []
+    assert len(report.outcomes) == (5 if reward else 4)
+    left = next(outcome for outcome in report.outcomes if "left" in outcome.client)
+    assert ("position_ids" in left.note) == (family == "gpt2")  # the only one without relative or masked positions
+    adapter = release.check(final / "adapter")
+    assert adapter.holds and len(adapter.outcomes) == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rlhfcli.errors import UserError
 from rlhfcli.recipe import builtin, strict_yaml
 from rlhfcli.recipe.loader import dump, find_recipe, load_recipe, newest_run, open_recipe
-from rlhfcli.recipe.schema import Recipe
+from rlhfcli.recipe.schema import Lora, Recipe
 
 BASE = "output_dir: runs/x\nmodel: {name: builtin:tiny}\ndata: {sources: [{path: builtin:tiny}]}\n"
 
@@ -249,3 +249,12 @@ def test_no_such_recipe(option):
         option = "./tiny"
     with pytest.raises(UserError):
         find_recipe(option)
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029"])
+def test_line_breaks_of_unicode_are_kept(text, tmp_path):
+    recipe = load_recipe("tiny").recipe
+    lora = Lora(targets=text)
+    changed = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"lora": lora})})
+    (tmp_path / "recipe.yaml").write_text(dump(changed), encoding="utf-8")
+    assert load_recipe(tmp_path / "recipe.yaml").recipe.sft.lora == lora

@@ -144,3 +144,18 @@ def test_a_failure_takes_nothing_else_away():
     with pytest.raises(ZeroDivisionError), again.starting():
         raise ZeroDivisionError
     assert json.loads(Path("runs/x/run.json").read_text())["commands"]
+
+
+def test_a_start_that_failed_takes_no_folder_of_the_user_away():
+    Path("runs").mkdir()
+    run = folder()
+    with pytest.raises(KeyboardInterrupt), run.starting():
+        run.open("data")
+        raise KeyboardInterrupt
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_the_record_holds_no_secrets(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["rlhf", "sft", "--set", "logging.wandb_key=abc123"])
+    folder().open("sft")
+    assert "abc123" not in Path("runs/x/run.json").read_text() and "wandb_key" in Path("runs/x/run.json").read_text()

@@ -1,0 +1,202 @@
+"""What a person sees of prepared data, as rows of text: for the tables of the terminal and of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from rlhfcli.evaluation.report import Column, Table
+
+PARTS = {
+    "sft_train": "SFT, training",
+    "sft_validation": "SFT, validation",
+    "reward_train": "reward, training",
+    "reward_validation": "reward, validation",
+}
+_TRAINING = {"sft_train": "SFT", "reward_train": "reward"}
+_WAYS = {
+    "max_length": "padded to max_length ({max_length:,})",
+    "longest": "padded to a batch's longest",
+    "sorted": "the same, sorted by length",
+    "packed": "packed, prompts repeated",
+    "tree": "each token once (rlhf)",
+}
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many rows have which length.
+
+    Args:
+        title: Of which phase.
+        bins: Label, rows, and the share of the fullest bin.
+    """
+
+    title: str
+    bins: tuple[tuple[str, int, float], ...]
+
+
+def tables(manifest: Mapping[str, Any]) -> list[Table]:
+    """Everything about prepared data that fits into tables.
+
+    Args:
+        manifest: Of the store.
+
+    Returns:
+        Sources, rows left out (where there are some), parts, lengths, and what padding would cost.
+    """
+    found = [_sources(manifest), _left_out(manifest), _parts(manifest), _lengths(manifest), _padding(manifest)]
+    return [table for table in found if table is not None]
+
+
+def warnings(manifest: Mapping[str, Any]) -> list[str]:
+    """What should worry the reader: rows of the evaluation whose prompts are trained on.
+
+    Args:
+        manifest: Of the store, with ``overlap`` where it was looked for.
+
+    Returns:
+        One text for each.
+    """
+    found = []
+    for name, overlap in manifest.get("overlap", {}).items():
+        if overlap["found"]:
+            rows = f"{overlap['found']:,} of the {_counted(overlap['rows'], 'row')} of {name}"
+            verb = "has its prompt" if overlap["found"] == 1 else "have their prompts"
+            places = "; ".join(overlap["examples"])
+            found.append(f"{rows} {verb} in the training data, and may be answered by heart. Training rows: {places}")
+    return found
+
+
+def histograms(manifest: Mapping[str, Any]) -> list[Histogram]:
+    """The lengths of the training rows.
+
+    Args:
+        manifest: Of the store.
+
+    Returns:
+        One for each phase that has rows.
+    """
+    found = []
+    for name, phase in _training(manifest).items():
+        edges, counts = (manifest["tokens"][name]["histogram"][key] for key in ("edges", "counts"))
+        labels = [_range(start, end) for start, end in pairwise(edges)]
+        bins = zip(labels, counts, (count / max(counts) for count in counts), strict=True)
+        found.append(Histogram(f"{phase}: tokens of a training row", tuple(bins)))
+    return found
+
+
+def _sources(manifest: Mapping[str, Any]) -> Table:
+    names = ("rows read", "kept", "cut", "left out")
+    columns = (Column("source"), Column("shape"), *(Column(name, number=True) for name in names))
+    rows = []
+    for source in manifest["sources"]:
+        counts = (source["read"], source["kept"], source["cut"], sum(source["dropped"].values()))
+        rows.append((source["path"], ", ".join(source["shapes"]), *(f"{count:,}" for count in counts)))
+    cut = sum(source["cut"] for source in manifest["sources"])
+    limit = manifest["data"]["max_length"]
+    return Table("Data", columns, tuple(rows), f"cut: shortened to {limit:,} tokens." if cut else None)
+
+
+def _left_out(manifest: Mapping[str, Any]) -> Table | None:
+    """Every reason with its rows: those that nobody uses, and those that one phase cannot use."""
+    several = len(manifest["sources"]) > 1
+    columns = [Column("rows", number=True), Column("phase"), Column("why", share=2)]
+    rows: list[tuple[str, ...]] = []
+    for source in manifest["sources"]:
+        merged = source["reward"].get("merged", 0)
+        same = {"comparisons of rankings whose answers cutting made the same": merged} if merged else {}
+        reasons = {"all": source["dropped"], "SFT": source["sft"]["dropped"]}
+        reasons["reward"] = source["reward"]["dropped"] | same
+        for phase, counts in reasons.items():
+            for reason, count in counts.items():
+                rows.append((f"{count:,}", phase, reason, *((source["path"],) if several else ())))
+    if several:
+        columns.append(Column("source", share=1))
+    note = "data/rejected_rows.jsonl names rows that cannot be used, with file, row and reason."
+    return Table("Left out", tuple(columns), tuple(rows), note) if rows else None
+
+
+def _parts(manifest: Mapping[str, Any]) -> Table:
+    names = ("rows", "split", "pairs", "tokens", "answers", "longest")
+    columns = (Column("part"), *(Column(name, number=True) for name in names))
+    rows = []
+    tokens = manifest["tokens"]
+    for name, title in PARTS.items():
+        part, phase = tokens[name], name.partition("_")[0]
+        whole = sum(tokens[f"{phase}_{each}"]["rows"] for each in ("train", "validation"))
+        figures = [f"{part['rows']:,}", _percent(part["rows"], whole)]
+        figures += [f"{part['comparisons']:,}" if phase == "reward" else "", _short(part["tokens"])]
+        figures += [_percent(part["answer"], part["tokens"]), f"{part['longest']:,}"]
+        rows.append((title, *figures))
+    note = (
+        "tokens: of a preference, the prompt once and all answers; answers: the share of the tokens that the "
+        "assistant says; longest: tokens of the longest row, of a preference with its longest answer."
+    )
+    return Table("What the phases learn from", columns, tuple(rows), note)
+
+
+def _lengths(manifest: Mapping[str, Any]) -> Table | None:
+    rows: list[tuple[str, ...]] = []
+    columns: tuple[Column, ...] = ()
+    for name, phase in _training(manifest).items():
+        part = manifest["tokens"][name]
+        of_phase = {"tokens": part["lengths"]["sequence"], "turns": part["turns"]["quantiles"]}
+        of_phase |= {
+            f"{each} tokens": part["lengths"][each] for each in ("prompt", "answer") if each in part["lengths"]
+        }
+        for what, quantiles in of_phase.items():
+            columns = (Column("training rows"), *(Column(_quantile(key), number=True) for key in quantiles))
+            rows.append((f"{phase}: {what}", *(_short(value, 10_000) for value in quantiles.values())))
+    note = "50 %: half of the rows have at most so many. A preference is as long as its prompt with the longest answer."
+    return Table("Lengths", columns, tuple(rows), note) if rows else None
+
+
+def _padding(manifest: Mapping[str, Any]) -> Table | None:
+    phases = _training(manifest)
+    if not phases:
+        return None
+    padding = {name: manifest["tokens"][name]["padding"] for name in phases}
+    columns = [Column("training batches")]
+    for phase in phases.values():
+        columns += [Column(f"{phase} tokens", number=True), Column("factor", number=True)]
+    rows = []
+    for way, title in _WAYS.items():
+        figures = [(_short(each[way]["tokens"]), f"{each[way]['factor']:.2f}") for each in padding.values()]
+        told = title.format(max_length=manifest["data"]["max_length"])
+        rows.append((told, *(figure for pair in figures for figure in pair)))
+    says = [
+        f"{phases[name]}: padded to their longest, batches of {each['batch_size']:,} rows compute "
+        f"{each['longest']['factor']:.2f} times the tokens."
+        for name, each in padding.items()
+    ]
+    return Table("What padding would cost", tuple(columns), tuple(rows), " ".join(says))
+
+
+def _training(manifest: Mapping[str, Any]) -> dict[str, str]:
+    return {name: phase for name, phase in _TRAINING.items() if manifest["tokens"][name]["rows"]}
+
+
+def _range(start: int, end: int) -> str:
+    return f"{start:,}" if end == start + 1 else f"{start:,} – {end - 1:,}"
+
+
+def _quantile(key: str) -> str:
+    return f"{key[1:]} %" if key.startswith("p") else key
+
+
+def _short(number: int, exact_below: int = 10_000_000) -> str:
+    """A number that a narrow table can hold: in thousands or millions, where it is a large one."""
+    if number < exact_below:
+        return f"{number:,}"
+    return f"{number / 1e3:,.1f} k" if number < 1_000_000 else f"{number / 1e6:,.1f} M"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

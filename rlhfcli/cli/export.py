@@ -1,0 +1,153 @@
+"""``rlhf export``: folders that other programs load, and the proof that they give the same numbers there."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlhfcli import console
+from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, open_project
+from rlhfcli.errors import OutputError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from rlhfcli.core.cross_check import Report
+    from rlhfcli.core.release import Source
+
+_SIZE = re.compile(r"[1-9][0-9]*(?:MB|GB|MiB|GiB)")
+
+
+class Format(str, Enum):
+    """What is written."""
+
+    merged = "merged"
+    adapter = "adapter"
+    deepspeed_chat = "deepspeed-chat"
+
+
+def export(
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="sft|reward|FOLDER", help="A phase of the run, or the folder of a model."),
+    ] = None,
+    to: Annotated[Path | None, typer.Argument(metavar="TO", help="Where to.", show_default=False)] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="The whole model; its LoRA adapter; or what DeepSpeed-Chat reads.")
+    ] = Format.merged,
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest file of weights: 5GB, 500MB.")] = "5GB",
+    check: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Export nothing, only check this folder.", show_default=False),
+    ] = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not check what was exported.")] = False,
+    overwrite: OverwriteOption = False,
+    recipe: RecipeOption = None,
+    offline: OfflineOption = False,
+) -> None:
+    """Write a trained model as a folder that others load, and check that they get our numbers.
+
+    rlhf export reward my-model writes a plain transformers folder.
+
+    The check loads it in plain transformers (an adapter: in PEFT), compares
+    32 scores or logits, and ends with 1 where they differ.
+
+    FOLDER may also hold a reward model of DeepSpeed-Chat's: it becomes a plain one.
+    """
+    from rlhfcli import launch
+
+    if not _SIZE.fullmatch(shard_size):
+        raise UserError("this is no size", where=f"--shard-size {shard_size}", hint="Write 5GB, 500MB or 2GiB.")
+    launch.in_this_process(offline=offline)
+    if check is not None and source is None:
+        _check(check)
+    elif check is None and source is not None and to is not None:
+        _claim(to, overwrite=overwrite)
+        _export(_find(source, recipe), to, (form.value, shard_size), compare=not no_check)
+    else:
+        hint = "rlhf export reward TO writes a folder, rlhf export --check FOLDER checks one."
+        raise UserError("say what to export and where to, or which folder to check", hint=hint)
+
+
+def _claim(to: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what this program has not made, or, without --overwrite, anything."""
+    if not to.exists() or (to.is_dir() and not any(to.iterdir())):
+        return
+    if not (to / "B2SUMS").is_file():
+        raise OutputError("something else is there, no export of ours", where=str(to), hint="Choose another name.")
+    if not overwrite:
+        raise OutputError("this folder exists", where=str(to), hint="Choose another name, or add --overwrite.")
+
+
+def _find(source: str, recipe: str | None) -> Source:
+    if source in ("sft", "reward"):
+        loaded = open_project(recipe)
+    with console.TerminalSink().stage("starting torch and transformers"):
+        from rlhfcli.core import release
+    if source not in ("sft", "reward"):
+        return release.of_folder(Path(source).expanduser())
+    from rlhfcli.recipe.loader import dump
+    from rlhfcli.recipe.run_folder import RunFolder
+
+    return release.of_run(RunFolder(loaded.recipe, dump), "sft" if source == "sft" else "reward")
+
+
+def _export(source: Source, to: Path, how: tuple[str, str], *, compare: bool) -> None:
+    from rlhfcli.core import release
+
+    sink = console.TerminalSink()
+    with sink.stage(f"writing {to}"):
+        reference = release.write(source, to, *how)  # type: ignore[arg-type]
+    if compare:
+        with sink.stage("loading it elsewhere"):
+            report = release.check(to, reference)
+        _show(to, report)
+    console.message(f"exported: {to}")
+
+
+def _check(folder: Path) -> None:
+    sink = console.TerminalSink()
+    with sink.stage("starting torch and transformers"):
+        from rlhfcli.core import release
+    with sink.stage("loading it here and elsewhere"):
+        report = release.check(folder)
+    _show(folder, report)
+
+
+def _show(folder: Path, report: Report) -> None:
+    """Print what was found, and end with 1 if others get other numbers, or nothing could be compared."""
+    console.result(_table(report))
+    if not report.compared:
+        console.message(f"nothing could be compared: {folder} is not checked", style="bold red")
+    elif not report.holds:
+        console.message(f"{folder} gives other numbers elsewhere", style="bold red")
+    if not report.holds:
+        raise typer.Exit(1)
+
+
+def _table(report: Report) -> RenderableType:
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text("The same numbers elsewhere", style="bold"))
+    drawn.title_justify = "left"
+    drawn.add_column("loaded by", overflow="fold")
+    drawn.add_column("largest difference", justify="right")
+    drawn.add_column("", overflow="fold")
+    for outcome in report.outcomes:
+        verdict = "not checked" if outcome.difference is None else "the same" if outcome.agrees else "differs"
+        style = {"the same": "green", "differs": "bold red"}.get(verdict, "yellow")
+        shown = (
+            ""
+            if outcome.difference is None or outcome.difference != outcome.difference
+            else f"{outcome.difference:.1e}"
+        )
+        about = f"{verdict}: {outcome.note}" if outcome.note else verdict
+        drawn.add_row(Text(outcome.client), Text(shown), Text(about, style=style))
+    return Group(drawn, Text(f"Compared: {report.about}.", style="dim"))

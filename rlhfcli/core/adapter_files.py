@@ -1,0 +1,130 @@
+"""Reading the files of a LoRA adapter in PEFT's format: nothing in them is believed before it is checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rlhfcli.core import checksums
+from rlhfcli.errors import ModelError
+from rlhfcli.recipe.schema import Lora
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+_HEADS = {"score", "classifier"}  # PEFT names both for every sequence classifier
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the base weights, too
+_HIGHEST_ALPHA = 1e5  # usual are 8 to 256; scores of a damaged one would overflow
+_UNSUPPORTED = (
+    "use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias", "target_parameters", "use_qalora",
+    "trainable_token_indices", "use_bdlora", "alora_invocation_tokens", "arrow_config", "megatron_config",
+    "velora_config", "monteclora_config", "kasa_config",
+)  # fmt: skip
+_PEFTS_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora"}
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], Lora, dict[str, Tensor]]:
+    """Read an adapter that somebody else may have made.
+
+    Args:
+        folder: Has ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Returns:
+        Its configuration, the recipe section that says the same, and its tensors by PEFT's names.
+
+    Raises:
+        ModelError: A file is missing or damaged, or the adapter is of a kind that is not supported.
+    """
+    checksums.verify(folder)
+    config = _read_config(folder)
+    settings = settings_of(config, str(folder / ADAPTER_CONFIG))
+    tensors = _read_tensors(folder)
+    ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_A.weight") and tensor.dim() == 2}
+    if ranks != {settings.rank}:  # before anything of this size is made
+        found = ", ".join(str(rank) for rank in sorted(ranks)) or "none"
+        raise ModelError(
+            f"the adapter's configuration says rank {settings.rank}, its weights have {found}", where=str(folder)
+        )
+    return config, settings, tensors
+
+
+def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> Lora:
+    """The recipe section that corresponds to an ``adapter_config.json``.
+
+    Args:
+        config: What the file says.
+        where: Its path, for the error.
+
+    Raises:
+        ModelError: It lacks something, or says what cannot be.
+    """
+    targets = config.get("target_modules")
+    values = {
+        "rank": config.get("r"),
+        "alpha": _number(config.get("lora_alpha")),
+        "dropout": _number(config.get("lora_dropout", 0.0)),
+        "rslora": config.get("use_rslora") or False,
+        "targets": sorted(targets) if isinstance(targets, set) else targets,
+    }
+    if isinstance(values["alpha"], float) and values["alpha"] > _HIGHEST_ALPHA:
+        raise ModelError(f"lora_alpha cannot be {values['alpha']:g}: no training makes such an update", where=where)
+    try:
+        return Lora.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = _PEFTS_NAMES.get(str(first["loc"][0]), "target_modules")
+        raise ModelError(f"{key} cannot be {config.get(key)!r:.60}: {first['msg'].lower()}", where=where) from None
+
+
+def _number(value: Any) -> Any:
+    """PEFT writes whole numbers where we have any; what is no number stays what it is, and is refused."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else value
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    where = str(folder / ADAPTER_CONFIG)
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError("not an adapter folder: it has no adapter_config.json", where=str(folder)) from None
+    except OSError as error:
+        raise ModelError(f"adapter_config.json cannot be read: {error.strerror}", where=where) from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"adapter_config.json is not JSON: {error}", where=where) from None
+    if not isinstance(config, dict):
+        raise ModelError("adapter_config.json holds no keys", where=where)
+    found = [key for key in _UNSUPPORTED if config.get(key)]
+    if config.get("bias", "none") != "none":
+        found.append("bias")
+    if config.get("init_lora_weights") not in _PLAIN_STARTS:
+        found.append(f"init_lora_weights: {config['init_lora_weights']}")
+    saved = config.get("modules_to_save") or []
+    if not isinstance(saved, list) or not set(map(str, saved)) <= _HEADS:
+        found.append(f"modules_to_save: {saved}")
+    if config.get("peft_type") != "LORA" or found:
+        uses = ", ".join(found) or f"peft_type: {config.get('peft_type')}"
+        raise ModelError("only plain LoRA adapters are supported", where=where, hint=f"This one uses {uses}")
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights, from safetensors alone: a pickle could run anything."""
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file():
+        if (folder / "adapter_model.bin").is_file():
+            hint = "Let the one who made it save it as safetensors: adapter_model.bin could run code."
+            raise ModelError("the adapter's weights are a pickle file, which is not read", where=str(folder), hint=hint)
+        raise ModelError("the adapter folder has no weights", where=str(file))
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"the adapter's weights cannot be read: {error}", where=str(file)) from None
+    broken = [key for key, tensor in tensors.items() if not tensor.is_floating_point() or not tensor.isfinite().all()]
+    if broken:
+        raise ModelError(f"{broken[0]} holds what is no number", where=str(file), hint="Is the file damaged?")
+    return tensors

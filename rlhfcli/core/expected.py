@@ -1,0 +1,111 @@
+"""What other programs have to find when they load a model: examples, and what this program computes for them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhfcli.core import layout
+from rlhfcli.core.attention import TREES, attention
+from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.tasks import CausalLM
+
+EXAMPLES = 32
+_LONGEST = 48  # of the examples that are drawn, where there are no others
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Examples, and what this program computes for them.
+
+    Args:
+        sequences: Token ids.
+        values: ``(n,)`` scores at the last token, or ``(n, vocabulary)`` logits there.
+        texts: The same as text, for programs that tokenise by themselves.
+        of_texts: The values of their token ids.
+        of_data: How many of them are prepared data; the others are drawn.
+        mean: The reward model is meant to be read by the mean over the answer.
+    """
+
+    sequences: list[list[int]]
+    values: Tensor
+    texts: list[str]
+    of_texts: Tensor
+    of_data: int
+    mean: bool
+
+    @property
+    def scores(self) -> bool:
+        """Whether they are a reward model's."""
+        return self.values.dim() == 1
+
+    @property
+    def about(self) -> str:
+        """What is compared, for people."""
+        rest = len(self.sequences) - self.of_data
+        parts = [
+            f"{count} {what}"
+            for count, what in ((self.of_data, "of the validation data"), (rest, "drawn at random"))
+            if count
+        ]
+        text = f"{'scores' if self.scores else 'logits'} at the last token of {' and '.join(parts)}"
+        return text + (": this model's reward is the mean over the answer, which only rlhf reads" if self.mean else "")
+
+
+def drawn(tokenizer: PreTrainedTokenizerBase, longest: int) -> list[list[int]]:
+    """Token ids to compare with, where there is no prepared data.
+
+    Args:
+        tokenizer: No special token is among them.
+        longest: Tokens that the model can take.
+    """
+    rng = random.Random(EXAMPLES)
+    words = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    longest = max(2, min(_LONGEST, longest // 4))  # as text they may become more tokens
+    return [rng.choices(words, k=rng.randint(2, longest)) for _ in range(EXAMPLES)]
+
+
+def longest_of(config: Any) -> int:
+    """How many tokens a model can take; a usual number where its config sets no limit."""
+    return int(getattr(config, "max_position_embeddings", None) or 2048)
+
+
+def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Sequence[int]] = ()) -> Reference:
+    """Compute what other programs have to find.
+
+    Args:
+        model: A ``RewardModel``, or a transformers ``…ForCausalLM``.
+        tokenizer: Belongs to it.
+        data: Token ids to compare with, if there are any.
+    """
+    longest = longest_of(model.config)
+    known = [list(ids) for ids in data if 0 < len(ids) <= longest and max(ids) < len(tokenizer)][:EXAMPLES]
+    chosen = [*known, *drawn(tokenizer, longest)][:EXAMPLES]
+    texts = [tokenizer.decode(ids) for ids in chosen]
+    ids = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts]
+    of_texts = _computed(model, ids) if isinstance(model, RewardModel) else torch.empty(0)
+    mean = (getattr(model.config, "rlhf", None) or {}).get("pooling") == "mean"
+    return Reference(chosen, _computed(model, chosen), texts, of_texts, len(known), mean)
+
+
+@torch.no_grad()
+def _computed(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
+    language = not isinstance(model, RewardModel)
+    inner = model if language else model.model
+    packed = layout.why_padded(inner) is None
+    found: list[Tensor] = []
+    with attention(inner, TREES if packed else None):
+        for begin in range(0, len(sequences), _BATCH):
+            rows = sequences[begin : begin + _BATCH]
+            batch = layout.lay_out(rows, packed=packed, pad_id=inner.config.pad_token_id or 0)
+            at = batch.index[torch.arange(len(rows)), batch.lengths - 1].to(inner.device)
+            read = (CausalLM(model) if language else model)(at, **batch.to(inner.device).inputs())
+            found.append(read.float().cpu())
+    return torch.cat(found)

@@ -1,0 +1,192 @@
+"""``rlhf runs``: what it says of runs in every state, whole and broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhfcli import cli
+from rlhfcli.cli.runs import Run, read, state
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rlhf", "runs", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+def write(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def make(root: Path, name: str, *, rows: int = 100, recipe: str = "", used: str = "2026-01-02T03:04:05+00:00") -> Path:
+    """A run whose data is prepared."""
+    run = root / name
+    write(run / "run.json", {"updated": used, "parts": {}})
+    write(run / "recipe.yaml", f"output_dir: {run}\n{recipe}")
+    manifest = {"tokens": {f"{phase}_train": {"rows": rows} for phase in ("sft", "reward")}}
+    write(run / "data" / "manifest.json", manifest)
+    return run
+
+
+def metrics(run: Path, phase: str, *lines: dict[str, Any]) -> None:
+    write(run / phase / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    os.utime(run / phase / "metrics.jsonl", (1_000_000_000, 1_000_000_000))
+
+
+def only(root: Path) -> Run:
+    (found,), _ = read(root)
+    return found
+
+
+def test_every_state_in_words(tmp_path: Path) -> None:
+    run = make(tmp_path, "x", recipe="sft: {batch_size: 8}\nreward: {batch_size: 10, max_steps: 7}\n")
+    assert state(only(tmp_path)) == "data prepared"
+    metrics(run, "sft", {"step": 0, "eval_loss": 2.0}, {"step": 5, "loss": 1.0})
+    assert state(only(tmp_path)) == "sft 5/13"  # 100 rows, 8 a step
+    (run / "sft" / "checkpoints" / "step-00000004").mkdir(parents=True)
+    (run / "sft" / "checkpoints" / "step-00000002").mkdir()
+    assert state(only(tmp_path)) == "sft 5/13 (checkpoint 4)"
+    (run / "sft" / "final").mkdir()
+    metrics(run, "reward", {"step": 3, "loss": 1.0})
+    assert state(only(tmp_path)) == "sft done, reward 3/7"
+    (run / "reward" / "final").mkdir()
+    assert state(only(tmp_path)) == "sft done, reward done"
+    write(run / "eval" / "sft.json", {"perplexity": 3.25})
+    assert state(only(tmp_path)) == "sft done, reward done"
+    write(run / "eval" / "reward.json", {"accuracy": 0.5})
+    assert state(only(tmp_path)) == "evaluated"
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    write(tmp_path / "x" / "run.json", {})
+    write(tmp_path / "x" / "recipe.yaml", "seed: 1\n")
+    assert state(only(tmp_path)) == "begun" and only(tmp_path).broken == []
+
+
+@pytest.mark.parametrize(
+    ("section", "steps"),
+    [
+        ("{batch_size: 64, epochs: 2.5}", 5),  # two whole epochs of 2 steps, and 50 rows
+        ("{batch_size: 7}", 15),
+        ("{batch_size: 7, max_steps: 1000}", 15),
+        ("{epochs: 0.25, batch_size: 7}", 4),
+        ("{}", 2),
+    ],
+)
+def test_the_number_of_steps_is_that_of_the_loop(tmp_path: Path, section: str, steps: int) -> None:
+    from rlhfcli.core.loop import plan_steps
+    from rlhfcli.recipe.schema import Sft
+    from rlhfcli.recipe.strict_yaml import read as read_yaml
+
+    metrics(make(tmp_path, "x", recipe=f"sft: {section}\n"), "sft", {"step": 1})
+    assert only(tmp_path).phases["sft"].steps == steps
+
+    class Rows:
+        def lengths(self) -> list[int]:
+            return [1] * 100
+
+    phase = Sft.model_validate(read_yaml(section, "").data or {})
+    assert len(plan_steps(Rows(), phase, 1)) == steps  # type: ignore[arg-type]
+
+
+def test_the_best_figures(tmp_path: Path) -> None:
+    run = make(tmp_path, "x")
+    lines = [{"step": step, "eval_loss": loss} for step, loss in ((0, 2.0), (10, 1.25), (20, 1.5))]
+    metrics(run, "sft", *lines)
+    assert only(tmp_path).figures == {"sft_loss": 1.25}
+    metrics(run, "reward", {"step": 1, "eval_loss": 0.69, "eval_accuracy": 0.5})
+    assert only(tmp_path).figures == {"sft_loss": 1.25, "reward_loss": 0.69}
+    write(run / "run.json", {"parts": {"reward": {"eval_accuracy": 0.625}}})
+    assert only(tmp_path).figures == {"sft_loss": 1.25, "accuracy": 0.625}
+    write(run / "eval" / "sft.json", {"perplexity": 3.5})
+    write(run / "eval" / "reward.json", {"accuracy": 0.75, "accuracy_ci95": [0.7, 0.8]})
+    assert only(tmp_path).figures == {"perplexity": 3.5, "accuracy": 0.75, "accuracy_ci95": [0.7, 0.8]}
+
+
+def test_the_newest_is_first_and_metrics_count_as_use(tmp_path: Path) -> None:
+    make(tmp_path, "old", used="2001-01-01T00:00:00+00:00")
+    make(tmp_path, "new", used="2002-01-01T00:00:00Z")
+    newest = make(tmp_path, "training", used="2000-01-01T00:00:00+00:00")
+    metrics(newest, "sft", {"step": 1})
+    os.utime(newest / "sft" / "metrics.jsonl", (1_600_000_000, 1_600_000_000))
+    assert [run.name for run in read(tmp_path)[0]] == ["training", "new", "old"]
+
+
+BROKEN = [
+    ("run.json", "{", "run.json cannot be read"),
+    ("run.json", "[]", "run.json holds no keys"),
+    ("run.json", None, "run.json is missing"),
+    ("recipe.yaml", None, "recipe.yaml is missing"),
+    ("recipe.yaml", "a: [", "recipe.yaml cannot be read"),
+    ("recipe.yaml", "- 1\n", None),
+    ("run.json", '{"updated": 7, "parts": [], "x": NaN}', None),
+    ("data/manifest.json", "{", "data/manifest.json cannot be read"),
+    ("data/manifest.json", '{"tokens": {"sft_train": {"rows": "many"}}}', None),
+    ("sft/metrics.jsonl", 'junk\n{"step": 4}\n', "sft/metrics.jsonl:1 is not a line of metrics"),
+    ("sft/metrics.jsonl", '{"step": 4}\n{"step": 5, "lo', None),  # it is being written
+    ("sft/metrics.jsonl", '{"step": "x", "eval_loss": NaN}\n', None),
+    ("eval/reward.json", "", "eval/reward.json cannot be read"),
+    ("eval/reward.json", '{"accuracy": "high", "accuracy_ci95": 3}', None),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "said"), BROKEN)
+def test_a_broken_run_is_listed_and_says_what_is_broken(
+    call: Call, tmp_path: Path, name: str, content: str | None, said: str | None
+) -> None:
+    run = make(tmp_path / "runs", "x")
+    make(tmp_path / "runs", "whole")
+    (run / "sft" / "final").mkdir(parents=True)
+    if content is None:
+        (run / name).unlink()
+    else:
+        write(run / name, content)
+    code, out, err = call()
+    assert code == 0 and "Traceback" not in err
+    assert "whole" in out and "sft done" in out
+    assert (f"runs/x: {said}" in err) if said else err == ""
+    assert ("broken" in out) == bool(said)
+
+
+def test_other_things_are_counted(call: Call, tmp_path: Path) -> None:
+    make(tmp_path / "runs", "x")
+    (tmp_path / "runs" / "notes.txt").touch()
+    (tmp_path / "runs" / "old").mkdir()
+    assert "2 other things in runs, no run" in call()[2]
+
+
+def test_json_alone(call: Call, tmp_path: Path) -> None:
+    metrics(make(tmp_path / "elsewhere", "x"), "sft", {"step": 2, "eval_loss": 1.5})
+    code, out, err = call("--root", "elsewhere", "--json")
+    (found,) = json.loads(out)
+    assert (code, err) == (0, "")
+    assert datetime.fromisoformat(found["used"]).year == 2026
+    assert (found["name"], found["path"]) == ("x", "elsewhere/x") and found["figures"] == {"sft_loss": 1.5}
+    assert found["phases"]["sft"] == {"done": False, "step": 2, "steps": 2, "checkpoint": None, "best": 1.5}
+
+
+def test_no_runs_yet(call: Call) -> None:
+    code, out, err = call()
+    assert (code, out) == (0, "") and err.startswith("there is no run in runs yet")
+    assert call("--json") == (0, "[]\n", "")
+    code, _, err = call("--root", "typo")
+    assert code == 2 and "typo: there is no such folder" in err

@@ -1,0 +1,88 @@
+"""Adapters of other people: what is read, and what is refused rather than read wrongly."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from rlhfcli.core import lora
+from rlhfcli.core.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from rlhfcli.errors import ModelError
+from tests.core import families, folders
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"r": 10**12}, "says rank 1000000000000, its weights have 4"),
+    ({"r": 5}, "says rank 5, its weights have 4"),
+    ({"r": "4"}, "r cannot be '4'"),
+    ({"r": None}, "r cannot be None"),
+    ({"lora_alpha": math.nan}, "lora_alpha cannot be nan"),
+    ({"lora_alpha": 289035010049.0}, r"lora_alpha cannot be 2.89035e\+11"),  # the scores would be no numbers
+    ({"lora_alpha": 10**400}, "lora_alpha cannot be 1000"),
+    ({"lora_dropout": 1.5}, "lora_dropout cannot be 1.5"),
+    ({"target_modules": None}, "target_modules cannot be None"),
+    ({"target_modules": [1]}, "target_modules cannot be"),
+    ({"use_rslora": "yes"}, "use_rslora cannot be 'yes'"),
+    ({"use_dora": True}, "only plain LoRA"),
+    ({"init_lora_weights": "pissa_niter_4"}, "only plain LoRA"),  # it changes the base weights, too
+    ({"rank_pattern": {"q_proj": 8}}, "only plain LoRA"),
+    ({"modules_to_save": ["lm_head"]}, "only plain LoRA"),  # tied to the embedding
+    ({"bias": "all"}, "only plain LoRA"),
+    ({"peft_type": "IA3"}, "only plain LoRA"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), REFUSED, ids=[next(iter(change)) for change, _ in REFUSED])
+def test_what_cannot_be_read_rightly_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    model = folders.adapted(families.causal_lm("opt"))
+    lora.save_adapter(model, tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
+    config = json.loads((tmp_path / ADAPTER_CONFIG).read_text()) | change
+    (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=said):
+        lora.load_adapter(families.causal_lm("opt"), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", "\udcff", "[" * 100_000])
+def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / ADAPTER_CONFIG).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ModelError, match=r"adapter_config.json"):
+        lora.load_adapter(families.causal_lm("opt"), tmp_path)
+
+
+def test_weights_that_are_cut(tmp_path: Path) -> None:
+    lora.save_adapter(folders.adapted(families.causal_lm("opt")), tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
+    content = (tmp_path / ADAPTER_WEIGHTS).read_bytes()
+    (tmp_path / ADAPTER_WEIGHTS).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match="the adapter's weights cannot be read"):
+        lora.load_adapter(families.causal_lm("opt"), tmp_path)
+
+
+@pytest.mark.parametrize("family", families.SIX)
+def test_a_reward_adapter_of_pefts_keeps_its_head(family: str, tmp_path: Path) -> None:
+    # PEFT names every head that a family might have: classifier and score
+    targets = {"gpt2": ["c_attn"], "gpt-neox": ["query_key_value"], "bloom": ["query_key_value"]}
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=targets.get(family, ["q_proj", "v_proj"]),
+        task_type="SEQ_CLS",
+        init_lora_weights=False,
+        fan_in_fan_out=family == "gpt2",
+    )
+    theirs = get_peft_model(families.classifier(family), config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if name.endswith("score.modules_to_save.default.weight"):
+                parameter.normal_()
+    theirs.save_pretrained(str(tmp_path))
+    assert json.loads((tmp_path / ADAPTER_CONFIG).read_text())["modules_to_save"] == ["classifier", "score"]
+    ours = families.classifier(family)
+    lora.load_adapter(ours, tmp_path)
+    ids = torch.tensor(families.token_ids([9]))
+    with torch.no_grad():
+        assert (theirs(ids).logits - ours(ids).logits).abs().max() <= 1e-4

@@ -1,0 +1,137 @@
+"""Model cards: true, complete, without the folders of the machine; and their code works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlhfcli.core import cards, deepspeed_chat, export
+from rlhfcli.core.loop import Result
+from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.recipe.schema import Recipe
+from tests.core import folders
+
+SOURCES = [
+    {
+        "path": "/home/somebody/secret-project/pairs.jsonl",
+        "shapes": ["pairs"],
+        "read": 1200,
+        "dropped": {"no answer": 3},
+        "sft": {"train": 0, "validation": 0, "dropped": {}},
+        "reward": {"train": 1100, "validation": 90, "dropped": {"both answers are the same": 7}},
+    }
+]
+MEASURED = {
+    "accuracy": 0.712,
+    "accuracy_ci95": [0.68, 0.74],
+    "pairs": 90,
+    "nll": 0.5512,
+    "baselines": {"longer": 0.55, "bag_of_words": None},
+    "verdict": "alive",
+    "reason": "better than guessing",
+}
+
+
+def recipe(**more: Any) -> Recipe:
+    sections = {
+        "output_dir": "/home/somebody/runs/x",
+        "model": {"name": "facebook/opt-125m"},
+        "data": {"sources": [{"path": SOURCES[0]["path"]}], "template": "/home/somebody/t.jinja"},
+    }
+    return Recipe.model_validate(sections | more)
+
+
+def trained(phase: Any, **more: Any) -> cards.Trained:
+    return cards.Trained(
+        recipe(**more), phase, 300, 123456, {"eval_loss": 0.5, "eval_accuracy": 0.7}, SOURCES, MEASURED
+    )
+
+
+def test_a_card_says_what_went_in_and_what_came_out() -> None:
+    text = cards.card(trained("reward"))
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["base_model"] == "facebook/opt-125m" and header["pipeline_tag"] == "text-classification"
+    assert "0.712, 95 % interval 0.680 to 0.740, 90 pairs" in text
+    assert "| `pairs.jsonl` | pairs | 1,200 | 1,100 | 90 | 3: no answer; 7: both answers are the same |" in text
+    assert "alive: better than guessing" in text and "longer | 0.550" in text
+    said = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
+    assert said["reward"]["learning_rate"] == 1e-5 and said["model"]["name"] == "facebook/opt-125m"
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter", "deepspeed-chat"])
+def test_no_card_names_a_folder_of_this_machine(form: Any) -> None:
+    local = trained("reward", model={"name": "/home/somebody/models/opt"})
+    assert "somebody" not in cards.card(local, form, "facebook/opt-125m")
+    assert "base_model" not in cards.card(local, form)
+
+
+def test_a_card_of_training_has_the_figures_of_training() -> None:
+    result = Result(steps=3, tokens=99, evaluation={"eval_loss": 0.25, "eval_accuracy": 0.625})
+    assert "0.2500 nats per token" in cards.sft_card(recipe(), result)
+    assert "| 0.625 |" in cards.reward_card(recipe(), result)
+    assert "Trained on `pairs.jsonl`." in cards.reward_card(recipe(), result)
+
+
+def test_a_record_without_figures_is_said() -> None:
+    assert "Not measured." in cards.card(cards.Trained(recipe(), "sft", 0, 0, {}))
+
+
+@pytest.mark.parametrize("broken", [{"accuracy": "high"}, {"baselines": 3}, {"accuracy": 0.5, "accuracy_ci95": []}])
+def test_results_that_cannot_be_read_are_left_out(broken: Any) -> None:
+    made = cards.Trained(recipe(), "reward", 0, 0, {"eval_accuracy": 0.7}, (), broken)
+    assert "| 0.700 |" in cards.card(made)
+
+
+def test_mean_pooling_is_warned_of() -> None:
+    assert "other programs the last token's score" in cards.card(trained("reward", reward={"pooling": "mean"}))
+
+
+def code_of(folder: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    return str(code)
+
+
+@pytest.mark.parametrize("reward", [True, False])
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_the_code_of_a_card_works(
+    form: Any,
+    reward: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    final, base = folders.save("opt", tmp_path, reward=reward)
+    text = cards.card(trained("reward" if reward else "sft"), form, str(base))
+    folder = tmp_path / "exported"
+    if form == "adapter":
+        export.copy_adapter(final / "adapter", folder, str(base), text)
+    else:
+        folder = final
+        (folder / "README.md").write_text(text)
+    monkeypatch.chdir(folder)
+    exec(code_of(folder), {})
+    printed = capsys.readouterr().out.strip()
+    if reward:
+        ids = folders.tokenizer().apply_chat_template(
+            [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello! How can I help you?"}],
+            return_dict=False,
+        )
+        assert float(printed) == pytest.approx(float(load_reward_model(final).rewards([ids])), abs=1e-4)
+    else:
+        assert printed
+
+
+def test_the_converted_card_has_working_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    final, _ = folders.save("opt", tmp_path, reward=True)
+    deepspeed_chat.save(load_reward_model(final), folders.tokenizer(), tmp_path / "theirs", "")
+    model, tokenizer = deepspeed_chat.load(tmp_path / "theirs")
+    export.save_model(model.model, tokenizer, tmp_path / "plain", None, cards.converted_card("theirs"))
+    monkeypatch.chdir(tmp_path / "plain")
+    exec(code_of(tmp_path / "plain"), {})
+    assert float(capsys.readouterr().out)

@@ -1,0 +1,41 @@
+"""Secrets do not reach run.json; everything else does."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhfcli.recipe.redact import command_line
+
+TOKEN = "abcDEF0123456789abcDEF"
+HIDDEN = [
+    (["rlhf", "sft", "--set", f"logging.wandb_key={TOKEN}"], "rlhf sft --set logging.wandb_key=***"),
+    (["rlhf", "sft", "--set", f"logging={{wandb_key: {TOKEN}, every: 3}}"], "logging={wandb_key: ***, every: 3}"),
+    (["rlhf", "sft", "--set", f'logging={{"api_key": "{TOKEN} x"}}'], 'logging={"api_key": ***}'),
+    (["rlhf", "sft", "--set", f"hub.token={TOKEN}"], "hub.token=***"),
+    (["rlhf", "sft", "--set", f"hub.PASSWORD={TOKEN}"], "hub.PASSWORD=***"),
+    (["rlhf", "sft", f"--hf-token={TOKEN}"], "--hf-token=***"),
+    (["rlhf", "sft", "--hf-token", TOKEN, "--offline"], "--hf-token *** --offline"),
+    (["rlhf", "sft", "--set", f"model.name=hf_{TOKEN}"], "model.name=***"),
+    (["rlhf", "sft", "-r", f"https://me:{TOKEN}@host/r.yaml"], "-r https://***@host/r.yaml"),
+    (["rlhf", "sft", "-r", f"https://{TOKEN}@host/r.yaml"], "-r https://***@host/r.yaml"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "shown"), HIDDEN)
+def test_a_secret_is_hidden(arguments: list[str], shown: str) -> None:
+    line = command_line(arguments)
+    assert line.endswith(shown)
+    assert TOKEN not in line and line.startswith("rlhf sft")
+
+
+PLAIN = [
+    "rlhf run --set sft.micro_batch_tokens=4096 --set chat.max_new_tokens=12 --overwrite",
+    "rlhf sft --recipe recipes/opt125m.yaml --set data.sources=[{path: builtin:tiny/pairs, limit: 150, phase: sft}]",
+    "rlhf sft --set model.name=facebook/opt-125m --set eval.prompts=monkey.jsonl --set seed=7",
+    "rlhf export reward out --format deepspeed-chat --shard-size 5GB",
+]
+
+
+@pytest.mark.parametrize("line", PLAIN)
+def test_what_is_no_secret_stays(line: str) -> None:
+    assert command_line(line.split(" ")) == line
