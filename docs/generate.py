@@ -1,4 +1,6 @@
-"""Write docs/recipe.md from the schema: ``python docs/generate.py`` (``--check`` only compares).
+"""Write docs/recipe.md from the schema, and the table of data sets in docs/data.md from the catalogue.
+
+    python docs/generate.py            --check only compares
 
 The schema is the one place where keys, defaults, ranges and meanings are written down; this page repeats them for
 people who read rather than run. tests/test_readme.py fails when the two differ.
@@ -14,9 +16,12 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from rlhfcli.data.catalogue import ENTRIES
 from rlhfcli.recipe.schema import Recipe, Section
 
 PAGE = Path(__file__).with_name("recipe.md")
+DATA_PAGE = Path(__file__).with_name("data.md")
+BEGIN, END = "python docs/generate.py -->\n", "<!-- end -->"
 INTRODUCTION = """\
 # Recipe keys
 
@@ -46,6 +51,16 @@ def page() -> str:
     _collect(Recipe, "", sections)
     parts = [INTRODUCTION, *(_section(section, paths) for section, paths in sections.items())]
     return "\n".join(parts)
+
+
+def data_page() -> str:
+    """Everything that docs/data.md shall hold: what stands there, with the table as the catalogue says."""
+    before, _, rest = DATA_PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    rows = ["| data set | what it is | language |", "|---|---|---|"]
+    for entry in ENTRIES:
+        names = ", ".join(f"`{name}`" for name in (entry.name, *entry.aliases))
+        rows.append(f"| {names} | {entry.about} | {entry.language} |")
+    return "\n".join([before + BEGIN, *rows, "", END + rest.partition(END)[2]])
 
 
 def keys(section: type[Section] = Recipe, path: str = "") -> typing.Iterator[str]:
@@ -119,6 +134,8 @@ def _describe(annotation: Any, metadata: typing.Sequence[Any] = ()) -> tuple[str
         told = [_describe(part) for part in parts if part is not type(None)]
         inside = [limit for _, limit in told if limit]
         return " or ".join(kind for kind, _ in told), limits or ", ".join(inside)
+    if origin is dict:
+        return "texts by name", limits
     if origin is list:
         kind, _ = _describe(parts[0])
         return f"list of {kind}s", "not empty" if any(hasattr(rule, "min_length") for rule in metadata) else limits
@@ -153,18 +170,20 @@ def _yaml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}".replace("e-0", "e-")
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {_yaml(part)}' for name, part in value.items())}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(_yaml(part) for part in value)}]"
     return str(value)
 
 
 def main() -> None:
-    """Write the page, or with ``--check`` exit with 1 where it is stale."""
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PAGE} is stale: python docs/generate.py")
+    """Write the pages, or with ``--check`` exit with 1 where one is stale."""
+    for place, text in ((PAGE, page()), (DATA_PAGE, data_page())):
+        if "--check" not in sys.argv[1:]:
+            place.write_text(text, encoding="utf-8")
+        elif place.read_text(encoding="utf-8") != text:
+            sys.exit(f"{place} is stale: python docs/generate.py")
 
 
 if __name__ == "__main__":

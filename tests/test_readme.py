@@ -20,7 +20,7 @@ from rlhfcli.data.formats import SHAPES, convert, detect_shape
 from rlhfcli.recipe import loader
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+README, DATA = ROOT / "README.md", ROOT / "docs" / "data.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -151,7 +151,7 @@ def test_the_transcript_has_the_words_of_the_program() -> None:
 
 def example_rows() -> dict[str, str]:
     """The table of formats: name to example row."""
-    return dict(re.findall(r"^\| `(\w+)` \| `(\{.+\})` \|$", README.read_text(encoding="utf-8"), re.M))
+    return dict(re.findall(r"^\| `(\w+)` \| `(\{.+\})` \|$", DATA.read_text(encoding="utf-8"), re.M))
 
 
 def test_every_format_has_an_example_row() -> None:
@@ -161,14 +161,22 @@ def test_every_format_has_an_example_row() -> None:
 @pytest.mark.parametrize("name", example_rows())
 def test_example_rows_are_read_as_the_table_says(name: str) -> None:
     row = json.loads(example_rows()[name])
-    shape = detect_shape([row], SHAPES, "README.md")
+    shape = detect_shape([row], SHAPES, "data.md")
     assert shape.name == name
-    convert(row, shape, Origin("README.md", "row 1"))
+    convert(row, shape, Origin("data.md", "row 1"))
+
+
+def test_the_readme_shows_some_of_them() -> None:
+    shown = re.findall(r"^\| `(\w+)` \| `(\{.+\})` \|$", README.read_text(encoding="utf-8"), re.M)
+    assert len(shown) == 3
+    assert all(detect_shape([json.loads(row)], SHAPES, "README.md").name == name for name, row in shown)
+    assert len(SHAPES) == 20 and "all twenty shapes" in README.read_text(encoding="utf-8")
 
 
 def test_the_page_of_keys_is_what_the_schema_says() -> None:
     made = generator()
     assert made.PAGE.read_text(encoding="utf-8") == made.page(), "python docs/generate.py"
+    assert made.DATA_PAGE.read_text(encoding="utf-8") == made.data_page(), "python docs/generate.py"
 
 
 def test_every_key_is_on_its_page() -> None:

@@ -119,6 +119,15 @@ for _name, _pattern in (("bool", _BOOL), ("int", _INT), ("float", _FLOAT), ("nul
     _Dumper.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern.pattern})$"), None)
 
 
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    """Unicode's own line breaks have to be escaped, or they are read as YAML's."""
+    style = '"' if any(sign in value for sign in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar(f"{_TAG}str", value, style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def _build(node: yaml.Node, path: Path, document: Document, above: list[yaml.Node]) -> Any:
     if any(node is parent for parent in above):
         raise yaml.composer.ComposerError(None, None, "an alias contains itself", node.start_mark)

@@ -74,20 +74,15 @@ RECIPES = {
 ROWS = {
     "missing": (no_files, DATA, ["data.jsonl: there is no such file or folder", "--set data.sources.0.path="]),
     "empty": (lambda: text(""), DATA, ["data.jsonl: the file has no rows"]),
-    "malformed line": (
-        lambda: text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": oops\n'),
+    "malformed first line": (
+        lambda: text('{"prompt": oops\n{"prompt": "a", "chosen": "b", "rejected": "c"}\n'),
         DATA,
-        ["data.jsonl:2:12: not JSON", "Mend the line, or take it out"],
+        ["data.jsonl:1:12: not JSON", "Mend the line, or take it out"],
     ),
     "wrong columns": (
         lambda: jsonl([{"prompt": "a", "good": "b", "bad": "c"}]),
         DATA,
         ["data.jsonl", "prompt, good, bad", "chosen, rejected"],
-    ),
-    "one row without the column": (
-        lambda: jsonl([*PAIRS, {"prompt": "x", "chosen": "y"}]),
-        DATA,
-        ["data.jsonl: line 41: the row lacks rejected", "this one has prompt, chosen", "Mend the row, or take it out"],
     ),
     "identical answers": (
         lambda: jsonl([row | {"rejected": row["chosen"]} for row in PAIRS]),
@@ -101,10 +96,10 @@ ROWS = {
         CSV,
         ["data.csv", "prompt, chosen", "rejected"],
     ),
-    "CSV with a short row": (
-        lambda: text("prompt,chosen,rejected\na,b,c\na,b\n", "data.csv"),
+    "CSV with a short first row": (
+        lambda: text("prompt,chosen,rejected\na,b\na,b,c\n", "data.csv"),
         CSV,
-        ["data.csv: row 2", "fewer fields than the header's 3"],
+        ["data.csv: row 1", "fewer fields than the header's 3"],
     ),
     "not UTF-8": (lambda: Path("data.jsonl").write_bytes(b'{"prompt": "\xff"}\n'), DATA, [":1: not UTF-8", "iconv"]),
     "a picture": (lambda: text("x", "data.png"), PICTURE, ["not a kind of data"]),
@@ -279,6 +274,26 @@ def test_output_folders(name, here, rlhf):
         rlhf("sft", "--set", f"output_dir={folder}"), [*said, "--set output_dir=" if name != "a file" else "output_dir"]
     )
     assert sorted(here.rglob("*")) == before
+
+
+STRICT = {  # lines behind forty good ones → what --strict says of the first
+    "malformed": ('{"prompt": oops', "data.jsonl: line 41: not JSON: Expecting value"),
+    "without the column": ('{"prompt": "x", "chosen": "y"}', "data.jsonl: line 41: the row lacks rejected"),
+    "not UTF-8": ('{"prompt": "\udcff"}', "data.jsonl: line 41: not UTF-8: byte 13 is 0xff"),
+    "empty": ('{"prompt": "x", "chosen": "", "rejected": "y"}', "data.jsonl: line 41: chosen is empty"),
+}
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_strict_makes_a_bad_row_an_error(name, here, rlhf):
+    line, said = STRICT[name]
+    good = "".join(json.dumps(row) + "\n" for row in PAIRS)
+    Path("data.jsonl").write_bytes((good + line + "\n").encode(errors="surrogateescape"))
+    options = [*TINY, *DATA, "--set", "data.validation=0.3"]
+    assert rlhf("prepare-data", *options).code == 0
+    check(
+        rlhf("prepare-data", *options, "--strict"), ["1 row cannot be used", said, "Mend these rows, or take them out"]
+    )
 
 
 def test_rows_that_cannot_be_used_are_counted_and_named(here, rlhf):

@@ -140,7 +140,7 @@ def test_the_reward_model_gives_our_scores(project):
     final = project.run / "reward" / "final"
     theirs = AutoModelForSequenceClassification.from_pretrained(final).eval()
     pairs = Prepared(project.run / "data").pairs("validation")
-    sequences = [pair.prompt + pair.chosen for pair in pairs[:4]]
+    sequences = [pair.sequences[0] for pair in pairs[:4]]
     with torch.no_grad():
         scores = torch.stack([theirs(torch.tensor([ids])).logits[0, 0] for ids in sequences])
     assert (scores - load_reward_model(final).rewards(sequences)).abs().max() < 1e-4
