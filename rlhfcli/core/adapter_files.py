@@ -71,8 +71,10 @@ def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> Lora:
         "rslora": config.get("use_rslora") or False,
         "targets": sorted(targets) if isinstance(targets, set) else targets,
     }
-    if isinstance(values["alpha"], float) and values["alpha"] > _HIGHEST_ALPHA:
-        raise ModelError(f"lora_alpha cannot be {values['alpha']:g}: no training makes such an update", where=where)
+    alpha = values["alpha"]
+    if isinstance(alpha, int | float) and alpha > _HIGHEST_ALPHA:
+        shown = f"{alpha:g}" if isinstance(alpha, float) else str(alpha)[:20]
+        raise ModelError(f"lora_alpha cannot be {shown}: no training makes such an update", where=where)
     try:
         return Lora.model_validate(values)
     except ValidationError as error:

@@ -23,6 +23,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"r": None}, "r cannot be None"),
     ({"lora_alpha": math.nan}, "lora_alpha cannot be nan"),
     ({"lora_alpha": 289035010049.0}, r"lora_alpha cannot be 2.89035e\+11"),  # the scores would be no numbers
+    ({"lora_alpha": 2**53}, "lora_alpha cannot be 9007199254740992"),
     ({"lora_alpha": 10**400}, "lora_alpha cannot be 1000"),
     ({"lora_dropout": 1.5}, "lora_dropout cannot be 1.5"),
     ({"target_modules": None}, "target_modules cannot be None"),

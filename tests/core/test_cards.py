@@ -114,7 +114,7 @@ def test_the_code_of_a_card_works(
         (folder / "README.md").write_text(text)
     monkeypatch.chdir(folder)
     exec(code_of(folder), {})
-    printed = capsys.readouterr().out.strip()
+    printed = capsys.readouterr().out.strip().splitlines()[-1]  # DeepSpeed may have said something first
     if reward:
         ids = folders.tokenizer().apply_chat_template(
             [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello! How can I help you?"}],
