@@ -9,7 +9,7 @@
     │   └── LaunchError                ranks that cannot be started as asked
     ├── TrainingError         exit 1   the run cannot go on (a loss that is not a number)
     ├── RankError             exit 1   one of several ranks has failed
-    └── Interrupted           exit 130 Ctrl-C, or SIGTERM
+    └── Interrupted           exit 130 Ctrl-C, SIGTERM or --max-time, with a checkpoint
 
 Every error says *what* is wrong, *where*, and *what to do*. Anything else that is raised is a bug and keeps its
 traceback.
@@ -88,7 +88,7 @@ class RankError(RlhfError):
 
 
 class Interrupted(RlhfError):
-    """The user or the system asked the program to stop."""
+    """The program was asked to stop, or its time was over; what was done is kept."""
 
     exit_code = 130
     title = "Interrupted"

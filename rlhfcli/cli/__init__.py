@@ -22,7 +22,7 @@ from rlhfcli.cli.reward import reward
 from rlhfcli.cli.run import run
 from rlhfcli.cli.runs import runs
 from rlhfcli.cli.sft import sft
-from rlhfcli.errors import RlhfError
+from rlhfcli.errors import Interrupted, RlhfError
 
 _FIVE, _HELPERS = "The five verbs, in their order", "Around them"
 
@@ -79,6 +79,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app(prog_name="rlhf")
+    except Interrupted as end:
+        console.message(f"interrupted: {end}")
+        sys.exit(end.exit_code)
     except RlhfError as error:
         if os.environ.get("RLHF_DEBUG", "0") not in ("", "0"):
             raise

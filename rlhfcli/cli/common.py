@@ -38,6 +38,19 @@ OverwriteOption = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace what an earlier command made. Without it nothing is replaced."),
 ]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the newest checkpoint of a training that was stopped."),
+]
+MaxTimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-time",
+        metavar="TIME",
+        help="After 3h55m, 90m or 2d, stop with a checkpoint and exit code 130; --resume goes on.",
+        show_default=False,
+    ),
+]
 
 
 def open_project(recipe: str | None, changes: Sequence[str] = (), runs: Path | None = None) -> Loaded:

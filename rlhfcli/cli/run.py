@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import time
 
-from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, SetOption
+from rlhfcli.cli.common import (
+    MaxTimeOption,
+    OfflineOption,
+    OverwriteOption,
+    RecipeOption,
+    ResumeOption,
+    SetOption,
+)
 from rlhfcli.cli.ranks import on_ranks
 
 
@@ -12,6 +19,8 @@ from rlhfcli.cli.ranks import on_ranks
 def run(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
+    resume: ResumeOption = False,
+    max_time: MaxTimeOption = None,
     overwrite: OverwriteOption = False,
     offline: OfflineOption = False,
 ) -> None:
@@ -22,17 +31,18 @@ def run(
     from rlhfcli import console, launch
     from rlhfcli.cli import work
     from rlhfcli.cli.eval import show
+    from rlhfcli.cli.going import going
 
     began = time.perf_counter()
+    wish = going("run", resume=resume, overwrite=overwrite, max_time=max_time)
     job = work.begin(recipe, overrides or [], offline=offline)
     work.claim(job, "data", overwrite=overwrite)
-    project = work.project_of(job)
+    project = work.project_of(job, wish)
     work.look_ahead(job, project)
     for phase in ("sft", "reward"):
-        if job.run.finished(phase) and not overwrite:
-            console.message(f"{phase}: already done, nothing to do (--overwrite repeats it)")
+        if work.nothing_left(job, phase, wish):
             continue
-        work.claim(job, phase, overwrite=overwrite)
+        work.claim(job, phase, overwrite=overwrite, resume=resume)
         work.say_trained(job, phase, work.train(job, project, phase))
     if not launch.go_on_alone():
         return

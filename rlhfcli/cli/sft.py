@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, SetOption
+from rlhfcli.cli.common import (
+    MaxTimeOption,
+    OfflineOption,
+    OverwriteOption,
+    RecipeOption,
+    ResumeOption,
+    SetOption,
+)
 from rlhfcli.cli.ranks import on_ranks
 
 
@@ -10,6 +17,8 @@ from rlhfcli.cli.ranks import on_ranks
 def sft(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
+    resume: ResumeOption = False,
+    max_time: MaxTimeOption = None,
     overwrite: OverwriteOption = False,
     offline: OfflineOption = False,
 ) -> None:
@@ -20,9 +29,13 @@ def sft(
     """
     from rlhfcli import console
     from rlhfcli.cli import work
+    from rlhfcli.cli.going import going
 
+    wish = going("sft", resume=resume, overwrite=overwrite, max_time=max_time)
     job = work.begin(recipe, overrides or [], offline=offline)
-    work.claim(job, "sft", overwrite=overwrite)
-    result = work.train(job, work.project_of(job), "sft")
+    if resume and work.nothing_left(job, "sft", wish):
+        return
+    work.claim(job, "sft", overwrite=overwrite, resume=resume)
+    result = work.train(job, work.project_of(job, wish), "sft")
     work.say_trained(job, "sft", result)
     console.next_steps(["rlhf chat", "rlhf reward", "rlhf eval"])

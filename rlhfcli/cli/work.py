@@ -14,12 +14,13 @@ from rlhfcli.cli.common import open_project
 from rlhfcli.errors import ModelError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.loader import Loaded, dump
-from rlhfcli.recipe.run_folder import Part, RunFolder
+from rlhfcli.recipe.run_folder import Part, Phase, RunFolder
 from rlhfcli.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from rlhfcli.cli.going import Going
     from rlhfcli.core.loop import Result
     from rlhfcli.core.phases import Project
     from rlhfcli.data.encoded import EncodedPreference
@@ -63,11 +64,19 @@ def begin(recipe: str | None, overrides: Sequence[str], *, offline: bool = False
     return Work(loaded, RunFolder(loaded.recipe, dump), console.TerminalSink())
 
 
-def claim(work: Work, part: Part, *, overwrite: bool) -> None:
+def claim(work: Work, part: Part, *, overwrite: bool, resume: bool = False) -> None:
     """Check that the run folder may be written, before anything expensive."""
     if launch.first():
-        work.run.open(part, overwrite=overwrite)
+        work.run.open(part, overwrite=overwrite, resume=resume)
     launch.together()
+
+
+def nothing_left(work: Work, part: Phase, going: Going) -> bool:
+    """Whether a phase is finished and shall not be repeated; says so."""
+    if going.overwrite or not work.run.finished(part) or work.run.checkpoints(part):
+        return False
+    console.message(f"{part}: already done, nothing to do (--overwrite repeats it)")
+    return True
 
 
 def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
@@ -152,14 +161,15 @@ def overlap(work: Work, prepared: Prepared) -> dict[str, Any]:
         return find_overlap(prepared.folder, work.recipe.eval, work.recipe.seed)
 
 
-def project_of(work: Work) -> Project:
+def project_of(work: Work, going: Going) -> Project:
     """Everything that a phase needs."""
     tokenizer = tokenizer_of(work)
     with work.sink.stage("importing the core"):
         from rlhfcli.core.phases import Project
     prepared = prepare(work, tokenizer)
     launch.log_into(work.run.path / "logs")
-    return Project(work.recipe, prepared, tokenizer, work.run.path, work.sink)
+    sitting = going.sitting(str(prepared.manifest["fingerprint"]))
+    return Project(work.recipe, prepared, tokenizer, work.run.path, work.sink, sitting)
 
 
 def look_ahead(work: Work, project: Project) -> None:
@@ -207,7 +217,7 @@ def train(work: Work, project: Project, phase: str) -> Result:
     figures = {
         "steps": result.steps,
         "tokens": result.tokens,
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(max(time.perf_counter() - began, result.seconds), 1),  # earlier sittings count
     }
     if launch.first():
         work.run.note({phase: figures | result.evaluation})

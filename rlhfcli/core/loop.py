@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,12 @@ from typing import Any
 
 import torch
 
+from rlhfcli.core.checkpoint import Progress
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.measure import sums
+from rlhfcli.core.metrics import append, cut_back
 from rlhfcli.core.ranks import highest, rank, summed, world_size
+from rlhfcli.core.resume import Checkpoints
 from rlhfcli.core.shares import Parts, Share, cut, divide, passes, share_of
 from rlhfcli.core.tasks import Task
 from rlhfcli.errors import TrainingError
@@ -113,6 +116,7 @@ class Loop:
         self.steps = plan_steps(task, phase, recipe.seed)
         self.validation_task: Task = validation
         self.validation = self._validation_share()
+        self._began, self._first = 0.0, 0  # when this training began, and after which step this sitting did
 
     def schedule(self) -> Schedule:
         """The arithmetic, for the run header."""
@@ -136,47 +140,54 @@ class Loop:
         self.task.step(module, self.task.collate(self._most[1]).to(device))["loss"].backward()
         module.zero_grad(set_to_none=True)
 
-    def run(self, engine: Engine) -> Result:
-        """Make all steps.
+    def run(self, engine: Engine, checkpoints: Checkpoints | None = None) -> Result:
+        """Make all steps, or those that an earlier sitting has left.
 
         Args:
             engine: Drives the model.
+            checkpoints: Where to begin, and what is written on the way; without them nothing is.
 
         Returns:
             What came out.
 
         Raises:
             TrainingError: A loss or a gradient is not a finite number; the batch is named.
+            OutputError: Metrics or a checkpoint cannot be written.
+            Interrupted: The training ends early.
         """
-        result = Result()
-        if rank() == 0:
-            self.metrics.parent.mkdir(parents=True, exist_ok=True)
-            self.metrics.unlink(missing_ok=True)
-        self.sink.begin(self.task.name, len(self.steps), "steps")
-        started = time.perf_counter()
+        start = (checkpoints.start if checkpoints else None) or Progress(0)
+        result, window = self._result_so_far(start), Window(**start.window)  # type: ignore[arg-type]
+        self._began, self._first = time.perf_counter() - start.seconds, start.step
+        title = f"{self.task.name} from step {start.step + 1:,}" if start.step else self.task.name
+        self.sink.begin(title, len(self.steps) - start.step, "steps")
         try:
-            self._record(result, {"step": 0} | self._evaluate(engine))
-            window = Window()
-            for number, rows in enumerate(self.steps, start=1):
-                line = self._step(engine, number, rows, window)
-                result.steps, result.tokens, result.loss = (
-                    number,
-                    result.tokens + window.last_tokens,
-                    line["loss"],
-                )
-                line["tokens"] = result.tokens
-                if number % self.recipe.logging.every == 0 or number == len(self.steps):
-                    self._record(result, line | {"seconds": time.perf_counter() - started})
-                    window = Window()
-                self.sink.advance(number, line)
-                if number % self.recipe.eval.every == 0 and number < len(self.steps):
-                    self._record(result, {"step": number} | self._evaluate(engine))
+            if not result.history:
+                self._record(result, {"step": start.step} | self._evaluate(engine))
+            with checkpoints.listening() if checkpoints else nullcontext():
+                for number, rows in enumerate(self.steps[start.step :], start=start.step + 1):
+                    window = self._one(engine, number, rows, window, result)
+                    if checkpoints:
+                        checkpoints.after_step(engine, self._progress(result, window), len(self.steps))
             result.evaluation = self._evaluate(engine)
             self._record(result, {"step": len(self.steps)} | result.evaluation)
         finally:
             self.sink.end()
-        result.seconds = time.perf_counter() - started
+        result.seconds = self._seconds
         return result
+
+    def _one(self, engine: Engine, number: int, rows: Sequence[int], window: Window, result: Result) -> Window:
+        """One step, and what is due after it."""
+        line = self._step(engine, number, rows, window)
+        result.steps, result.loss = number, line["loss"]
+        result.tokens += window.last_tokens
+        line["tokens"] = result.tokens
+        if number % self.recipe.logging.every == 0 or number == len(self.steps):
+            self._record(result, line | {"seconds": self._seconds})
+            window = Window()
+        self.sink.advance(number - self._first, line)
+        if number % self.recipe.eval.every == 0 and number < len(self.steps):
+            self._record(result, {"step": number} | self._evaluate(engine))
+        return window
 
     def _step(self, engine: Engine, number: int, rows: Sequence[int], window: Window) -> dict[str, float]:
         began = time.perf_counter()
@@ -234,12 +245,27 @@ class Loop:
         """The micro-batches of a step, for each rank."""
         return cut(self.task, rows, self.phase.micro_batch_tokens, world_size())
 
+    @property
+    def _seconds(self) -> float:
+        """Time spent so far, over all sittings."""
+        return time.perf_counter() - self._began
+
+    def _progress(self, result: Result, window: Window) -> Progress:
+        figures = next((line for line in reversed(result.history) if "eval_loss" in line), {})
+        return Progress(result.steps, result.tokens, self._seconds, vars(window), len(result.history), figures)
+
+    def _result_so_far(self, start: Progress) -> Result:
+        """What the steps before this sitting gave, with ``metrics.jsonl`` cut back to their lines."""
+        history = cut_back(self.metrics, start.metrics)
+        if len(history) < start.metrics:
+            self.sink.note(f"{self.metrics} has lost {start.metrics - len(history)} of its {start.metrics} lines")
+        losses = [line["loss"] for line in history if "loss" in line]
+        return Result(start.step, losses[-1] if losses else float("nan"), tokens=start.tokens, history=history)
+
     def _record(self, result: Result, line: dict[str, float]) -> None:
         result.history.append(line)
-        if rank() == 0:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        self.sink.advance(int(line["step"]), line)
+        append(self.metrics, line)
+        self.sink.advance(int(line["step"]) - self._first, line)
 
 
 @dataclass
@@ -267,10 +293,3 @@ def memory_gb() -> float:
         return torch.cuda.max_memory_allocated() / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
-
-
-def read_metrics(file: Path) -> Iterator[dict[str, float]]:
-    """The lines of a ``metrics.jsonl``."""
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)

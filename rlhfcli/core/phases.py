@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from rlhfcli.core.engine import Engine
 from rlhfcli.core.export import Adapter, as_reward_model, save_model
 from rlhfcli.core.loop import Loop, Result
 from rlhfcli.core.ranks import rank, world_size
+from rlhfcli.core.resume import Checkpoints, Sitting
 from rlhfcli.core.reward_model import RewardModel, new_reward_model
 from rlhfcli.core.reward_task import RewardTask
 from rlhfcli.core.tasks import CausalLM, SftTask
@@ -46,6 +47,7 @@ class Project:
         tokenizer: With pad token and template.
         folder: The run's folder.
         sink: Sees the progress.
+        sitting: Where a training begins, and when it ends early.
     """
 
     recipe: Recipe
@@ -53,6 +55,7 @@ class Project:
     tokenizer: PreTrainedTokenizerBase
     folder: Path
     sink: Sink
+    sitting: Sitting = field(default_factory=Sitting)
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,12 @@ def train_sft(project: Project) -> Result:
         What came out of training.
     """
     parts = sft_parts(project)
-    result = _train(project, parts)
+    result, checkpoints = _train(project, parts)
     if rank() == 0:
         with project.sink.stage("saving sft/final"):
             folder, card = project.folder / "sft" / "final", cards.sft_card(project.recipe, result)
             save_model(parts.module.model, project.tokenizer, folder, parts.adapter, card)
+    checkpoints.remove()
     return result
 
 
@@ -118,13 +122,14 @@ def train_reward(project: Project) -> Result:
         What came out of training.
     """
     parts = reward_parts(project)
-    module, result = parts.module, _train(project, parts)
+    module, (result, checkpoints) = parts.module, _train(project, parts)
     if rank() == 0:
         statistics = _reward_statistics(module, project.prepared.pairs("validation"))
         as_reward_model(module.config, project.recipe.reward.pooling, statistics)
         with project.sink.stage("saving reward/final"):
             folder, card = project.folder / "reward" / "final", cards.reward_card(project.recipe, result)
             save_model(module.model, project.tokenizer, folder, parts.adapter, card)
+    checkpoints.remove()
     return result
 
 
@@ -154,11 +159,15 @@ def _adapt(model: Any, phase: Phase, base: str, task_type: str) -> Adapter | Non
     return Adapter(phase.lora, models.resolve(base), task_type)
 
 
-def _train(project: Project, parts: Parts) -> Result:
+def _train(project: Project, parts: Parts) -> tuple[Result, Checkpoints]:
+    phase = parts.tasks[0].name
+    checkpoints = Checkpoints(project.folder, project.recipe, phase, project.sitting, project.sink)
+    checkpoints.take_up(parts.module)
     with started(project, parts) as (loop, engine):
-        result = loop.run(engine)
+        checkpoints.restore(engine)
+        result = loop.run(engine, checkpoints)
         parts.module.eval()
-        return result
+        return result, checkpoints
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli import errors
-from rlhfcli.errors import Problem, RankError, RecipeError, RlhfError, UserError
+from rlhfcli.errors import Interrupted, Problem, RankError, RecipeError, RlhfError, UserError
 from rlhfcli.launch.rank import LOST, log_of, report_of
 
 _LESS_MEMORY = (
@@ -77,6 +77,12 @@ def explain(exits: Mapping[int, int], files: Path) -> tuple[RlhfError, Path | No
     return RankError(*_words(cause)), cause.log
 
 
+def interruption(files: Path) -> Interrupted | None:
+    """What the first rank said when it was asked to stop and did; ``None`` where it had nothing to keep."""
+    trace = _trace(0, None, files)
+    return Interrupted(trace.report["what"]) if trace.report.get("type") == Interrupted.__name__ else None
+
+
 def _trace(rank: int, exit_code: int | None, files: Path) -> Trace:
     report, log = report_of(files, rank), log_of(files, rank).resolve()
     said = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
@@ -90,7 +96,7 @@ def _rebuilt(trace: Trace) -> RlhfError:
     if issubclass(kind, RecipeError):
         return RecipeError([Problem(**problem) for problem in report["problems"]], hint=report["hint"])
     where = report["where"]
-    if not issubclass(kind, UserError):
+    if not issubclass(kind, (UserError, Interrupted)):
         where = f"rank {trace.rank}: {where}" if where else f"rank {trace.rank}"
     return kind(report["what"], where=where, hint=report["hint"])
 

@@ -33,7 +33,7 @@ def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
     Raises:
         LaunchError: The hostfile cannot be used, or a program is missing.
         RankError: A rank has failed.
-        SystemExit: A rank has shown an error that the user can mend.
+        SystemExit: A rank has shown an error that the user can mend, or why it stopped.
         KeyboardInterrupt: Ctrl-C or SIGTERM; everything has ended.
     """
     command = [*_command(hostfile, _hosts(hostfile), gpus), "--module", "rlhfcli", *arguments]
@@ -54,7 +54,7 @@ def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
         except KeyboardInterrupt:
             _end(process)
             raise
-    if code == _USER_ERROR:
+    if code in (_USER_ERROR, _INTERRUPTED):
         raise SystemExit(code)
     if code:
         signalled = code - 256 if code > 128 + 64 else code  # the launcher passes signal 9 on as 247

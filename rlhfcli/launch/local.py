@@ -25,7 +25,7 @@ from rlhfcli.launch.rank import FILES, LAUNCHER, log_of
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import LogsSpecs
 
-GRACE = 15  # seconds that ranks have to end after Ctrl-C or SIGTERM, before they are killed
+GRACE = 600  # seconds that ranks have to end after Ctrl-C or SIGTERM: a step and a checkpoint of a large model
 
 
 def run(plan: Plan, arguments: Sequence[str]) -> None:
@@ -56,7 +56,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> None:
         keep = log is not None and log.is_relative_to(files.resolve())
         raise problem from None
     except SignalException:
-        raise KeyboardInterrupt from None
+        raise failure.interruption(files) or KeyboardInterrupt from None
     finally:
         if not keep:
             shutil.rmtree(files, ignore_errors=True)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlhfcli.errors import RecipeError, RlhfError
+from rlhfcli.errors import Interrupted, RecipeError, RlhfError
 
 FILES = "RLHF_RANK_FILES"  # where ranks and their parent leave each other word
 LAUNCHER = "RLHF_LAUNCHER"  # process number of the parent
@@ -76,8 +76,9 @@ def as_rank() -> Iterator[None]:
     except BaseException as error:
         if files:
             _report(error, Path(files))
-            raise SystemExit(error.exit_code if isinstance(error, RlhfError) else 1) from None
-        if isinstance(error, RlhfError) and not first():
+            code = 1 if isinstance(error, Interrupted) else getattr(error, "exit_code", 1)  # 1: see above
+            raise SystemExit(code) from None
+        if isinstance(error, RlhfError) and not isinstance(error, Interrupted) and not first():
             sys.stderr.write(f"rank {number()}: {error}\n")  # the console of all but the first is silent
         if any(words in str(error) for words in LOST):
             _blame_another(error)
@@ -157,8 +158,11 @@ def _report(error: BaseException, files: Path) -> None:
         text = traceback.format_exc()
     if isinstance(error, RecipeError):
         report["problems"] = [vars(problem) for problem in error.problems]
-    with log_of(files, number()).open("a", encoding="utf-8") as log:
-        log.write(text)
+    if isinstance(error, Interrupted):  # in good order
+        _drop_empty_log(files)
+    else:
+        with log_of(files, number()).open("a", encoding="utf-8") as log:
+            log.write(text)
     partial = files / f".rank-{number()}"
     partial.write_text(json.dumps(report), encoding="utf-8")
     partial.replace(report_of(files, number()))

@@ -4,8 +4,8 @@
       recipe.yaml     the resolved recipe
       run.json        versions, commands, what was finished when
       data/           the prepared data
-      sft/            metrics.jsonl, final/
-      reward/         metrics.jsonl, final/
+      sft/            metrics.jsonl, final/, and checkpoints/ while it is not finished
+      reward/         the same
       eval/           sft.json, reward.json
 
 Nothing in it is replaced silently: a folder that another recipe made is refused, and so is training a phase again,
@@ -30,10 +30,13 @@ import yaml
 
 from rlhfcli import __version__
 from rlhfcli.errors import OutputError
+from rlhfcli.recipe import unfinished
 from rlhfcli.recipe.redact import command_line
 from rlhfcli.recipe.schema import Recipe
 
 Part = Literal["data", "sft", "reward", "eval"]
+Phase = Literal["sft", "reward"]
+PHASES: tuple[Phase, ...] = ("sft", "reward")
 
 # what a part was made from: if one of these differs, the part belongs to another recipe
 _MADE_FROM: dict[str, tuple[str, ...]] = {
@@ -78,16 +81,21 @@ class RunFolder:
         """Folder of the results."""
         return self.path / "eval"
 
-    def finished(self, part: Literal["sft", "reward"]) -> bool:
+    def checkpoints(self, part: Phase) -> list[Path]:
+        """What a phase that was stopped left behind, the oldest first; gone when it is finished."""
+        return unfinished.checkpoints(self.path / part)
+
+    def finished(self, part: Phase) -> bool:
         """Whether a phase is done: its final folder only appears when everything is in it."""
         return (self.sft if part == "sft" else self.reward).is_dir()
 
-    def open(self, writes: Part, *, overwrite: bool = False) -> None:
+    def open(self, writes: Part, *, overwrite: bool = False, resume: bool = False) -> None:
         """Check that this command may write, and note the recipe.
 
         Args:
             writes: Which part it makes.
             overwrite: Replace what another recipe, or an earlier command, made of this part.
+            resume: Go on with this part where an earlier command was stopped.
 
         Raises:
             OutputError: The folder is not one of ours, belongs to another recipe, has this part already, or cannot
@@ -97,7 +105,8 @@ class RunFolder:
             raise OutputError("the output folder is a file", where=str(self.path), hint="Choose another output_dir.")
         if not overwrite:
             self._refuse_foreign(writes)
-            if writes in ("sft", "reward") and self.finished(writes):
+            self._keep_unfinished(writes, resume=resume)
+            if writes in PHASES and self.finished(writes) and not self.checkpoints(writes):
                 raise OutputError(
                     f"the {writes} phase of this run is already done",
                     where=str(self.path / writes / "final"),
@@ -196,6 +205,18 @@ class RunFolder:
                 where=str(file),
                 hint="Keep both with --set output_dir=…, or replace it with --overwrite.",
             )
+
+    def _keep_unfinished(self, writes: Part, *, resume: bool) -> None:
+        """Refuse what would lose a phase that was stopped, or make it impossible to go on with."""
+        for phase in PHASES:
+            left = self.checkpoints(phase)
+            if left and phase == writes and not resume:
+                raise OutputError(
+                    f"the {phase} phase of this run was stopped after step {unfinished.step_of(left[-1]):,}",
+                    where=str(left[-1]),
+                    hint="--resume goes on from there, --overwrite begins again; --set output_dir=… keeps both.",
+                )
+            unfinished.refuse_other_settings(self.recipe, phase, self.path / phase)
 
     def _settings(self, part: str) -> dict[str, Any]:
         """What a part is made from."""

@@ -183,6 +183,15 @@ class Deepspeed(Section):
     )
 
 
+class Checkpoint(Section):
+    """What a run that is stopped goes on from; see ``--resume``."""
+
+    every: Positive | None = Field(
+        500, description="optimizer steps between two checkpoints; null: only when the run is asked to stop"
+    )
+    keep: Positive = Field(2, description="how many of the newest stay; all go when the phase is finished")
+
+
 class Logging(Section):
     """What is written down while training."""
 
@@ -203,4 +212,5 @@ class Recipe(Section):
     eval: Eval = Eval()
     chat: Chat = Chat()
     deepspeed: Deepspeed = Deepspeed()
+    checkpoint: Checkpoint = Checkpoint()
     logging: Logging = Logging()

@@ -49,6 +49,8 @@ _FOREIGN = {
     "reward.loss.name": "loss_type loss_fn",
     "eval.every": "eval_steps eval_interval evals_per_epoch eval_strategy evaluation_strategy",
     "logging.every": "logging_steps log_every log_interval log_every_n_steps print_interval",
+    "checkpoint.every": "save_steps save_every save_interval checkpointing_steps checkpoint_every",
+    "checkpoint.keep": "save_total_limit keep_last_n_checkpoints keep_last max_checkpoints",
     "chat.max_new_tokens": "max_gen_len max_answer_seq_len max_new_token num_predict",
     "chat.temperature": "temp sampling_temperature",
     "deepspeed.zero_stage": "zero zero_optimization deepspeed_config ds_config",
@@ -72,7 +74,6 @@ _ADVICE = {
     "it belongs into a phase: sft.lora or reward.lora": "lora adapter peft finetuning_type",
     "the phases are commands, rlhf sft and rlhf reward; DeepSpeed's is deepspeed.zero_stage": "stage",
     "the optimizer is AdamW: see learning_rate, betas and weight_decay of sft and reward": "optimizer optim",
-    "a model is saved at the end of its phase; leave it out": "save_steps save_every save_interval",
     "quantised training is not supported; leave it out": "load_in_4bit load_in_8bit quantization_bit",
 }
 _ADVICE_BY_NAME = {name: advice for advice, names in _ADVICE.items() for name in names.split()}

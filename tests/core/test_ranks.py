@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.core.loop import read_metrics
+from rlhfcli.core.metrics import read_metrics
 from tests.core import rank_worker
 
 ROOT = Path(__file__).parents[2]

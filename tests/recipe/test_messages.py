@@ -25,7 +25,8 @@ BROKEN = [
     ("model_name_or_path: x", ["6: model_name_or_path: unknown key; did you mean model.name?"]),
     ("cutoff_len: 8", ["6: cutoff_len: unknown key; did you mean data.max_length?"]),
     ("zero_stage: 8", ["6: zero_stage: unknown key; did you mean deepspeed.zero_stage?"]),
-    ("every: 8", ["6: every: unknown key; did you mean eval.every or logging.every?"]),
+    ("save_steps: 8", ["6: save_steps: unknown key; did you mean checkpoint.every?"]),
+    ("every: 8", ["6: every: unknown key; did you mean eval.every or checkpoint.every or logging.every?"]),
     (
         "sft: {gradient_accumulation_steps: 4}",
         [

@@ -1,0 +1,250 @@
+"""Checkpoints: complete or absent, checked before they are used, and few enough to fit on the disk.
+
+    <run>/<phase>/checkpoints/step-00000200/
+      state-00001.safetensors …   weights and moments of what is trained, float32 (see ``engine_state``)
+      random.safetensors          the state of each rank's random numbers
+      manifest.txt                its own hash, then JSON: step, settings, sums so far; size and hash of every file
+
+A folder is written beside its place and renamed when everything in it has reached the disk, so a kill at any moment
+leaves the older checkpoints as they were. There is nothing in it that could run code when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlhfcli.core.export import complete_or_absent
+from rlhfcli.errors import OutputError
+
+MANIFEST = "manifest.txt"
+_NAME = "step-{:08}"
+_SHARD = 2 * 1024**3  # bytes of a file; what rank 0 holds in memory at once
+_RANDOM = "random.safetensors"
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what was written; its text says in which way."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training was.
+
+    Args:
+        step: Optimizer steps made.
+        tokens: Tokens trained on.
+        seconds: Time spent, over all sittings.
+        window: Sums since the last line of ``metrics.jsonl``.
+        metrics: Lines that ``metrics.jsonl`` had.
+        figures: What the last evaluation found.
+    """
+
+    step: int
+    tokens: int = 0
+    seconds: float = 0.0
+    window: dict[str, float] = field(default_factory=dict)
+    metrics: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Checkpoint:
+    """A checkpoint on disk whose files are what was written.
+
+    Args:
+        folder: Where it is.
+
+    Raises:
+        Damaged: It is not complete, or a file was changed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = _checked(folder)
+        self.progress = Progress(**self.manifest["progress"])
+        self._where: dict[str, str] = self.manifest["tensors"]
+
+    def read(self, key: str) -> Tensor:
+        """One tensor.
+
+        Args:
+            key: As it was saved under.
+
+        Raises:
+            Damaged: There is none of this name.
+        """
+        if key not in self._where:
+            raise Damaged(f"it holds no {key}")
+        with safe_open(self.folder / self._where[key], "pt") as file:
+            tensor: Tensor = file.get_tensor(key)
+            return tensor
+
+    def random_state(self, rank: int) -> dict[str, Tensor]:
+        """The state of a rank's random numbers; empty for a rank that was not there."""
+        with safe_open(self.folder / _RANDOM, "pt") as file:
+            prefix = f"{rank}:"
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+
+
+def save(
+    parent: Path,
+    tensors: Iterator[tuple[str, Tensor]],
+    random_states: dict[str, Tensor],
+    progress: Progress,
+    settings: dict[str, Any],
+    size: int,
+) -> Path:
+    """Write a checkpoint. Only rank 0 calls this.
+
+    Args:
+        parent: Folder of the checkpoints.
+        tensors: Names and tensors; consumed one by one.
+        random_states: ``rank:device`` → state.
+        progress: How far the training is.
+        settings: What the training depends on; compared on resume.
+        size: Bytes that the tensors will need.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: It does not fit, or cannot be written; older checkpoints are untouched.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    _check_space(parent, size)
+    folder = parent / _NAME.format(progress.step)
+    with complete_or_absent(folder) as partial:
+        where: dict[str, str] = {}
+        for number, shard in enumerate(_shards(tensors), 1):
+            name = f"state-{number:05}.safetensors"
+            save_file(shard, partial / name)
+            where |= dict.fromkeys(shard, name)
+        save_file(random_states, partial / _RANDOM)
+        manifest = {
+            "progress": vars(progress),
+            "settings": settings,
+            "tensors": where,
+            "files": {file.name: _identity(file) for file in sorted(partial.iterdir())},
+        }
+        text = json.dumps(manifest)
+        (partial / MANIFEST).write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
+        mode = (partial / MANIFEST).stat().st_mode & 0o777
+        for file in partial.iterdir():
+            file.chmod(mode)  # safetensors lets nobody else read its files
+            _sync(file)
+        _sync(partial)
+    _sync(parent)
+    return folder
+
+
+def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole.
+
+    Args:
+        parent: Folder of the checkpoints.
+        warn: Is told of each that is damaged and therefore skipped.
+
+    Returns:
+        ``None`` where there is none.
+    """
+    for folder in reversed(folders(parent)):
+        try:
+            return Checkpoint(folder)
+        except Damaged as damage:
+            warn(f"the checkpoint {folder} is damaged and is skipped: {damage}")
+    return None
+
+
+def folders(parent: Path) -> list[Path]:
+    """The folders of all checkpoints, the oldest first."""
+    return sorted(folder for folder in parent.glob("step-*") if folder.is_dir())
+
+
+def prune(parent: Path, keep: int, best: Path | None = None) -> None:
+    """Remove old checkpoints, and what killed processes left behind.
+
+    Args:
+        parent: Folder of the checkpoints.
+        keep: How many of the newest stay.
+        best: One that stays in any case.
+    """
+    for folder in folders(parent)[:-keep]:
+        if folder != best:
+            shutil.rmtree(folder, ignore_errors=True)
+    for left in parent.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _check_space(parent: Path, size: int) -> None:
+    free = shutil.disk_usage(parent).free
+    if free < size * 1.02 + 2**20:
+        raise OutputError(
+            f"a checkpoint needs {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free",
+            where=str(parent),
+            hint="Older checkpoints are whole. Make room and go on with --resume, or keep fewer: checkpoint.keep.",
+        )
+
+
+def _shards(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        shard[name] = tensor
+        size += tensor.nbytes
+        if size >= _SHARD:
+            yield shard
+            shard, size = {}, 0
+    if shard:
+        yield shard
+
+
+def _identity(file: Path) -> dict[str, Any]:
+    digest = blake2b(digest_size=16)
+    with file.open("rb") as content:
+        while block := content.read(1 << 22):
+            digest.update(block)
+    return {"bytes": file.stat().st_size, "blake2b": digest.hexdigest()}
+
+
+def _hash(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder whose files are as it says."""
+    try:
+        checksum, _, text = (folder / MANIFEST).read_text(encoding="utf-8").partition("\n")
+        if checksum != _hash(text):
+            raise Damaged("its manifest was changed")
+        manifest: dict[str, Any] = json.loads(text)
+        files = manifest["files"]
+        for name, expected in files.items():
+            found = _identity(folder / name)
+            if found != expected:
+                what = "has another size" if found["bytes"] != expected["bytes"] else "was changed"
+                raise Damaged(f"{name} {what}")
+    except OSError as error:
+        raise Damaged(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"its manifest cannot be read: {error}") from None
+    return manifest
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder has reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

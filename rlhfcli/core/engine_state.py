@@ -1,0 +1,121 @@
+"""The state of an engine, independent of how it is partitioned: whole tensors by parameter name.
+
+ZeRO keeps weights and Adam's two moments in flat pieces, cut differently for every stage and number of ranks.
+DeepSpeed's own checkpoints are such pieces (pickled), and have to be converted before another layout can read them.
+Here each tensor is put together on the way out, one by one, and cut again on the way in, so that one checkpoint serves
+every stage and any number of ranks, and the same layout gets back the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+if TYPE_CHECKING:
+    from rlhfcli.core.engine import Engine
+
+WEIGHT = "weight"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's names for its running means of the gradient and of its square
+
+
+def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that a checkpoint holds; frozen ones come from where the model came from."""
+    return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+
+
+def tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """Put weights and moments together. All ranks must take part, and iterate to the end.
+
+    Args:
+        engine: Between two steps, after the first.
+
+    Yields:
+        ``kind:parameter name`` and the whole tensor, float32, on the CPU; the same on all ranks.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    _link(engine)
+    for name, parameter in trained(engine.module):
+        if engine.zero_stage == 0:
+            state = engine.engine.basic_optimizer.state[parameter]
+            whole = [parameter.detach(), *(state[key] for key in MOMENTS)]
+        else:
+            whole = [safe_get_full_fp32_param(parameter)]
+            whole += [safe_get_full_optimizer_state(parameter, key) for key in MOMENTS]
+        for kind, tensor in zip((WEIGHT, *MOMENTS), whole, strict=True):
+            yield f"{kind}:{name}", tensor.detach().float().cpu().contiguous()
+
+
+def load_weights(module: nn.Module, read: Callable[[str], Tensor]) -> None:
+    """Give a model its trained weights back, before an engine takes it.
+
+    Args:
+        module: Not partitioned yet.
+        read: The tensor of a key that ``tensors`` gave.
+    """
+    with torch.no_grad():
+        for name, parameter in trained(module):
+            parameter.copy_(read(f"{WEIGHT}:{name}"))
+
+
+def load_moments(engine: Engine, read: Callable[[str], Tensor], updates: int) -> None:
+    """Give a new engine its optimizer's and its schedule's state back.
+
+    Args:
+        engine: Has made no step yet; its model has the weights of ``load_weights``.
+        read: The tensor of a key that ``tensors`` gave.
+        updates: Optimizer steps that were made.
+    """
+    optimizer = engine.engine.basic_optimizer if engine.zero_stage == 0 else engine.engine.optimizer.optimizer
+    for parameter in _pieces(engine, optimizer):
+        moments = {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
+        optimizer.state[parameter] = {"step": torch.tensor(float(updates)), **moments}
+    _link(engine)
+    for name, parameter in trained(engine.module):
+        for key in MOMENTS:
+            _set_moment(engine, optimizer, parameter, key, read(f"{key}:{name}"))
+    engine.engine.global_steps = updates
+    _wind_on(engine.scheduler, updates)
+
+
+def _pieces(engine: Engine, optimizer: Any) -> list[Tensor]:
+    """What the optimizer steps: the parameters themselves at stage 0, else flat pieces of many."""
+    if engine.zero_stage == 3:  # which shows its pieces to the optimizer one after the other
+        return list(engine.engine.optimizer.fp32_partitioned_groups_flat)
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _link(engine: Engine) -> None:
+    """Let DeepSpeed look where the moments are: by itself it looks after the first group's first step only."""
+    if engine.zero_stage in (1, 2):
+        engine.engine.optimizer._hp_optimizer_states_linked = False
+        engine.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _wind_on(scheduler: LambdaLR, updates: int) -> None:
+    """Bring a schedule to where it was after so many steps, without making them."""
+    scheduler.last_epoch = updates
+    scheduler._step_count = updates + 1
+    rates = [rate * factor(updates) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+def _set_moment(engine: Engine, optimizer: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    value = value.to(engine.device)
+    if engine.zero_stage == 0:
+        optimizer.state[parameter][key].copy_(value)
+    elif engine.zero_stage in (1, 2):
+        safe_set_full_optimizer_state(parameter, value, key)
+    else:  # the last rank's piece may be longer than what is left of the tensor
+        piece, ranks = cast("Any", parameter).ds_tensor.numel(), dist.get_world_size()
+        pieces = nn.functional.pad(value.flatten(), (0, piece * ranks - value.numel())).view(ranks, piece)
+        safe_set_local_optimizer_state(parameter, pieces[dist.get_rank()], key)

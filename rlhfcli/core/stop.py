@@ -1,0 +1,61 @@
+"""When a training has to end before its last step: it is asked to, or its time is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rlhfcli.core.ranks import rank, world_size
+
+_TOLD = b"stopping: this step is finished and a checkpoint written; once more stops at once\n"
+
+
+class Stop:
+    """Says at the end of each step whether it was the last one of this sitting.
+
+    Args:
+        seconds: Time from now until the end; ``None`` for as long as it takes.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._until = None if seconds is None else time.monotonic() + seconds
+        self._asked = False
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop; ``None`` to go on."""
+        if self._asked:
+            return "asked to stop"
+        return "the time is over" if self._until is not None and time.monotonic() >= self._until else None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While this block runs, the first Ctrl-C or SIGTERM is a wish; the second does what it did before."""
+        if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+            yield
+            return
+        # to one of several ranks SIGTERM says that another has failed; the launcher hands both on as Ctrl-C
+        kinds = (signal.SIGINT,) if world_size() > 1 else (signal.SIGINT, signal.SIGTERM)
+        before = {kind: signal.getsignal(kind) for kind in kinds}
+
+        def restore() -> None:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+        def ask(*_: Any) -> None:
+            restore()
+            self._asked = True
+            if rank() == 0:
+                os.write(2, _TOLD)  # not through the console, which may be in the middle of a line
+
+        for kind in kinds:
+            signal.signal(kind, ask)
+        try:
+            yield
+        finally:
+            restore()

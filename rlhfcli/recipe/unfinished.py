@@ -1,0 +1,120 @@
+"""What a stopped phase left behind, and whether this recipe may go on from it. Loads no torch.
+
+A checkpoint stores the settings that its training depends on. Going on with others would give a model that no recipe
+describes, so a difference is refused, key by key. What only says how the same numbers are computed may differ: number
+of ranks, ZeRO stage, micro-batches, intervals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhfcli.errors import OutputError
+from rlhfcli.recipe.schema import Recipe
+
+FINGERPRINT = "prepared data"
+_HARMLESS = ("model.gradient_checkpointing", "sft.micro_batch_tokens", "reward.micro_batch_tokens")
+_ABSENT = object()
+
+
+def checkpoints(phase: Path) -> list[Path]:
+    """Folders of the checkpoints of a phase, the oldest first.
+
+    Args:
+        phase: Folder of the phase.
+    """
+    return sorted(folder for folder in (phase / "checkpoints").glob("step-*") if _is_one(folder))
+
+
+def step_of(checkpoint: Path) -> int:
+    """How many steps were made when a checkpoint was written: its name tells."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def settings(recipe: Recipe, phase: str) -> dict[str, Any]:
+    """What the training of a phase depends on.
+
+    Args:
+        recipe: All settings.
+        phase: ``sft`` or ``reward``.
+
+    Returns:
+        Dotted keys and their values, as JSON holds them.
+    """
+    names = ["seed", "model", "data", phase]
+    if phase == "reward" and recipe.reward.init_from == "sft":
+        names.append("sft")
+    whole = recipe.model_dump(mode="json", include=set(names))
+    return {key: value for key, value in _flat("", whole) if key not in _HARMLESS}
+
+
+def refuse_other_settings(recipe: Recipe, phase: str, folder: Path) -> None:
+    """Check before anything is written that a phase may go on with this recipe.
+
+    Args:
+        recipe: That of this command.
+        phase: ``sft`` or ``reward``.
+        folder: Of the phase.
+
+    Raises:
+        OutputError: The newest checkpoint was trained with other settings.
+    """
+    for checkpoint in reversed(checkpoints(folder)):
+        before = _stored(checkpoint)
+        if before is not None:  # else it is damaged: whoever reads it says so, and takes the one before
+            before.pop(FINGERPRINT, None)
+            refuse_changes(before, settings(recipe, phase), checkpoint)
+            return
+
+
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path) -> None:
+    """Compare what a checkpoint was trained with to what it would be trained with now.
+
+    Args:
+        before: The checkpoint's settings.
+        now: Those of this command.
+        checkpoint: Its folder.
+
+    Raises:
+        OutputError: A value differs; every one is shown.
+    """
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
+    if not keys:
+        return
+    shown = [f"{key}: {_shown(before, key)} (checkpoint) {_shown(now, key)} (now)" for key in keys]
+    raise OutputError(
+        "\n".join(["the checkpoint was trained with other settings", *shown]),
+        where=str(checkpoint),
+        hint="Go on with the settings of the checkpoint, or begin again with --overwrite.",
+    )
+
+
+def _is_one(folder: Path) -> bool:
+    return folder.is_dir() and folder.name.removeprefix("step-").isdecimal()
+
+
+def _stored(checkpoint: Path) -> dict[str, Any] | None:
+    """The settings in a checkpoint; ``None`` where they cannot be read."""
+    try:
+        text = (checkpoint / "manifest.txt").read_text(encoding="utf-8").partition("\n")[2]
+        found = json.loads(text)["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        value = {str(number): inner for number, inner in enumerate(value)}
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(f"{name}.{key}".lstrip("."), inner)
+    else:
+        yield name, value
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "nothing"

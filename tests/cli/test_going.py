@@ -1,0 +1,38 @@
+"""--resume, --overwrite and --max-time as they are typed."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from rlhfcli.cli.going import going, seconds
+from rlhfcli.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("3h55m", 14_100), ("90m", 5_400), ("2d", 172_800), ("1d1h1m1s", 90_061), ("30s", 30)]
+)
+def test_times(text, expected):
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "90", "55m3h", "1.5h", "0h", "three hours", "3 h", "-1h"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(UserError) as caught:
+        going("sft", resume=False, overwrite=False, max_time=text)
+    assert str(caught.value) == f'--max-time: must be a time such as 3h55m, 90m or 2d, got "{text}"'
+
+
+def test_to_go_on_and_to_begin_again_exclude_each_other():
+    with pytest.raises(UserError, match="--resume and --overwrite exclude each other"):
+        going("sft", resume=True, overwrite=True, max_time=None)
+
+
+def test_the_clock_runs_from_the_beginning_of_the_command():
+    wish = going("run", resume=True, overwrite=False, max_time="1s")
+    time.sleep(1.0)
+    sitting = wish.sitting("data")
+    assert sitting.stop.reason == "the time is over"
+    assert (sitting.resume, sitting.fingerprint, sitting.go_on) == (True, "data", "rlhf run --resume")
+    assert going("run", resume=False, overwrite=False, max_time=None).sitting("").stop.reason is None

@@ -1,0 +1,52 @@
+"""A part of a training, for ``test_resume``; started once per rank.
+
+python -m torch.distributed.run --nproc_per_node=2 -m tests.core.resume_worker FOLDER STAGE STEPS
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlhfcli.core import phases, ranks
+from rlhfcli.core.resume import Sitting
+from rlhfcli.core.stop import Stop
+from rlhfcli.errors import Interrupted
+from tests.core.test_phases import _project
+
+
+class After(Stop):
+    """Wants to stop after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    @property
+    def reason(self) -> str | None:
+        self.left -= 1
+        return "asked to stop" if self.left <= 0 else None
+
+
+def settings(stage: int, **phase: Any) -> dict[str, Any]:
+    phase = {"epochs": 3, "max_steps": 11} | phase
+    return {"phase": phase, "deepspeed": {"zero_stage": stage}, "logging": {"every": 3}, "eval": {"every": 4}}
+
+
+def train(folder: Path, stage: int, steps: int) -> None:
+    """Both phases, each for so many steps from where it was; what another layout has begun is gone on with."""
+    if ranks.rank() == 0:
+        _project(folder, **settings(stage))  # writes the base model
+    ranks.meet()
+    for phase in (phases.train_sft, phases.train_reward):
+        project = _project(folder, reward={"init_from": "base"}, **settings(stage))
+        with suppress(Interrupted):
+            phase(replace(project, sitting=Sitting(resume=True, stop=After(steps))))
+        ranks.meet()
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,102 @@
+"""A checkpoint is what was written, or it is not used."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rlhfcli.core import checkpoint
+from rlhfcli.core.checkpoint import Damaged, Progress, folders, newest, prune, save
+from rlhfcli.errors import OutputError
+
+TENSORS = {f"weight:layer.{k}": torch.arange(24.0).reshape(4, 6) + k for k in range(5)}
+PROGRESS = Progress(7, 1234, 5.5, {"loss": 1.5}, 3, {"eval_loss": 2.0})
+
+
+def write(parent, step=7):
+    progress = Progress(step, PROGRESS.tokens, PROGRESS.seconds, PROGRESS.window, PROGRESS.metrics, PROGRESS.figures)
+    random = {"0:cpu": torch.get_rng_state(), "1:cpu": torch.zeros(3, dtype=torch.uint8)}
+    return save(parent, iter(TENSORS.items()), random, progress, {"seed": 1}, sum(t.nbytes for t in TENSORS.values()))
+
+
+def test_what_is_read_is_what_was_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_SHARD", 200)  # several files
+    folder = write(tmp_path / "a")
+    assert folder.name == "step-00000007" and len(list(folder.glob("state-*"))) == 2
+    found = newest(tmp_path / "a", pytest.fail)
+    assert found.progress == PROGRESS and found.manifest["settings"] == {"seed": 1}
+    for key, tensor in TENSORS.items():
+        assert torch.equal(found.read(key), tensor)
+    assert torch.equal(found.random_state(0)["cpu"], torch.get_rng_state())
+    assert found.random_state(1)["cpu"].tolist() == [0, 0, 0] and found.random_state(2) == {}
+    with pytest.raises(Damaged, match="holds no weight:other"):
+        found.read("weight:other")
+
+
+def test_all_files_get_the_users_mode(tmp_path):
+    folder = write(tmp_path)
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_changed_byte_is_noticed(tmp_path, data):
+    parent = tmp_path / "checkpoints"
+    shutil.rmtree(parent, ignore_errors=True)
+    write(parent, 1)
+    folder = write(parent, 2)
+    file = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    content = bytearray(file.read_bytes())
+    kind = data.draw(st.sampled_from(["flip", "cut", "append", "remove"]))
+    at = data.draw(st.integers(0, len(content) - 1))
+    if kind == "remove":
+        file.unlink()
+    else:
+        if kind == "flip":
+            content[at] ^= data.draw(st.integers(1, 255))
+        content = content[:at] if kind == "cut" else content + b"x" if kind == "append" else content
+        file.write_bytes(content)
+    warnings = []
+    assert newest(parent, warnings.append).progress.step == 1
+    assert len(warnings) == 1 and "step-00000002 is damaged and is skipped" in warnings[0]
+
+
+def test_a_folder_without_manifest_is_skipped(tmp_path):
+    (tmp_path / "step-00000009").mkdir()
+    warnings = []
+    assert newest(tmp_path, warnings.append) is None and "manifest.txt cannot be read" in warnings[0]
+
+
+def test_old_ones_go_but_the_best_stays(tmp_path):
+    kept = [write(tmp_path, step) for step in (1, 2, 3, 4)]
+    (tmp_path / ".step-00000005.partial-123").mkdir()
+    prune(tmp_path, 2, best=kept[0])
+    assert folders(tmp_path) == [kept[0], kept[2], kept[3]]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [folder.name for folder in folders(tmp_path)]
+
+
+def test_without_room_nothing_is_begun(tmp_path, monkeypatch):
+    kept = write(tmp_path, 1)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage(10, 10, 10))
+    with pytest.raises(OutputError, match=r"a checkpoint needs 0\.00 GB, and 0\.00 GB are free"):
+        write(tmp_path, 2)
+    assert folders(tmp_path) == [kept] and newest(tmp_path, pytest.fail).progress.step == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_what_breaks_off_leaves_nothing(tmp_path, monkeypatch, error):
+    kept = write(tmp_path, 1)
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(checkpoint, "_sync", fail)
+    with pytest.raises((KeyboardInterrupt, OutputError)):
+        write(tmp_path, 2)
+    assert list(tmp_path.iterdir()) == [kept]
