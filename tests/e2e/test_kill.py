@@ -106,14 +106,16 @@ def test_what_is_said_on_the_way(project: Project, tmp_path: Path, resume: Calla
     run = without(project.folder, tmp_path, "sft")
     stopped = resume("sft", *SHORT, "--max-time", "1s", folder=tmp_path)
     assert stopped.code == 130
-    last = "interrupted: the time is over after step 1 of 6, a checkpoint is written; rlhf sft --resume goes on"
-    assert stopped.err.splitlines()[-1] == last
-    left = "runs/tiny/sft/checkpoints/step-00000001"
+    last = r"interrupted: the time is over after step (\d) of 6, a checkpoint is written; rlhf sft --resume goes on"
+    told = re.fullmatch(last, stopped.err.splitlines()[-1])
+    assert told, stopped.err
+    step = int(told[1])  # how far a second is enough depends on the machine
+    left = f"runs/tiny/sft/checkpoints/step-{step:08}"
     refused = resume("sft", *SHORT, folder=tmp_path)
     assert (refused.code, refused.err.splitlines()[1:]) == (
         2,
         [
-            f"output error: {left}: the sft phase of this run was stopped after step 1",
+            f"output error: {left}: the sft phase of this run was stopped after step {step}",
             "--resume goes on from there, --overwrite begins again; --set output_dir=… keeps both.",
         ],
     )
@@ -125,7 +127,7 @@ def test_what_is_said_on_the_way(project: Project, tmp_path: Path, resume: Calla
     assert (run / "recipe.yaml").read_text() == before
     again = resume("sft", "--resume", folder=tmp_path)
     assert again.code == 0
-    assert f"going on after step 1: {left}" in again.err
+    assert f"going on after step {step}: {left}" in again.err
     same(project.run, run, "sft")
     done = resume("sft", "--resume", folder=tmp_path)
     assert (done.code, done.err.splitlines()[-1]) == (0, "sft: already done, nothing to do (--overwrite repeats it)")
@@ -185,6 +187,6 @@ def test_the_time_of_ranks_under_a_hostfile(project: Project, tmp_path: Path) ->
     (tmp_path / "hosts").write_text("localhost slots=2\n")
     code, told = end(start("sft", "--hostfile", "hosts", "--max-time", "1s", *SHORT, folder=tmp_path))
     assert code == 130, told
-    assert "interrupted: the time is over after step 1 of 6" in told
+    assert re.search(r"interrupted: the time is over after step \d of 6", told)
     assert "Traceback" not in told and "a rank has failed" not in told
-    assert [path.name for path in (run / "sft/checkpoints").iterdir()] == ["step-00000001"]
+    assert len([path.name for path in (run / "sft/checkpoints").iterdir()]) == 1
