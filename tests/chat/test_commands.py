@@ -70,7 +70,7 @@ def test_nothing_to_save() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (PermissionError(13, "Permission denied", "/root/a"), "Not saved: /root/a: Permission denied"),
+        (PermissionError(13, "Permission denied", "/locked/a"), "Not saved: /locked/a: Permission denied"),
         (OSError(28, "No space left on device"), "Not saved: a.jsonl: No space left on device"),
         (ValueError("embedded null byte"), "Not saved: a.jsonl: embedded null byte"),
     ],
