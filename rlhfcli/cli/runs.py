@@ -109,6 +109,8 @@ def read(root: Path) -> tuple[list[Run], int]:
 
 
 def _read_run(folder: Path) -> Run:
+    from rlhfcli.recipe import unfinished
+
     run = Run(folder.name, 0.0)
     record = _object(folder / "run.json", run)
     recipe = _recipe(folder / "recipe.yaml", run)
@@ -117,7 +119,7 @@ def _read_run(folder: Path) -> Run:
     for phase in _PHASES:
         lines = list(_metrics(folder / phase / "metrics.jsonl", run))
         done = (folder / phase / "final").is_dir()
-        checkpoints = _checkpoints(folder / phase / "checkpoints")
+        checkpoints = [unfinished.step_of(each) for each in unfinished.checkpoints(folder / phase / "checkpoints")]
         if lines or done or checkpoints:
             step = max((_number(line.get("step")) or 0 for line in lines), default=0)
             losses = [loss for line in lines if (loss := _number(line.get("eval_loss"))) is not None]
@@ -199,11 +201,6 @@ def _recipe(file: Path, run: Run) -> dict[str, Any]:
         run.broken.append(f"{file.name} cannot be read: {str(error).splitlines()[0]}")
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _checkpoints(folder: Path) -> list[int]:
-    names = (entry.name.removeprefix("step-") for entry in folder.glob("step-*"))
-    return [int(name) for name in names if name.isdecimal()]
 
 
 def _rows(manifest: Mapping[str, Any], phase: str) -> int | None:

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from rlhfcli.core.export import complete_or_absent
 from rlhfcli.errors import OutputError
+from rlhfcli.recipe.unfinished import MANIFEST, checkpoints
 
-MANIFEST = "manifest.txt"
 _NAME = "step-{:08}"
 _SHARD = 2 * 1024**3  # bytes of a file; what rank 0 holds in memory at once
 _RANDOM = "random.safetensors"
@@ -158,7 +158,7 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     Returns:
         ``None`` where there is none.
     """
-    for folder in reversed(folders(parent)):
+    for folder in reversed(checkpoints(parent)):
         try:
             return Checkpoint(folder)
         except Damaged as damage:
@@ -166,22 +166,15 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def folders(parent: Path) -> list[Path]:
-    """The folders of all checkpoints, the oldest first."""
-    return sorted(folder for folder in parent.glob("step-*") if folder.is_dir())
-
-
-def prune(parent: Path, keep: int, best: Path | None = None) -> None:
+def prune(parent: Path, keep: int) -> None:
     """Remove old checkpoints, and what killed processes left behind.
 
     Args:
         parent: Folder of the checkpoints.
         keep: How many of the newest stay.
-        best: One that stays in any case.
     """
-    for folder in folders(parent)[:-keep]:
-        if folder != best:
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in checkpoints(parent)[:-keep]:
+        shutil.rmtree(folder, ignore_errors=True)
     for left in parent.glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -156,7 +156,7 @@ class Checkpoints:
         meet()
 
     def _tidy(self, step: int) -> None:
-        for folder in unfinished.checkpoints(self.folder.parent):
+        for folder in unfinished.checkpoints(self.folder):
             if unfinished.step_of(folder) > step:  # damaged, or it would have been taken up
                 shutil.rmtree(folder, ignore_errors=True)
         checkpoint.prune(self.folder, self._plan.keep)

@@ -92,8 +92,7 @@ class Intake:
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
         with ExitStack() as stack:
             stack.callback(self._rejected.close)
-            files: list[Writer | PromptWriter] = [self._prompts, *self._writers.values()]
-            for file in files:
+            for file in (self._prompts, *self._writers.values()):
                 stack.callback(file.close if kind is None else file.abandon)
 
     def take(self, source: Source, streams: Sequence[Stream]) -> None:
@@ -254,7 +253,7 @@ class Intake:
             return
         count.kept += 1
         if row.part == "train":
-            self._prompts.add(row.key, origin)
+            self._prompts.write(row.key, origin)
         count.cut += any(outcome.cut for outcome in results.values())
         for phase, reason in failed.items():
             self._reject(row.raw, origin, reason, phase, fault=reason != too_long(self._data.max_length))

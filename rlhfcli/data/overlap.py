@@ -16,15 +16,15 @@ import pyarrow as pa
 from rlhfcli.data.dialogue import Origin
 from rlhfcli.data.evaluation_rows import read_pairs, read_prompts
 from rlhfcli.data.split import normalised, prompt_key
+from rlhfcli.data.store import RowWriter
 from rlhfcli.recipe.schema import Eval
 
 PROMPTS = "training_prompts.arrow"
 _SCHEMA = pa.schema([("key", pa.uint64()), ("origin", pa.string())])
-_BATCH = 8192
 _SHOWN = 10  # rows that are named
 
 
-class PromptWriter:
+class PromptWriter(RowWriter):
     """Writes down a hash of every training prompt with its place.
 
     Args:
@@ -32,36 +32,16 @@ class PromptWriter:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = pa.OSFile(str(folder / PROMPTS), "wb")
-        self._writer = pa.ipc.new_file(self._file, _SCHEMA)
-        self._rows: list[tuple[int, str]] = []
+        super().__init__(folder / PROMPTS, _SCHEMA)
 
-    def add(self, key: str, origin: Origin) -> None:
+    def write(self, key: str, origin: Origin) -> None:
         """Add a prompt.
 
         Args:
             key: From ``prompt_key``.
             origin: Where its row stands.
         """
-        self._rows.append((_hash(key), str(origin)))
-        if len(self._rows) == _BATCH:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left, and the file's end."""
-        self._flush()
-        self._writer.close()
-        self._file.close()
-
-    def abandon(self) -> None:
-        """Let go of a file that is not wanted any more."""
-        self._file.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            keys, origins = zip(*self._rows, strict=True)
-            self._writer.write_batch(pa.record_batch([pa.array(keys, pa.uint64()), list(origins)], schema=_SCHEMA))
-            self._rows = []
+        self.add((_hash(key), str(origin)))
 
 
 def find_overlap(folder: Path, evaluation: Eval, seed: int) -> dict[str, Any]:

@@ -38,34 +38,23 @@ def file_name(phase: Phase, part: Part) -> str:
     return f"{phase}_{part}.arrow"
 
 
-class Writer:
-    """Writes the examples of one phase and part.
+class RowWriter:
+    """Writes rows into an Arrow file, some at a time.
 
     Args:
-        folder: Exists.
-        phase: Which kind of example.
-        part: Training or validation.
+        path: The file; replaced.
+        schema: Its columns.
     """
 
-    def __init__(self, folder: Path, phase: Phase, part: Part) -> None:
-        self._schema = _SCHEMAS[phase]
+    def __init__(self, path: Path, schema: Any) -> None:
+        self._schema = schema
         self._rows: list[tuple[Any, ...]] = []
-        self._file = pa.OSFile(str(folder / file_name(phase, part)), "wb")
-        self._writer = pa.ipc.new_file(self._file, self._schema)
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, schema)
 
-    def write(self, example: EncodedDialogue | EncodedPreference, origin: str) -> None:
-        """Add an example.
-
-        Args:
-            example: Of the writer's phase.
-            origin: Where its row stands, for messages of later phases.
-        """
-        if isinstance(example, EncodedDialogue):
-            flat = [border for span in example.spans for border in span]
-            self._rows.append((example.ids, flat, origin))
-        else:
-            order = [index for pair in example.order for index in pair]
-            self._rows.append((example.prompt, example.answers, order, example.margins, example.kind, origin))
+    def add(self, row: tuple[Any, ...]) -> None:
+        """Add a row: a value for each column."""
+        self._rows.append(row)
         if len(self._rows) == _BATCH:
             self._flush()
 
@@ -85,6 +74,33 @@ class Writer:
             arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
             self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
             self._rows = []
+
+
+class Writer(RowWriter):
+    """Writes the examples of one phase and part.
+
+    Args:
+        folder: Exists.
+        phase: Which kind of example.
+        part: Training or validation.
+    """
+
+    def __init__(self, folder: Path, phase: Phase, part: Part) -> None:
+        super().__init__(folder / file_name(phase, part), _SCHEMAS[phase])
+
+    def write(self, example: EncodedDialogue | EncodedPreference, origin: str) -> None:
+        """Add an example.
+
+        Args:
+            example: Of the writer's phase.
+            origin: Where its row stands, for messages of later phases.
+        """
+        if isinstance(example, EncodedDialogue):
+            flat = [border for span in example.spans for border in span]
+            self.add((example.ids, flat, origin))
+        else:
+            order = [index for pair in example.order for index in pair]
+            self.add((example.prompt, example.answers, order, example.margins, example.kind, origin))
 
 
 class _Stored(Sequence[Example], Generic[Example]):

@@ -83,7 +83,7 @@ class RunFolder:
 
     def checkpoints(self, part: Phase) -> list[Path]:
         """What a phase that was stopped left behind, the oldest first; gone when it is finished."""
-        return unfinished.checkpoints(self.path / part)
+        return unfinished.checkpoints(self.path / part / "checkpoints")
 
     def finished(self, part: Phase) -> bool:
         """Whether a phase is done: its final folder only appears when everything is in it."""

@@ -16,17 +16,18 @@ from rlhfcli.errors import OutputError
 from rlhfcli.recipe.schema import Recipe
 
 FINGERPRINT = "prepared data"
+MANIFEST = "manifest.txt"  # of a checkpoint: its own hash, then JSON
 _HARMLESS = ("model.gradient_checkpointing", "sft.micro_batch_tokens", "reward.micro_batch_tokens")
 _ABSENT = object()
 
 
-def checkpoints(phase: Path) -> list[Path]:
-    """Folders of the checkpoints of a phase, the oldest first.
+def checkpoints(parent: Path) -> list[Path]:
+    """The folders of checkpoints, the oldest first.
 
     Args:
-        phase: Folder of the phase.
+        parent: ``<phase>/checkpoints``; need not be there.
     """
-    return sorted(folder for folder in (phase / "checkpoints").glob("step-*") if _is_one(folder))
+    return sorted(folder for folder in parent.glob("step-*") if _is_one(folder))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -62,7 +63,7 @@ def refuse_other_settings(recipe: Recipe, phase: str, folder: Path) -> None:
     Raises:
         OutputError: The newest checkpoint was trained with other settings.
     """
-    for checkpoint in reversed(checkpoints(folder)):
+    for checkpoint in reversed(checkpoints(folder / "checkpoints")):
         before = _stored(checkpoint)
         if before is not None:  # else it is damaged: whoever reads it says so, and takes the one before
             before.pop(FINGERPRINT, None)
@@ -99,7 +100,7 @@ def _is_one(folder: Path) -> bool:
 def _stored(checkpoint: Path) -> dict[str, Any] | None:
     """The settings in a checkpoint; ``None`` where they cannot be read."""
     try:
-        text = (checkpoint / "manifest.txt").read_text(encoding="utf-8").partition("\n")[2]
+        text = (checkpoint / MANIFEST).read_text(encoding="utf-8").partition("\n")[2]
         found = json.loads(text)["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.core import checkpoint
-from rlhfcli.core.checkpoint import Damaged, Progress, folders, newest, prune, save
+from rlhfcli.core.checkpoint import Damaged, Progress, newest, prune, save
 from rlhfcli.errors import OutputError
+from rlhfcli.recipe.unfinished import checkpoints as folders
 
 TENSORS = {f"weight:layer.{k}": torch.arange(24.0).reshape(4, 6) + k for k in range(5)}
 PROGRESS = Progress(7, 1234, 5.5, {"loss": 1.5}, 3, {"eval_loss": 2.0})
@@ -72,11 +73,11 @@ def test_a_folder_without_manifest_is_skipped(tmp_path):
     assert newest(tmp_path, warnings.append) is None and "manifest.txt cannot be read" in warnings[0]
 
 
-def test_old_ones_go_but_the_best_stays(tmp_path):
+def test_old_ones_go(tmp_path):
     kept = [write(tmp_path, step) for step in (1, 2, 3, 4)]
     (tmp_path / ".step-00000005.partial-123").mkdir()
-    prune(tmp_path, 2, best=kept[0])
-    assert folders(tmp_path) == [kept[0], kept[2], kept[3]]
+    prune(tmp_path, 2)
+    assert folders(tmp_path) == kept[2:]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [folder.name for folder in folders(tmp_path)]
 
 

@@ -83,11 +83,11 @@ def test_every_difference_is_shown(tmp_path):
 
 
 def test_checkpoints_are_found_by_their_names(tmp_path):
-    assert checkpoints(tmp_path / "sft") == []
+    assert checkpoints(tmp_path / "sft" / "checkpoints") == []
     made = [leave(tmp_path, "sft", step) for step in (1000, 20)]
     for other in ("step-x", ".step-00000030.partial-1", "others"):
         (tmp_path / "sft/checkpoints" / other).mkdir()
-    assert checkpoints(tmp_path / "sft") == [made[1], made[0]]
+    assert checkpoints(tmp_path / "sft" / "checkpoints") == [made[1], made[0]]
     assert [step_of(place) for place in made] == [1000, 20]
 
 
