@@ -23,6 +23,7 @@ from rlhfcli.core.resume import Sitting
 from rlhfcli.core.stop import Stop
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.progress import Silent
+from rlhfcli.recipe import unfinished
 from tests.core import resume_worker
 from tests.core.resume_worker import After, settings
 from tests.core.test_phases import _project
@@ -241,7 +242,7 @@ def test_checkpoints_are_written_at_intervals_and_old_ones_go(tmp_path: Path, mo
 
     def prune(folder: Path, keep: int) -> None:
         save(folder, keep)
-        kept.append([int(entry.name[-2:]) for entry in checkpoint.folders(folder)])
+        kept.append([int(entry.name[-2:]) for entry in unfinished.checkpoints(folder)])
 
     monkeypatch.setattr(checkpoint, "prune", prune)
     phases.train_sft(_project(tmp_path, checkpoint={"every": 3, "keep": 2}, **settings(1)))
@@ -284,7 +285,7 @@ def test_a_damaged_one_does_not_outlive_a_newer_one(tmp_path: Path) -> None:
     stopped(project, "sft", 8)
     (project.folder / "sft/checkpoints/step-00000008/manifest.txt").unlink()
     stopped(project, "sft", 2, resume=True)
-    assert [entry.name for entry in checkpoint.folders(project.folder / "sft/checkpoints")] == ["step-00000002"]
+    assert [entry.name for entry in unfinished.checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
 
 
 def test_without_a_checkpoint_it_begins_and_says_so(tmp_path: Path) -> None:
@@ -298,7 +299,7 @@ def test_without_resume_old_checkpoints_go(tmp_path: Path) -> None:
     project = _project(tmp_path, **settings(1))
     stopped(project, "sft", 8)
     stopped(project, "sft", 2)
-    assert [entry.name for entry in checkpoint.folders(project.folder / "sft/checkpoints")] == ["step-00000002"]
+    assert [entry.name for entry in unfinished.checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
 
 
 @pytest.mark.parametrize(
