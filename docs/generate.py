@@ -135,7 +135,7 @@ def _describe(annotation: Any, metadata: typing.Sequence[Any] = ()) -> tuple[str
         inside = [limit for _, limit in told if limit]
         return " or ".join(kind for kind, _ in told), limits or ", ".join(inside)
     if origin is dict:
-        return "texts by name", limits
+        return "texts by name" if parts[1] is str else "keys of their own", limits
     if origin is list:
         kind, _ = _describe(parts[0])
         return f"list of {kind}s", "not empty" if any(hasattr(rule, "min_length") for rule in metadata) else limits

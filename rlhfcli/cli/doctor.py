@@ -8,7 +8,6 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -33,7 +32,6 @@ _PACKAGES = (
     "pydantic",
     "typer",
 )
-_STALE_AFTER = 600.0  # seconds; no extension builds for ten minutes
 
 
 @dataclass(frozen=True)
@@ -118,34 +116,24 @@ def _deepspeed() -> Iterator[Finding]:
         metadata.version("deepspeed")
     except metadata.PackageNotFoundError:
         return
-    compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
+    from rlhfcli.core import extensions
+
+    compiler, lacks = extensions.compiler(), extensions.missing_for_files()
     if compiler:
-        yield Finding("compiler", "ok", f"{compiler}: DeepSpeed can build its extensions")
+        yield Finding("compiler", "ok", f"{compiler}; only deepspeed.nvme builds anything")
     else:
-        advice = "One process works without. Several on CPUs, or offload, need one: apt-get install g++"
-        yield Finding("compiler", "note", "no C++ compiler", advice)
-    locks = stale_locks()
+        yield Finding("compiler", "note", "no C++ compiler; only deepspeed.nvme needs one")
+    if lacks:
+        yield Finding("NVMe offload", "note", f"not possible: {lacks} is missing", f"Only for it: {extensions.INSTALL}")
+    else:
+        state = "is built" if extensions.built(extensions.FILES) else "will be built on first use, in some minutes"
+        yield Finding("NVMe offload", "ok", f"possible; {extensions.FILES} {state}")
+    locks = extensions.stale_locks()
     if locks:
         advice = f"DeepSpeed would wait for it for ever. If nothing is building: rm {' '.join(map(str, locks))}"
         yield Finding("build locks", "warning", "left by a build that was killed", advice)
     else:
         yield Finding("build locks", "ok", "none is left over in torch's extension cache")
-
-
-def stale_locks(now: float | None = None) -> list[Path]:
-    """Locks that a killed build left in torch's extension cache.
-
-    Args:
-        now: Seconds since the epoch; the clock's if left out.
-
-    Returns:
-        Lock files that are older than any build takes.
-    """
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torch_extensions"
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", default))
-    now = time.time() if now is None else now
-    found = [*root.glob("*/lock"), *root.glob("*/*/lock")]
-    return sorted(lock for lock in found if now - lock.stat().st_mtime > _STALE_AFTER)
 
 
 def _memory() -> Iterator[Finding]:

@@ -249,6 +249,7 @@ def _settings(made: Trained) -> dict[str, Any]:
     kept["model"]["name"] = public(kept["model"]["name"])
     for source in kept["data"]["sources"]:
         source["path"] = public(source["path"])
+    kept["deepspeed"].pop("nvme")
     kept["data"]["template"] = public(kept["data"]["template"])
     return kept
 

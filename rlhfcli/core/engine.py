@@ -10,8 +10,10 @@ import logging
 import math
 import os
 import socket
+import tempfile
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +21,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from rlhfcli.core.deepspeed_config import configuration
 from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.tasks import Batch, Sums, Task
-from rlhfcli.recipe.schema import Phase, Schedule
+from rlhfcli.errors import OutputError, UserError
+from rlhfcli.recipe.schema import Deepspeed, Phase, Schedule
 
 
 class Engine:
@@ -31,28 +35,29 @@ class Engine:
         module: The model; its parameters with ``requires_grad`` are trained.
         phase: Learning rate, schedule, clipping ... of the recipe.
         steps: Optimizer steps that will be made, for the schedule.
-        zero_stage: What DeepSpeed partitions over the ranks.
+        section: How DeepSpeed lays the training state out.
     """
 
-    def __init__(self, module: nn.Module, phase: Phase, steps: int, zero_stage: int) -> None:
+    def __init__(self, module: nn.Module, phase: Phase, steps: int, section: Deepspeed) -> None:
         deepspeed = import_deepspeed()
         ensure_process_group()
         groups = parameter_groups(module, phase.weight_decay)
         optimizer = torch.optim.AdamW(
-            groups, lr=phase.learning_rate, betas=(phase.betas[0], phase.betas[1]), fused=zero_stage != 3
+            groups, lr=phase.learning_rate, betas=(phase.betas[0], phase.betas[1]), fused=section.zero_stage != 3
         )
         scheduler = LambdaLR(optimizer, schedule_factor(phase.schedule, steps))
+        self._files = _files(section)
+        files = self._files.name if self._files else ""
+        config = configuration(section, phase.max_grad_norm, cuda=torch.cuda.is_available(), files=files)
+        _check(config)
         self.engine, _, _, self.scheduler = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            lr_scheduler=scheduler,
-            config=deepspeed_config(zero_stage, phase.max_grad_norm),
+            model=module, optimizer=optimizer, lr_scheduler=scheduler, config=config
         )
         self.module = module
-        self.zero_stage = zero_stage
+        self.zero_stage = section.zero_stage
         self._zero = deepspeed.zero
         self._last_norm = float("nan")
-        if zero_stage == 0:
+        if self.zero_stage == 0:
             self._clip_ourselves(phase.max_grad_norm)
 
     @property
@@ -123,6 +128,8 @@ class Engine:
         """
         fresh = self._put_together() if whole and self.zero_stage == 3 else {}
         self.engine.destroy()
+        if self._files:
+            self._files.cleanup()
         if fresh:  # plain parameters in plain modules: DeepSpeed's would ask the other ranks for their parts
             for module in self.module.modules():
                 module._parameters = {name: fresh.get(p, p) for name, p in module._parameters.items()}
@@ -174,25 +181,29 @@ def ensure_process_group() -> None:
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
 
 
-def deepspeed_config(zero_stage: int, max_grad_norm: float) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run.
+def _files(section: Deepspeed) -> tempfile.TemporaryDirectory[str] | None:
+    """A folder of this process alone for what is offloaded into files: two runs may share a disk."""
+    if section.nvme is None:
+        return None
+    try:
+        Path(section.nvme).mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix="rlhf-", dir=section.nvme, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"the folder of deepspeed.nvme cannot be written: {(error.strerror or str(error)).lower()}",
+            where=section.nvme,
+            hint="Choose another one: --set deepspeed.nvme=…",
+        ) from None
 
-    The batch sizes are nominal: with ``managed_gradient_accumulation`` off any number of backward passes may come
-    before a step, so the last window of an epoch may be short.
-    """
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": max_grad_norm if zero_stage else 0.0,  # stage 0: see Engine._clip_ourselves
-        "steps_per_print": 10**9,
-        "zero_allow_untested_optimizer": True,
-        "zero_optimization": {
-            "stage": zero_stage,
-            "overlap_comm": False,
-            "stage3_gather_16bit_weights_on_model_save": zero_stage == 3,
-        },
-    }
+
+def _check(config: dict[str, Any]) -> None:
+    """Let DeepSpeed read a configuration before it builds anything from it."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    try:
+        DeepSpeedConfig(config)
+    except Exception as error:  # pydantic's, DeepSpeed's own, assertions: all of them are about the values
+        raise UserError(f"DeepSpeed refuses deepspeed.config: {error}", hint="Mend the key that is named.") from error
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

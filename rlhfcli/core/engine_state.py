@@ -9,6 +9,7 @@ every stage and any number of ranks, and the same layout gets back the same bits
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -72,9 +73,11 @@ def load_moments(engine: Engine, read: Callable[[str], Tensor], updates: int) ->
         updates: Optimizer steps that were made.
     """
     optimizer = engine.engine.basic_optimizer if engine.zero_stage == 0 else engine.engine.optimizer.optimizer
-    for parameter in _pieces(engine, optimizer):
-        moments = {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
-        optimizer.state[parameter] = {"step": torch.tensor(float(updates)), **moments}
+    for number, parameter in enumerate(_pieces(engine, optimizer)):
+        with _in_memory(engine, number):
+            moments = {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
+            count = parameter.device if optimizer.defaults["fused"] else None  # fused kernels want it beside them
+            optimizer.state[parameter] = {"step": torch.tensor(float(updates), device=count), **moments}
     _link(engine)
     for name, parameter in trained(engine.module):
         for key in MOMENTS:
@@ -88,6 +91,18 @@ def _pieces(engine: Engine, optimizer: Any) -> list[Tensor]:
     if engine.zero_stage == 3:  # which shows its pieces to the optimizer one after the other
         return list(engine.engine.optimizer.fp32_partitioned_groups_flat)
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@contextmanager
+def _in_memory(engine: Engine, number: int) -> Iterator[None]:
+    """While this block runs, a piece that lives in files is in memory, with its optimizer's state."""
+    zero = engine.engine.optimizer
+    if engine.zero_stage != 3 or not zero._swappable_optimizer_subgroup(number):
+        yield
+        return
+    zero._optimizer_states_and_gradient_swap_in(number)
+    yield
+    zero._optimizer_states_and_gradient_swap_out(number)
 
 
 def _link(engine: Engine) -> None:

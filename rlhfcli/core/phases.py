@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from rlhfcli.core import cards, layout, lora
+from rlhfcli.core import cards, extensions, layout, lora
 from rlhfcli.core import model as models
 from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.engine import Engine
@@ -183,6 +183,9 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
     """
     recipe, sink, module, (train, validation) = project.recipe, project.sink, parts.module, parts.tasks
     with ExitStack() as stack:
+        wait = extensions.prepare_files() if recipe.deepspeed.nvme else None
+        if wait:
+            sink.note(wait)
         if train.packed:
             stack.enter_context(attention(module.model, TREES))
         if recipe.model.gradient_checkpointing:
@@ -195,7 +198,7 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
         with sink.stage("rehearsing the largest batch"):
             loop.rehearse(module, module.model.device)
         with sink.stage("starting DeepSpeed"):
-            engine = stack.enter_context(Engine(module, parts.phase, len(loop.steps), recipe.deepspeed.zero_stage))
+            engine = stack.enter_context(Engine(module, parts.phase, len(loop.steps), recipe.deepspeed))
         if rank() > 0:
             torch.manual_seed(recipe.seed + rank())  # so that dropout differs among the ranks
         yield loop, engine

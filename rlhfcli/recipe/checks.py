@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhfcli.recipe.schema import Recipe
+from rlhfcli.recipe import raw_deepspeed
+from rlhfcli.recipe.schema import Deepspeed, Recipe
 from rlhfcli.recipe.strict_yaml import Path
 
 _MODELS = ("builtin:tiny",)
@@ -23,6 +24,8 @@ def find(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     """
     yield from _builtin_names(recipe)
     yield from _phases(recipe)
+    yield from _offload(recipe.deepspeed)
+    yield from raw_deepspeed.problems(recipe.deepspeed)
     template = recipe.data.template
     if template not in _TEMPLATES and not template.endswith(".jinja"):
         what = f'must be human_assistant, model or a .jinja file, got the text "{template}"'
@@ -51,3 +54,16 @@ def _phases(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     if recipe.reward.init_from == "sft" and all(s.phase == "reward" for s in recipe.data.sources):
         what = "none is for sft: give one phase: both, or start the reward model with reward.init_from: base"
         yield ("data", "sources"), what
+
+
+def _offload(section: Deepspeed) -> Iterator[tuple[Path, str]]:
+    stage = section.zero_stage
+    if section.offload == "all" and stage != 3:
+        what = f"all needs deepspeed.zero_stage: 3, got {stage}; optimizer works with the stages 1, 2 and 3"
+        yield ("deepspeed", "offload"), what
+    elif section.offload == "optimizer" and stage == 0:
+        yield ("deepspeed", "offload"), "optimizer needs deepspeed.zero_stage: 1, 2 or 3, got 0"
+    if section.nvme is not None and section.offload == "none":
+        yield ("deepspeed", "nvme"), "nothing is offloaded: give deepspeed.offload: optimizer or all, too"
+    elif section.nvme is not None and stage != 3:  # DeepSpeed would keep it in memory, and say nothing
+        yield ("deepspeed", "nvme"), f"files need deepspeed.zero_stage: 3, got {stage}; without nvme memory is used"

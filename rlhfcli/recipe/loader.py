@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlhfcli.errors import Problem, RecipeError, UserError
-from rlhfcli.recipe import builtin, checks, messages, overrides, strict_yaml
+from rlhfcli.recipe import builtin, checks, messages, overrides, raw_deepspeed, strict_yaml
 from rlhfcli.recipe.paths import resolve
 from rlhfcli.recipe.redact import command_line
 from rlhfcli.recipe.schema import Recipe
@@ -118,10 +118,11 @@ def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "") 
     except ValidationError as error:
         found += [places.problem(*told) for told in messages.reword(error.errors(), data)]
     if recipe is not None:
-        found += [places.problem(*told) for told in checks.find(recipe)]
+        recipe = resolve(recipe, path.parent if path else None, lambda p: overrides.as_typed(p, made) is not None)
+        recipe, unread = raw_deepspeed.with_file(recipe)
+        found += [places.problem(*told) for told in (*unread, *checks.find(recipe))]
     if found or recipe is None:
         raise RecipeError([problem for _, problem in sorted(found, key=lambda pair: pair[0])], hint=SEE)
-    recipe = resolve(recipe, path.parent if path else None, lambda p: overrides.as_typed(p, made) is not None)
     if path and path.name == "recipe.yaml" and (path.parent / "run.json").is_file() and ("output_dir",) not in made:
         # a run may have been moved, or be used from another folder: its recipe means the run that it lies in
         recipe = recipe.model_copy(update={"output_dir": str(path.parent)})

@@ -19,6 +19,7 @@ _EXPECTED = {
     "string_type": "text",
     "list_type": "a list",
     "tuple_type": "a list",
+    "dict_type": "a section",
     "model_type": "a section with keys of its own",
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",

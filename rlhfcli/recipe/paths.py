@@ -25,7 +25,8 @@ def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -
         typed: Whether a key comes from ``--set``; such a path is relative to the working directory.
 
     Returns:
-        The recipe with absolute local paths; ``output_dir`` stays relative to the working directory.
+        The recipe with absolute local paths; ``output_dir`` and ``deepspeed.nvme``
+        stay relative to the working directory.
     """
 
     def local(name: str, key: Key) -> str:
@@ -45,12 +46,18 @@ def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -
         "prompts": optional(recipe.eval.prompts, ("eval", "prompts")),
         "pairs": optional(recipe.eval.pairs, ("eval", "pairs")),
     }
+    raw, nvme = recipe.deepspeed.config, recipe.deepspeed.nvme
+    deepspeed = {
+        "config": local(raw, ("deepspeed", "config")) if isinstance(raw, str) else raw,
+        "nvme": nvme and str(Path(nvme).expanduser()),
+    }
     return recipe.model_copy(
         update={
             "output_dir": str(Path(recipe.output_dir).expanduser()),
             "model": recipe.model.model_copy(update={"name": local(recipe.model.name, ("model", "name"))}),
             "data": recipe.data.model_copy(update={"sources": sources, "template": template}),
             "eval": recipe.eval.model_copy(update=evaluation),
+            "deepspeed": recipe.deepspeed.model_copy(update=deepspeed),
         }
     )
 

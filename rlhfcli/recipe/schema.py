@@ -6,7 +6,7 @@ mistake is reported.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -180,6 +180,20 @@ class Deepspeed(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1, description="what is partitioned: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters"
+    )
+    offload: Literal["none", "optimizer", "all"] = Field(
+        "none",
+        description="what is kept in host memory: the optimizer's states with its own float32 weights (stages 1 to 3), "
+        "or all, the parameters too (stage 3)",
+    )
+    nvme: str | None = Field(
+        None,
+        min_length=1,
+        description="folder on a fast disk for the offloaded optimizer states, in place of memory; stage 3, libaio",
+    )
+    config: dict[str, Any] | str = Field(
+        {},
+        description="more of DeepSpeed's own configuration, or a JSON file of it; what the recipe decides is refused",
     )
 
 

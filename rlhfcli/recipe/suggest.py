@@ -53,7 +53,10 @@ _FOREIGN = {
     "checkpoint.keep": "save_total_limit keep_last_n_checkpoints keep_last max_checkpoints",
     "chat.max_new_tokens": "max_gen_len max_answer_seq_len max_new_token num_predict",
     "chat.temperature": "temp sampling_temperature",
-    "deepspeed.zero_stage": "zero zero_optimization deepspeed_config ds_config",
+    "deepspeed.zero_stage": "zero zero_optimization",
+    "deepspeed.config": "deepspeed_config ds_config deepspeed_config_file",
+    "deepspeed.offload": "offload_optimizer offload_param cpu_offload zero_offload optimizer_offload",
+    "deepspeed.nvme": "nvme_path nvme_offload",
     "output_dir": "output out_dir save_path output_path save_dir output_directory out",
     "seed": "random_seed data_seed rng_seed",
 }

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from rlhfcli import console
 from rlhfcli.cli import app
-from rlhfcli.cli.doctor import stale_locks
+from rlhfcli.core import extensions
 
 runner = CliRunner()
 
@@ -29,6 +29,8 @@ def test_json_alone_on_stdout(capsys):
         "GPU",
         "bf16",
         "cores",
+        "compiler",
+        "NVMe offload",
         "build locks",
         "memory",
         "runs folder",
@@ -62,20 +64,44 @@ def test_a_missing_package_breaks(monkeypatch):
 
 
 def test_locks_of_killed_builds(tmp_path):
-    old, new = (
-        tmp_path / "extensions/py311_cpu/cpu_adam/lock",
-        tmp_path / "extensions/py311_cpu/fused_adam/lock",
-    )
-    for lock in (old, new):
-        lock.parent.mkdir(parents=True)
-        lock.touch()
-    os.utime(old, (1e9, 1e9))
-    os.utime(new, (2e9, 2e9))
-    assert stale_locks(now=2e9 + 5) == [old]
-    done = runner.invoke(app, ["doctor", "--json"])
-    found = next(finding for finding in json.loads(done.stdout) if finding["what"] == "build locks")
+    lock = tmp_path / "extensions/py311_cpu/cpu_adam/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    os.utime(lock, (1e9, 1e9))
+    found = _finding("build locks")
     assert found["verdict"] == "warning"
-    assert f"rm {old}" in found["advice"]
+    assert f"rm {lock}" in found["advice"]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "built", "verdict", "said"),
+    [
+        (None, False, "ok", "possible; async_io will be built on first use, in some minutes"),
+        (None, True, "ok", "possible; async_io is built"),
+        ("ninja", False, "note", "not possible: ninja is missing"),
+    ],
+)
+def test_offload_into_files(lacks, built, verdict, said, monkeypatch):
+    monkeypatch.setattr(extensions, "missing_for_files", lambda: lacks)
+    monkeypatch.setattr(extensions, "built", lambda _: built)
+    found = _finding("NVMe offload")
+    assert (found["verdict"], found["found"]) == (verdict, said)
+    assert ("libaio-dev" in found["advice"]) == (verdict == "note")
+
+
+def test_a_compiler_is_only_for_files(monkeypatch):
+    monkeypatch.setattr(extensions, "compiler", lambda: None)
+    assert _finding("compiler") == {
+        "what": "compiler",
+        "verdict": "note",
+        "found": "no C++ compiler; only deepspeed.nvme needs one",
+        "advice": "",
+    }
+
+
+def _finding(what):
+    done = runner.invoke(app, ["doctor", "--json"])
+    return next(finding for finding in json.loads(done.stdout) if finding["what"] == what)
 
 
 def test_console_is_shared():

@@ -15,7 +15,10 @@ from tests.core.test_phases import _project
 
 
 def settings(case: str, steps: int) -> dict[str, Any]:
-    """``llama-3-lora-tight``: family, stage, ``lora`` or ``full``; ``tight``: some rank lacks a batch."""
+    """``llama-3-lora-tight-all-recomputed``: family, stage, ``lora`` or ``full``, and any of these words.
+
+    ``tight``: some rank lacks a batch; ``optimizer``, ``all``: what is offloaded; ``recomputed``: activations are.
+    """
     family, stage, kind, *more = case.split("-")
     phase: dict[str, Any] = {"batch_size": 7, "epochs": 4, "max_steps": steps, "learning_rate": 3e-3}
     phase["micro_batch_tokens"] = 16 if "tight" in more else 48
@@ -23,7 +26,8 @@ def settings(case: str, steps: int) -> dict[str, Any]:
         phase["lora"] = {"rank": 4}
     return {
         "family": family,
-        "deepspeed": {"zero_stage": int(stage)},
+        "model": {"gradient_checkpointing": "recomputed" in more},
+        "deepspeed": {"zero_stage": int(stage), "offload": next(iter({"optimizer", "all"} & {*more}), "none")},
         "phase": phase,
         "reward": {"pooling": "mean"} if "mean" in more else {},
         "logging": {"every": 1},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 
 from rlhfcli.core.engine import Engine, parameter_groups
 from rlhfcli.core.tasks import Batch, Sums, Task
-from rlhfcli.recipe.schema import Phase
+from rlhfcli.errors import OutputError, UserError
+from rlhfcli.recipe.schema import Deepspeed, Phase
 
 
 class Tied(nn.Module):
@@ -44,8 +47,9 @@ class Rows:
         return self
 
 
-def engine(module: nn.Module, stage: int) -> Engine:
-    return Engine(module, Phase(learning_rate=1e-2, max_grad_norm=1e9), 10, stage)
+def engine(module: nn.Module, stage: int, max_grad_norm: float = 1e9, **more: Any) -> Engine:
+    phase = Phase(learning_rate=1e-2, max_grad_norm=max_grad_norm)
+    return Engine(module, phase, 10, Deepspeed.model_validate({"zero_stage": stage} | more))
 
 
 TASK: Task = Squares()  # type: ignore[assignment]
@@ -110,3 +114,59 @@ def test_only_matrices_decay_and_empty_groups_are_left_out() -> None:
     assert [p.dim() for p in decaying["params"]] == [2] and [p.dim() for p in others["params"]] == [1]
     module.inner.bias.requires_grad_(False)
     assert len(parameter_groups(module, 0.1)) == 1
+
+
+OFFLOADS = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all")]
+
+
+@pytest.mark.parametrize("clip", [1e9, 0.01])
+@pytest.mark.parametrize(("stage", "offload"), OFFLOADS)
+def test_offloaded_weights_norm_and_clipping_are_those_without(stage: int, offload: str, clip: float) -> None:
+    """Adam hides how long a gradient is, until a shorter one follows: hence two steps."""
+    found = []
+    for more in ({}, {"offload": offload}):
+        module, norms = Tied(), []
+        with engine(module, stage, clip, **more) as driver:
+            for size in (6, 600):
+                driver.accumulate(TASK, batches(6)[0], size)
+                norms.append(driver.step())
+        found.append((norms, [p.detach() for p in module.parameters()]))
+    (norms, weights), (others, same) = found
+    assert others == pytest.approx(norms, rel=1e-6)
+    for a, b in zip(weights, same, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_raw_keys_reach_the_engine() -> None:
+    zero = {"reduce_bucket_size": 1234, "overlap_comm": True, "stage3_prefetch_bucket_size": 5}
+    raw = {"zero_optimization": zero | {"zero_hpz_partition_size": 1}, "comms_logger": {"enabled": True}}
+    with engine(Tied(), 3, config=raw) as driver:
+        config = driver.engine._config
+        assert config.zero_config.reduce_bucket_size == 1234
+        assert config.zero_config.overlap_comm is True
+        assert config.zero_config.prefetch_bucket_size == 5
+        assert config.comms_config.comms_logger.enabled
+        assert config.gradient_clipping == 1e9
+    import deepspeed
+
+    deepspeed.comm.configure(enabled=False)  # it counts for the whole process
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"zero_optimization": {"reduce_bucket_size": "much"}}, "reduce_bucket_size"),
+        ({"comms_logger": {"prof_ops": 3}}, "prof_ops"),
+        ({"zero_optimization": {"leaf_module": {"classes": 3}}}, "classes"),
+    ],
+)
+def test_what_deepspeed_refuses_is_said_before_it_begins(raw: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=r"DeepSpeed refuses deepspeed\.config: ") as caught:
+        engine(Tied(), 2, config=raw)
+    assert said in caught.value.what
+
+
+def test_a_folder_for_files_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"the folder of deepspeed\.nvme cannot be written: "):
+        engine(Tied(), 3, offload="optimizer", nvme=str(tmp_path / "file" / "x"))

@@ -16,6 +16,7 @@ from tests.core import rank_worker
 ROOT = Path(__file__).parents[2]
 APART = 1e-4
 FEW = ["opt-2-full", "llama-3-lora-tight"]
+LAYOUTS = [(stage, "optimizer") for stage in "123"] + [("3", "all")] + [(stage, "recomputed") for stage in "0123"]
 MANY = [
     "-".join(words)
     for words in itertools.product(("opt", "llama"), "0123", ("full", "lora"), ("", "tight"))
@@ -51,10 +52,14 @@ def compare(tmp_path: Path, steps: int, cases: list[str]) -> None:
     rank_worker.train(tmp_path / "one", steps, cases)
     on_two_ranks(tmp_path / "two", steps, cases)
     for case in cases:
-        found = differences(tmp_path / "one" / case, tmp_path / "two" / case)
-        print(case, {name: f"{value:.1e}" for name, value in sorted(found.items())})
-        assert found.keys() == FIGURES
-        assert max(found.values()) <= APART, (case, found)
+        near(tmp_path / "one" / case, tmp_path / "two" / case)
+
+
+def near(one: Path, two: Path) -> None:
+    found = differences(one, two)
+    print(two.name, {name: f"{value:.1e}" for name, value in sorted(found.items())})
+    assert found.keys() == FIGURES
+    assert max(found.values()) <= APART, (two.name, found)
 
 
 def test_two_ranks_make_the_same_losses_as_one(tmp_path: Path) -> None:
@@ -65,3 +70,16 @@ def test_two_ranks_make_the_same_losses_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_every_stage_with_and_without_lora(tmp_path: Path, part: int) -> None:
     compare(tmp_path, 20, MANY[part::4])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("family", ["opt", "llama"])
+def test_offload_and_recomputed_activations_change_nothing(tmp_path: Path, family: str, kind: str) -> None:
+    """On one rank and on two, against the same stage without, on one rank."""
+    cases = {f"{family}-{stage}-{kind}-{word}": f"{family}-{stage}-{kind}" for stage, word in LAYOUTS}
+    rank_worker.train(tmp_path / "one", 20, sorted({*cases, *cases.values()}))
+    on_two_ranks(tmp_path / "two", 20, list(cases))
+    for case, plain in cases.items():
+        near(tmp_path / "one" / plain, tmp_path / "one" / case)
+        near(tmp_path / "one" / plain, tmp_path / "two" / case)

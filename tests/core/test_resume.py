@@ -95,6 +95,22 @@ def test_a_stopped_training_ends_with_the_same_weights(tmp_path: Path, stage: in
         assert not (parted.folder / phase / "checkpoints").exists()
 
 
+OFFLOADS = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload"), [OFFLOADS[-1], *(pytest.param(*case, marks=pytest.mark.slow) for case in OFFLOADS[:-1])]
+)
+def test_an_offloaded_training_ends_with_the_same_weights(tmp_path: Path, stage: int, offload: str) -> None:
+    layout = {"deepspeed": {"zero_stage": stage, "offload": offload}}
+    whole, parted = (_project(tmp_path / name, **settings(stage, lora=LORA) | layout) for name in ("whole", "parted"))
+    for phase in ("sft", "reward"):
+        TRAIN[phase](whole)
+        stopped(parted, phase, 4)
+        resumed(parted, phase)
+        same(whole, parted, phase)
+
+
 def test_dropout_goes_on_with_the_same_random_numbers(tmp_path: Path) -> None:
     model = {"dropout": 0.2}
     whole, parted = (_project(tmp_path / name, **settings(1)) for name in ("whole", "parted"))

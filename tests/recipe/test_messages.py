@@ -51,8 +51,27 @@ BROKEN = [
     ),
     (
         "deepspeed: {qwertz: 1}",
-        ["6: deepspeed.qwertz: unknown key; the keys of deepspeed are zero_stage"],
+        ["6: deepspeed.qwertz: unknown key; the keys of deepspeed are zero_stage, offload, nvme, config"],
     ),
+    (
+        "deepspeed: {zero_stage: 1, offload: all}",
+        ["6: deepspeed.offload: all needs deepspeed.zero_stage: 3, got 1; optimizer works with the stages 1, 2 and 3"],
+    ),
+    (
+        "deepspeed: {zero_stage: 0, offload: optimizer}",
+        ["6: deepspeed.offload: optimizer needs deepspeed.zero_stage: 1, 2 or 3, got 0"],
+    ),
+    (
+        "deepspeed: {zero_stage: 3, nvme: /mnt/fast}",
+        ["6: deepspeed.nvme: nothing is offloaded: give deepspeed.offload: optimizer or all, too"],
+    ),
+    (
+        "deepspeed:\n  zero_stage: 2\n  offload: optimizer\n  nvme: /mnt/fast",
+        ["9: deepspeed.nvme: files need deepspeed.zero_stage: 3, got 2; without nvme memory is used"],
+    ),
+    ("deepspeed: {config: 3}", ["6: deepspeed.config: must be a section or text, got 3"]),
+    ("deepspeed: {cpu_offload: true}", ["6: deepspeed.cpu_offload: unknown key; did you mean deepspeed.offload?"]),
+    ("ds_config: ds.json", ["6: ds_config: unknown key; did you mean deepspeed.config?"]),
     ("sft: {epochs: 0}", ["6: sft.epochs: must be greater than 0, got 0"]),
     ("sft: {epochs: .nan}", ["6: sft.epochs: must be a finite number, got nan"]),
     ("sft: {batch_size: 0}", ["6: sft.batch_size: must be at least 1, got 0"]),

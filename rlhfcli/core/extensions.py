@@ -1,0 +1,89 @@
+"""C++ extensions of DeepSpeed on this machine. rlhf builds none, unless ``deepspeed.nvme`` asks for files.
+
+Loads neither torch nor DeepSpeed, so that ``rlhf doctor`` can look before anything is built.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from rlhfcli.errors import UserError
+
+FILES = "async_io"  # DeepSpeed's extension that reads and writes tensors in files
+INSTALL = "apt-get install libaio-dev g++ ninja-build"
+_STALE_AFTER = 600.0  # seconds; no extension builds for ten minutes
+_PROBE = "#include <libaio.h>\nint main() { return io_submit(0, 0, 0); }\n"
+
+
+def stale_locks(now: float | None = None) -> list[Path]:
+    """Locks that a killed build left in torch's extension cache.
+
+    Args:
+        now: Seconds since the epoch; the clock's if left out.
+
+    Returns:
+        Lock files that are older than any build takes.
+    """
+    now = time.time() if now is None else now
+    found = [*_cache().glob("*/lock"), *_cache().glob("*/*/lock")]
+    return sorted(lock for lock in found if now - lock.stat().st_mtime > _STALE_AFTER)
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch would use."""
+    names = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    return next((name for name in names if shutil.which(name)), None)
+
+
+def missing_for_files() -> str | None:
+    """What ``deepspeed.nvme`` lacks here.
+
+    Returns:
+        Its name, or ``None`` where the extension is built or can be.
+    """
+    if built(FILES):
+        return None
+    name = compiler()
+    if name is None:
+        return "a C++ compiler"
+    if shutil.which("ninja") is None:
+        return "ninja"
+    command = [name, "-x", "c++", "-", "-o", os.devnull, "-laio"]
+    done = subprocess.run(command, input=_PROBE, capture_output=True, text=True, timeout=60)
+    return "libaio with its headers" if done.returncode else None
+
+
+def built(name: str) -> bool:
+    """Whether an extension is in torch's cache."""
+    return any(True for pattern in (f"{name}/{name}.so", f"*/{name}/{name}.so") for _ in _cache().glob(pattern))
+
+
+def prepare_files() -> str | None:
+    """Check that ``deepspeed.nvme`` can work before DeepSpeed tries, which may wait for ever.
+
+    Returns:
+        What to tell a person who is about to wait; ``None`` where nothing is built.
+
+    Raises:
+        UserError: Something is missing, or a killed build is in the way.
+    """
+    lacks = missing_for_files()
+    if lacks:
+        raise UserError(f"deepspeed.nvme needs {lacks}", hint=f"{INSTALL}; without nvme, memory is used.")
+    locks = [lock for lock in stale_locks() if lock.parent.name in (FILES, "pin_memory")]
+    if locks:
+        raise UserError(
+            "deepspeed.nvme would wait for a build that was killed",
+            where=str(locks[0]),
+            hint=f"If nothing is building: rm {' '.join(map(str, locks))}",
+        )
+    return None if built(FILES) else f"DeepSpeed builds {FILES} for deepspeed.nvme, once: some minutes"
+
+
+def _cache() -> Path:
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torch_extensions"
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", default))
