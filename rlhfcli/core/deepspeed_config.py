@@ -1,4 +1,7 @@
-"""From the recipe to DeepSpeed's configuration. Dictionaries only: nothing here loads DeepSpeed, or torch."""
+"""From the recipe to DeepSpeed's configuration. Dictionaries only: nothing here loads DeepSpeed, or torch.
+
+What is chosen for a GPU follows DeepSpeed's documentation; it was not run on one yet.
+"""
 
 from __future__ import annotations
 

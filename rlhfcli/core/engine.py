@@ -165,6 +165,7 @@ def import_deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # stage 3 calls functions of torch.distributed that have newer names
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed")
+    warnings.filterwarnings("ignore", category=UserWarning, message=".*[Dd]istutils")  # with which it finds libaio
     return deepspeed
 
 

@@ -26,6 +26,8 @@ from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Phase, Recipe
 
+_OFFLOADED = {"none": "", "optimizer": ", optimizer offloaded", "all": ", optimizer and parameters offloaded"}
+
 
 class Prepared(Protocol):
     """The prepared data, as ``data.prepare`` gives it."""
@@ -215,7 +217,7 @@ def header(loop: Loop, module: Any, recipe: Recipe) -> list[str]:
     how = "token trees" if loop.task.packed else f"padded: {layout.why_padded(module.model)}"
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({100 * trained / total:.1f} %) · {precision} · "
-        f"{device} · ZeRO stage {recipe.deepspeed.zero_stage}",
+        f"{device} · ZeRO stage {recipe.deepspeed.zero_stage}{_OFFLOADED[recipe.deepspeed.offload]}",
         f"{plan.examples:,} examples → {plan.steps:,} steps of {plan.per_step}, in at most {plan.micro_batches} "
         f"micro-batches {'per rank ' if ranks else ''}of {loop.phase.micro_batch_tokens:,} tokens · "
         f"at most {plan.tokens:,} tokens in all · {how}",

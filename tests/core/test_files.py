@@ -11,8 +11,9 @@ from rlhfcli.core import extensions, phases
 from tests.core import families
 from tests.core.resume_worker import settings
 from tests.core.test_phases import _project
-from tests.core.test_ranks import near
-from tests.core.test_resume import resumed, same, stopped
+from tests.core.test_resume import lines, resumed, same, stopped
+
+DISTUTILS = pytest.mark.filterwarnings("ignore:.*[Dd]istutils")  # DeepSpeed looks for a compiler with it
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*[Dd]istutils:UserWarning")  # of the build
+@DISTUTILS
 @pytest.mark.parametrize("offload", ["optimizer", "all"])
 def test_states_in_files_train_and_go_on_like_those_in_memory(tmp_path: Path, files: Path, offload: str) -> None:
     def project(name: str, **more: Any) -> phases.Project:
@@ -41,15 +42,15 @@ def test_states_in_files_train_and_go_on_like_those_in_memory(tmp_path: Path, fi
         stopped(parted, phase, 3)
         resumed(parted, phase)
         same(whole, parted, phase)
-    near(tmp_path / "plain", tmp_path / "whole")
+        for a, b in zip(lines(plain, phase), lines(whole, phase), strict=True):
+            assert a.pop("grad_norm", 0.0) == pytest.approx(b.pop("grad_norm", 0.0), rel=1e-3)
+            assert a == pytest.approx(b, abs=1e-4)
     assert list(files.iterdir()) == []
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*[Dd]istutils:UserWarning")
-def test_the_states_are_in_the_folder_while_training(
-    tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@DISTUTILS
+def test_the_states_are_in_the_folder_while_training(tmp_path: Path, files: Path, monkeypatch: Any) -> None:
     seen: set[str] = set()
     close = phases.Engine.close
 

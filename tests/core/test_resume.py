@@ -102,13 +102,23 @@ OFFLOADS = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "all")]
     ("stage", "offload"), [OFFLOADS[-1], *(pytest.param(*case, marks=pytest.mark.slow) for case in OFFLOADS[:-1])]
 )
 def test_an_offloaded_training_ends_with_the_same_weights(tmp_path: Path, stage: int, offload: str) -> None:
-    layout = {"deepspeed": {"zero_stage": stage, "offload": offload}}
-    whole, parted = (_project(tmp_path / name, **settings(stage, lora=LORA) | layout) for name in ("whole", "parted"))
+    whole, parted = (_project(tmp_path / name, **settings(stage, offload, lora=LORA)) for name in ("whole", "parted"))
     for phase in ("sft", "reward"):
         TRAIN[phase](whole)
         stopped(parted, phase, 4)
         resumed(parted, phase)
         same(whole, parted, phase)
+
+
+def test_offload_may_change_on_the_way(tmp_path: Path) -> None:
+    whole = _project(tmp_path / "whole", **settings(1))
+    phases.train_sft(whole)
+    stopped(_project(tmp_path / "other", **settings(3, "all")), "sft", 4)
+    stopped(_project(tmp_path / "other", **settings(1)), "sft", 4, resume=True)
+    other = _project(tmp_path / "other", **settings(2, "optimizer"))
+    resumed(other, "sft")
+    for a, b in zip(lines(whole, "sft"), lines(other, "sft"), strict=True):
+        assert a == pytest.approx(b, abs=1e-3)
 
 
 def test_dropout_goes_on_with_the_same_random_numbers(tmp_path: Path) -> None:
@@ -140,12 +150,12 @@ def test_another_stage_goes_on_within_rounding(tmp_path: Path) -> None:
         assert max(value for name, value in apart.items() if "k_proj.bias" not in name) < 1e-5, apart
 
 
-def on_two_ranks(folder: Path, stage: int, steps: int) -> None:
+def on_two_ranks(folder: Path, stage: int, steps: int, offload: str = "none") -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     alone = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # tests train in this process, too
     environment = {key: value for key, value in os.environ.items() if key not in alone} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "tests.core.resume_worker", str(folder), str(stage), str(steps)],
+        [*command, "-m", "tests.core.resume_worker", str(folder), str(stage), str(steps), offload],
         cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -168,14 +178,14 @@ def test_another_number_of_ranks_goes_on_within_rounding(tmp_path: Path, before:
 
 @pytest.mark.slow
 def test_two_ranks_go_on_to_the_same_weights(tmp_path: Path) -> None:
-    for stage in (0, 1, 2, 3):
-        whole, parted = tmp_path / f"whole{stage}", tmp_path / f"parted{stage}"
-        on_two_ranks(whole, stage, 99)
+    for stage, offload in (*((stage, "none") for stage in range(4)), *OFFLOADS[1:]):
+        whole, parted = (tmp_path / f"{name}-{stage}-{offload}" for name in ("whole", "parted"))
+        on_two_ranks(whole, stage, 99, offload)
         for steps in (4, 99):
-            on_two_ranks(parted, stage, steps)
+            on_two_ranks(parted, stage, steps, offload)
         for phase in ("sft", "reward"):
             files = [folder / "run" / phase / "final" / "model.safetensors" for folder in (whole, parted)]
-            assert files[0].read_bytes() == files[1].read_bytes(), (stage, phase)
+            assert files[0].read_bytes() == files[1].read_bytes(), (stage, offload, phase)
 
 
 @pytest.fixture
