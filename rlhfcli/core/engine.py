@@ -1,7 +1,8 @@
 """The DeepSpeed engine: the only place that imports DeepSpeed.
 
-One process is a run with one rank: the same code path as many. Nothing here needs a compiler: the optimizer is torch's
-AdamW, and the one extension that DeepSpeed would build at start-up (for inference) is left out.
+One process is a run with one rank: the same code path as many. Nothing here needs a compiler, unless ``deepspeed.nvme``
+asks for files: the optimizer is torch's AdamW, and the extension that DeepSpeed would build at start-up (for inference)
+is left out.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ def recipe(**more: Any) -> Recipe:
         "output_dir": "/home/somebody/runs/x",
         "model": {"name": "facebook/opt-125m"},
         "data": {"sources": [{"path": SOURCES[0]["path"]}], "template": "/home/somebody/t.jinja"},
+        "deepspeed": {"zero_stage": 3, "offload": "optimizer", "nvme": "/home/somebody/fast"},
     }
     return Recipe.model_validate(sections | more)
 

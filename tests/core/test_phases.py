@@ -109,6 +109,19 @@ class Listening(Silent):
 
 
 @pytest.mark.parametrize(
+    ("deepspeed", "said"),
+    [
+        ({"zero_stage": 2, "offload": "optimizer"}, "ZeRO stage 2, optimizer offloaded"),
+        ({"zero_stage": 3, "offload": "all"}, "ZeRO stage 3, optimizer and parameters offloaded"),
+    ],
+)
+def test_the_header_names_what_is_offloaded(tmp_path: Path, deepspeed: dict[str, Any], said: str) -> None:
+    sink = Listening()
+    phases.train_sft(replace(_project(tmp_path, phase={"max_steps": 1}, deepspeed=deepspeed), sink=sink))
+    assert sink.notes[0].endswith(said)
+
+
+@pytest.mark.parametrize(
     ("family", "layout"), [("opt", "token trees"), ("bloom", "padded: BloomForCausalLM does not take the positions")]
 )
 def test_the_header_names_the_layout_and_why(tmp_path: Path, family: str, layout: str) -> None:
