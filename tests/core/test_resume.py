@@ -240,8 +240,8 @@ def test_checkpoints_are_written_at_intervals_and_old_ones_go(tmp_path: Path, mo
     kept: list[list[int]] = []
     save = checkpoint.prune
 
-    def prune(folder: Path, keep: int) -> None:
-        save(folder, keep)
+    def prune(folder: Path, keep: int, best: int | None) -> None:
+        save(folder, keep, best)
         kept.append([int(entry.name[-2:]) for entry in unfinished.checkpoints(folder)])
 
     monkeypatch.setattr(checkpoint, "prune", prune)
