@@ -1,6 +1,6 @@
 """A part of a training, for ``test_resume``; started once per rank.
 
-python -m torch.distributed.run --nproc_per_node=2 -m tests.core.resume_worker FOLDER STAGE STEPS
+python -m torch.distributed.run --nproc_per_node=2 -m tests.core.resume_worker FOLDER STAGE STEPS [BEST_BY]
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ def settings(stage: int, **phase: Any) -> dict[str, Any]:
     return {"phase": phase, "deepspeed": {"zero_stage": stage}, "logging": {"every": 3}, "eval": {"every": 4}}
 
 
-def train(folder: Path, stage: int, steps: int) -> None:
+def train(folder: Path, stage: int, steps: int, best_by: str | None = None) -> None:
     """Both phases, each for so many steps from where it was; what another layout has begun is gone on with."""
+    changes = settings(stage) | {"checkpoint": {"best_by": best_by}}
     if ranks.rank() == 0:
-        _project(folder, **settings(stage))  # writes the base model
+        _project(folder, **changes)  # writes the base model
     ranks.meet()
     for phase in (phases.train_sft, phases.train_reward):
-        project = _project(folder, reward={"init_from": "base"}, **settings(stage))
+        project = _project(folder, reward={"init_from": "base"}, **changes)
         with suppress(Interrupted):
             phase(replace(project, sitting=Sitting(resume=True, stop=After(steps))))
         ranks.meet()
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    train(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

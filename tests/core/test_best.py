@@ -20,9 +20,10 @@ from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe import unfinished
 from rlhfcli.recipe.schema import Checkpoint
+from tests.core import resume_worker
 from tests.core.resume_worker import settings
 from tests.core.test_phases import Data, _project
-from tests.core.test_resume import LORA, TRAIN, Listening, lines, resumed, same, stopped
+from tests.core.test_resume import LORA, TRAIN, Listening, lines, on_two_ranks, resumed, same, stopped
 
 
 class Contrary(Data):
@@ -221,3 +222,17 @@ def test_who_asks_for_it_later_has_the_evaluations_from_there(tmp_path: Path) ->
     stopped(plain, "sft", 4)  # just evaluated
     notes = "\n".join(resumed(project, "sft"))
     assert "the weights of step 4 of 11 are taken" in notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_ranks_take_the_best_step_of_one(tmp_path: Path, stage: int) -> None:
+    one, two, last = tmp_path / "one", tmp_path / "two", tmp_path / "last"
+    resume_worker.train(one, stage, 99, "accuracy")
+    resume_worker.train(last, stage, 99)
+    for steps in (6, 99):
+        on_two_ranks(two, stage, steps, "accuracy")
+    file = Path("run/reward/final/model.safetensors")
+    a, b, c = (load_file(folder / file)["score.weight"] for folder in (one, two, last))
+    assert "The weights are those after step 4" in (one / file).with_name("README.md").read_text()
+    assert float((a - b).abs().max()) < 1e-3 < float((a - c).abs().max())
