@@ -138,8 +138,8 @@ def _figures(run: Run, results: Mapping[str, Mapping[str, Any]], parts: Mapping[
     figures: dict[str, Any] = {}
     if (perplexity := _number(results["sft"].get("perplexity"))) is not None:
         figures["perplexity"] = perplexity
-    elif "sft" in run.phases and run.phases["sft"].best is not None:
-        figures["sft_loss"] = run.phases["sft"].best
+    elif "sft" in run.phases and (loss := _saved_loss(run.phases["sft"], _part(parts, "sft"))) is not None:
+        figures["sft_loss"] = loss
     if (accuracy := _number(results["reward"].get("accuracy"))) is not None:
         figures["accuracy"] = accuracy
         interval = results["reward"].get("accuracy_ci95")
@@ -150,6 +150,12 @@ def _figures(run: Run, results: Mapping[str, Mapping[str, Any]], parts: Mapping[
     elif "reward" in run.phases and run.phases["reward"].best is not None:
         figures["reward_loss"] = run.phases["reward"].best
     return figures
+
+
+def _saved_loss(phase: Phase, noted: Mapping[str, Any]) -> float | None:
+    """The loss of the model that is there; before that, the lowest there was."""
+    saved = _number(noted.get("eval_loss")) if phase.done else None
+    return phase.best if saved is None else saved
 
 
 def _metrics(file: Path, run: Run) -> Iterator[dict[str, Any]]:

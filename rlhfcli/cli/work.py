@@ -220,7 +220,7 @@ def train(work: Work, project: Project, phase: str) -> Result:
         "seconds": round(max(time.perf_counter() - began, result.seconds), 1),  # earlier sittings count
     }
     if launch.first():
-        work.run.note({phase: figures | result.evaluation})
+        work.run.note({phase: figures | result.evaluation | ({"best": result.best} if result.best else {})})
     launch.together()
     return result
 
@@ -231,6 +231,8 @@ def say_trained(work: Work, phase: str, result: Result) -> None:
     figures = f"validation loss {before['eval_loss']:.3f} → {after['eval_loss']:.3f}"
     if phase == "reward":
         figures += f", ranking accuracy {before['eval_accuracy']:.3f} → {after['eval_accuracy']:.3f}"
+    if result.best:
+        figures += f" (after step {result.best['step']:,}: {result.best['by']})"
     folder = work.run.sft if phase == "sft" else work.run.reward
     console.message(f"{phase}: {result.steps:,} steps in {result.seconds:.0f} s, {figures}. Saved: {folder}")
 

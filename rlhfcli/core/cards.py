@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,9 +73,10 @@ class Trained:
         phase: ``sft`` or ``reward``.
         steps: Optimizer steps.
         tokens: Tokens trained on.
-        validation: Figures on the validation part after the last step.
+        validation: Figures of the weights on the validation part.
         sources: What the prepared data's manifest says of each source.
         measured: What ``rlhf eval`` found, if it ran.
+        best: Which step's weights these are and why, where the recipe asks for the best; see ``Result.best``.
     """
 
     recipe: Recipe
@@ -85,6 +86,7 @@ class Trained:
     validation: Mapping[str, float]
     sources: Sequence[Mapping[str, Any]] = ()
     measured: Mapping[str, Any] | None = None
+    best: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def section(self) -> Phase:
@@ -94,12 +96,12 @@ class Trained:
 
 def sft_card(recipe: Recipe, result: Result) -> str:
     """Model card of a fine-tuned language model, as training leaves it."""
-    return card(Trained(recipe, "sft", result.steps, result.tokens, result.evaluation))
+    return card(Trained(recipe, "sft", result.steps, result.tokens, result.evaluation, best=result.best))
 
 
 def reward_card(recipe: Recipe, result: Result) -> str:
     """Model card of a reward model, as training leaves it."""
-    return card(Trained(recipe, "reward", result.steps, result.tokens, result.evaluation))
+    return card(Trained(recipe, "reward", result.steps, result.tokens, result.evaluation, best=result.best))
 
 
 def card(made: Trained, form: Form = "merged", base: str = "") -> str:
@@ -165,6 +167,8 @@ def _summary(made: Trained, form: Form) -> str:
         f"Trained by rlhf with {how}: {made.steps:,} steps of {phase.batch_size}, {made.tokens:,} tokens, learning "
         f"rate {phase.learning_rate:g} ({phase.schedule.name}), seed {made.recipe.seed}."
     )
+    with suppress(LookupError, TypeError, ValueError):
+        text += " The weights are those after step {step:,}, with the {by}.".format_map(made.best)
     if made.phase == "reward":
         text += (
             " Only differences between answers to the same prompt mean something; `mean` and `std` in config.json are "

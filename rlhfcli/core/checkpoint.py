@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rlhfcli.core.export import complete_or_absent
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.unfinished import MANIFEST, checkpoints
+from rlhfcli.recipe.unfinished import MANIFEST, checkpoints, step_of
 
 _NAME = "step-{:08}"
 _SHARD = 2 * 1024**3  # bytes of a file; what rank 0 holds in memory at once
@@ -48,6 +48,7 @@ class Progress:
         window: Sums since the last line of ``metrics.jsonl``.
         metrics: Lines that ``metrics.jsonl`` had.
         figures: What the last evaluation found.
+        best: What the best one found; empty where the recipe does not ask for it.
     """
 
     step: int
@@ -56,6 +57,7 @@ class Progress:
     window: dict[str, float] = field(default_factory=dict)
     metrics: int = 0
     figures: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
 
 
 class Checkpoint:
@@ -123,7 +125,7 @@ def save(
     """
     parent.mkdir(parents=True, exist_ok=True)
     _check_space(parent, size)
-    folder = parent / _NAME.format(progress.step)
+    folder = folder_of(parent, progress.step)
     with complete_or_absent(folder) as partial:
         where: dict[str, str] = {}
         for number, shard in enumerate(_shards(tensors), 1):
@@ -148,6 +150,11 @@ def save(
     return folder
 
 
+def folder_of(parent: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return parent / _NAME.format(step)
+
+
 def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole.
 
@@ -166,15 +173,17 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def prune(parent: Path, keep: int) -> None:
+def prune(parent: Path, keep: int, best: int | None = None) -> None:
     """Remove old checkpoints, and what killed processes left behind.
 
     Args:
         parent: Folder of the checkpoints.
         keep: How many of the newest stay.
+        best: Step of one that stays, too.
     """
     for folder in checkpoints(parent)[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
+        if step_of(folder) != best:
+            shutil.rmtree(folder, ignore_errors=True)
     for left in parent.glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -36,20 +36,22 @@ def tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
         engine: Between two steps, after the first.
 
     Yields:
-        ``kind:parameter name`` and the whole tensor, float32, on the CPU; the same on all ranks.
+        ``kind:parameter name`` and the whole tensor, float32, on the CPU; the same on all ranks. It is a copy, which
+        later steps leave as it is.
     """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     _link(engine)
+    live = engine.zero_stage == 0  # what the other stages put together is new
     for name, parameter in trained(engine.module):
-        if engine.zero_stage == 0:
+        if live:
             state = engine.engine.basic_optimizer.state[parameter]
             whole = [parameter.detach(), *(state[key] for key in MOMENTS)]
         else:
             whole = [safe_get_full_fp32_param(parameter)]
             whole += [safe_get_full_optimizer_state(parameter, key) for key in MOMENTS]
         for kind, tensor in zip((WEIGHT, *MOMENTS), whole, strict=True):
-            yield f"{kind}:{name}", tensor.detach().float().cpu().contiguous()
+            yield f"{kind}:{name}", tensor.detach().to("cpu", torch.float32, copy=live).contiguous()
 
 
 def load_weights(module: nn.Module, read: Callable[[str], Tensor]) -> None:

@@ -59,6 +59,8 @@ class Result:
         seconds: Wall time of the steps and evaluations.
         tokens: Tokens trained on.
         history: Every line of ``metrics.jsonl``.
+        best: Where the recipe asks for the best step: ``step``, and ``by``, what it was the best in. Then
+            ``evaluation`` has its figures, and its weights are what is saved.
     """
 
     steps: int = 0
@@ -67,6 +69,7 @@ class Result:
     seconds: float = 0.0
     tokens: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
 
 
 def plan_steps(task: Task, phase: Phase, seed: int) -> list[list[int]]:
@@ -252,7 +255,7 @@ class Loop:
 
     def _progress(self, result: Result, window: Window) -> Progress:
         figures = next((line for line in reversed(result.history) if "eval_loss" in line), {})
-        return Progress(result.steps, result.tokens, self._seconds, vars(window), len(result.history), figures)
+        return Progress(result.steps, result.tokens, self._seconds, dict(vars(window)), len(result.history), figures)
 
     def _result_so_far(self, start: Progress) -> Result:
         """What the steps before this sitting gave, with ``metrics.jsonl`` cut back to their lines."""

@@ -162,14 +162,16 @@ def _adapt(model: Any, phase: Phase, base: str, task_type: str) -> Adapter | Non
 
 
 def _train(project: Project, parts: Parts) -> tuple[Result, Checkpoints]:
-    phase = parts.tasks[0].name
-    checkpoints = Checkpoints(project.folder, project.recipe, phase, project.sitting, project.sink)
+    checkpoints = Checkpoints(project.folder, project.recipe, parts.tasks[0], project.sitting, project.sink)
     checkpoints.take_up(parts.module)
     with started(project, parts) as (loop, engine):
         checkpoints.restore(engine)
         result = loop.run(engine, checkpoints)
         parts.module.eval()
-        return result, checkpoints
+    if rank() == 0:  # which has the whole model now, and saves it
+        taken = checkpoints.take_best(parts.module, result.steps, result.evaluation)
+        result.evaluation, result.best = taken
+    return result, checkpoints
 
 
 @contextmanager

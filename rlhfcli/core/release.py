@@ -70,6 +70,7 @@ def of_run(run: RunFolder, phase: Literal["sft", "reward"]) -> Source:
         validation={key: value for key, value in noted.items() if key.startswith("eval_")},
         sources=_json(run.data / MANIFEST).get("sources") or (),
         measured=_json(run.evaluation / f"{phase}.json") or None,
+        best=noted.get("best") or {},
     )
     tuned = phase == "reward" and run.recipe.reward.init_from == "sft"
     base = str(run.sft.resolve()) if tuned else resolve(run.recipe.model.name)

@@ -2,25 +2,33 @@
 
 ``checkpoint`` knows the files, ``engine_state`` the tensors; here they meet the recipe, the ranks and the loop. Where
 the data is follows from the step: ``plan_steps`` gives the same order every time.
+
+Training waits while the tensors are copied to the host's memory, and goes on while the copy is written. Without room
+for a copy it waits until everything is written.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rlhfcli.core import checkpoint, engine_state
+from rlhfcli.core import checkpoint, engine_state, host_memory
+from rlhfcli.core.background import Background
+from rlhfcli.core.best import best_by
 from rlhfcli.core.checkpoint import Damaged, Progress
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.ranks import highest, meet, rank, world_size
 from rlhfcli.core.stop import Stop
+from rlhfcli.core.tasks import Task
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import unfinished
@@ -28,6 +36,7 @@ from rlhfcli.recipe.schema import Recipe
 
 _COPIES = 1 + len(engine_state.MOMENTS)  # of each trained parameter, float32
 _FLOAT32 = 4
+_ROOM = 2  # a copy may take half of the memory that is left: training needs more in some steps than in others
 
 
 @dataclass(frozen=True)
@@ -53,18 +62,21 @@ class Checkpoints:
     Args:
         folder: Of the run.
         recipe: How often, how many, and the settings that must be the same.
-        phase: ``sft`` or ``reward``.
+        task: Whose training it is.
         sitting: Whether to go on, and when to stop.
         sink: Is told what happens.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, phase: str, sitting: Sitting, sink: Sink) -> None:
-        self.folder = folder / phase / "checkpoints"
+    def __init__(self, folder: Path, recipe: Recipe, task: Task, sitting: Sitting, sink: Sink) -> None:
+        self.folder = folder / task.name / "checkpoints"
         self._plan = recipe.checkpoint
         self._sitting = sitting
         self._sink = sink
-        self._settings = unfinished.settings(recipe, phase) | {unfinished.FINGERPRINT: sitting.fingerprint}
+        self._settings = unfinished.settings(recipe, task.name) | {unfinished.FINGERPRINT: sitting.fingerprint}
         self._taken: checkpoint.Checkpoint | None = None
+        self._best_by = best_by(recipe.checkpoint, task)
+        self._best: Mapping[str, float] = {}  # the best evaluation, as in ``metrics.jsonl``
+        self._writing = Background()
 
     @property
     def start(self) -> Progress | None:
@@ -89,6 +101,7 @@ class Checkpoints:
             return
         unfinished.refuse_changes(self._taken.manifest["settings"], self._settings, self._taken.folder)
         engine_state.load_weights(module, self._read)
+        self._best = self._taken.progress.best if self._best_by else {}
         self._sink.note(f"going on after step {self._taken.progress.step:,}: {self._taken.folder}")
 
     def restore(self, engine: Engine) -> None:
@@ -106,12 +119,18 @@ class Checkpoints:
             elif torch.cuda.is_available():
                 torch.cuda.set_rng_state(state)
 
-    def listening(self) -> AbstractContextManager[None]:
-        """While this block runs, Ctrl-C and SIGTERM wait for the end of a step."""
-        return self._sitting.stop.listening()
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While this block runs, Ctrl-C and SIGTERM wait for the end of a step; at its end all is written.
+
+        Raises:
+            OutputError: A checkpoint could not be written.
+        """
+        with self._writing, self._sitting.stop.listening():
+            yield
 
     def after_step(self, engine: Engine, progress: Progress, steps: int) -> None:
-        """Write a checkpoint if one is due, and end the training here if it is to end. All ranks come here.
+        """Begin to write a checkpoint if one is due, and end the training if it is to end. All ranks come here.
 
         Args:
             engine: Has made the step.
@@ -120,17 +139,54 @@ class Checkpoints:
 
         Raises:
             Interrupted: The training was asked to end, or its time is over; a checkpoint is written.
-            OutputError: A checkpoint cannot be written.
+            OutputError: A checkpoint cannot be written, or the one before could not.
         """
+        self._writing.check()
         reason = self._sitting.stop.reason
         stops = highest([float(reason is not None)], engine.device)[0] > 0  # a signal may have reached only one rank
-        if stops or self._due(progress.step, steps):
-            self._save(engine, progress)
+        self._compare(progress)
+        if stops or self._due(progress.step, steps) or self._best.get("step") == progress.step:
+            self._save(engine, replace(progress, best=dict(self._best)), beside=not stops)
         if stops:
             raise Interrupted(
                 f"{reason or 'asked to stop'} after step {progress.step:,} of {steps:,}, a checkpoint is written; "
                 f"{self._sitting.go_on} goes on"
             )
+
+    def take_best(
+        self, module: nn.Module, steps: int, figures: dict[str, float]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Give the model the weights of the best step, where the recipe asks for them. For the first rank.
+
+        Args:
+            module: Whole, and as it is after the last step.
+            steps: Steps in all.
+            figures: What the evaluation after the last step found.
+
+        Returns:
+            The figures of the model as it is now; and its ``step``, and ``by``, what it is the best in. The latter is
+            empty where the last step was taken without being the best.
+        """
+        if self._best_by is None:
+            return figures, {}
+        words, figure = self._best_by.words, self._best_by.figure
+        if self._best_by.better(figures, self._best):
+            self._sink.note(f"the last step's weights are taken: they have the {words}, {figures[figure]:.4f}")
+            return figures, {"step": steps, "by": words}
+        if not self._best:
+            return figures, {}
+        step, best = int(self._best["step"]), {k: v for k, v in self._best.items() if k != "step"}
+        folder = checkpoint.folder_of(self.folder, step)
+        try:
+            engine_state.load_weights(module, checkpoint.Checkpoint(folder).read)
+        except Damaged as damage:
+            self._sink.note(f"the best checkpoint {folder} is damaged, the last step's weights are taken: {damage}")
+            return figures, {}
+        self._sink.note(
+            f"the weights of step {step:,} of {steps:,} are taken: they have the {words}, {best[figure]:.4f} "
+            f"(after the last step {figures[figure]:.4f})"
+        )
+        return best, {"step": step, "by": words}
 
     def remove(self) -> None:
         """Take all of them away: the phase is finished, or begins again."""
@@ -142,24 +198,43 @@ class Checkpoints:
         # after the last step of a long training, too: what follows may fail, and takes long with a large model
         return every is not None and (step % every == 0 or step == steps > every)
 
-    def _save(self, engine: Engine, progress: Progress) -> None:
+    def _compare(self, progress: Progress) -> None:
+        """Remember an evaluation that is better than all before, if its weights are here or in the one taken up."""
+        if self._best_by is None:
+            return
+        kept = (progress.step, self._taken.progress.step if self._taken else progress.step)
+        if progress.figures.get("step") in kept and self._best_by.better(progress.figures, self._best):
+            self._best = progress.figures
+
+    def _save(self, engine: Engine, progress: Progress, *, beside: bool) -> None:
+        """Copy the tensors, then write them beside the training; or write at once what may not or cannot be copied."""
+        self._writing.wait()
+        meet()  # the others wait here, where they have the time
         states = _random_states(engine.device)
         tensors = engine_state.tensors(engine)
-        if rank() == 0:
-            with self._sink.stage(f"writing the checkpoint of step {progress.step:,}"):
-                _reach_disk(self.folder.parent / "metrics.jsonl")
-                checkpoint.save(self.folder, tensors, states, progress, self._settings, _size(engine.module))
-                self._tidy(progress.step)
-        else:
+        size = _size(engine.module)
+        if rank() > 0:
             for _ in tensors:  # each is put together by all ranks
                 pass
+        elif beside and _ROOM * size <= host_memory.available():
+            with self._sink.stage(f"copying the checkpoint of step {progress.step:,}; it is written meanwhile"):
+                copy = list(tensors)
+            self._writing.start(lambda: self._write(iter(copy), states, progress, size))
+        else:
+            with self._sink.stage(f"writing the checkpoint of step {progress.step:,}"):
+                self._write(tensors, states, progress, size)
         meet()
 
-    def _tidy(self, step: int) -> None:
+    def _write(
+        self, tensors: Iterator[tuple[str, Tensor]], states: dict[str, Tensor], progress: Progress, size: int
+    ) -> None:
+        _reach_disk(self.folder.parent / "metrics.jsonl")
+        checkpoint.save(self.folder, tensors, states, progress, self._settings, size)
         for folder in unfinished.checkpoints(self.folder):
-            if unfinished.step_of(folder) > step:  # damaged, or it would have been taken up
+            if unfinished.step_of(folder) > progress.step:  # damaged, or it would have been taken up
                 shutil.rmtree(folder, ignore_errors=True)
-        checkpoint.prune(self.folder, self._plan.keep)
+        best = progress.best.get("step")
+        checkpoint.prune(self.folder, self._plan.keep, None if best is None else int(best))
 
     def _read(self, key: str) -> Tensor:
         assert self._taken is not None

@@ -36,6 +36,7 @@ class RewardTask:
     """
 
     name = "reward"
+    accuracy = "accuracy"
 
     def __init__(self, pairs: Sequence[EncodedPreference], settings: Reward, *, packed: bool, pad_id: int) -> None:
         self.pairs = pairs

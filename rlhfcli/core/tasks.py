@@ -59,6 +59,7 @@ class Task(Protocol):
     """What the loop knows of a phase."""
 
     name: str
+    accuracy: str  # which figure of its summary says how much is right
 
     def lengths(self) -> list[int]:
         """Tokens that are computed for each example."""
@@ -129,6 +130,7 @@ class SftTask:
     """
 
     name = "sft"
+    accuracy = "token_accuracy"
 
     def __init__(self, dialogues: Sequence[EncodedDialogue], loss_on: str, *, packed: bool, pad_id: int) -> None:
         self.dialogues = dialogues

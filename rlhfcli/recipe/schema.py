@@ -204,6 +204,11 @@ class Checkpoint(Section):
         500, description="optimizer steps between two checkpoints; null: only when the run is asked to stop"
     )
     keep: Positive = Field(2, description="how many of the newest stay; all go when the phase is finished")
+    best_by: Literal["loss", "accuracy"] | None = Field(
+        None,
+        description="write a checkpoint after the best evaluation so far, too, keep it, and save its weights in the "
+        "end; accuracy: of the ranking, in SFT of the tokens; null: the last step's weights",
+    )
 
 
 class Logging(Section):

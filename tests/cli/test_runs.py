@@ -113,6 +113,11 @@ def test_the_best_figures(tmp_path: Path) -> None:
     lines = [{"step": step, "eval_loss": loss} for step, loss in ((0, 2.0), (10, 1.25), (20, 1.5))]
     metrics(run, "sft", *lines)
     assert only(tmp_path).figures == {"sft_loss": 1.25}
+    write(run / "run.json", {"parts": {"sft": {"eval_loss": 1.5}}})
+    assert only(tmp_path).figures == {"sft_loss": 1.25}  # it is being trained again
+    (run / "sft" / "final").mkdir()
+    assert only(tmp_path).figures == {"sft_loss": 1.5}  # that of the model that was saved
+    (run / "sft" / "final").rmdir()
     metrics(run, "reward", {"step": 1, "eval_loss": 0.69, "eval_accuracy": 0.5})
     assert only(tmp_path).figures == {"sft_loss": 1.25, "reward_loss": 0.69}
     write(run / "run.json", {"parts": {"reward": {"eval_accuracy": 0.625}}})

@@ -1,6 +1,6 @@
 """A part of a training, for ``test_resume``; started once per rank.
 
-python -m torch.distributed.run --nproc_per_node=2 -m tests.core.resume_worker FOLDER STAGE STEPS [OFFLOAD]
+python -m torch.distributed.run --nproc_per_node=2 -m tests.core.resume_worker FOLDER STAGE STEPS [OFFLOAD [BEST_BY]]
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ def settings(stage: int, offload: str = "none", **phase: Any) -> dict[str, Any]:
     return {"phase": phase, "deepspeed": deepspeed, "logging": {"every": 3}, "eval": {"every": 4}}
 
 
-def train(folder: Path, stage: int, steps: int, offload: str = "none") -> None:
+def train(folder: Path, stage: int, steps: int, offload: str = "none", best_by: str | None = None) -> None:
     """Both phases, each for so many steps from where it was; what another layout has begun is gone on with."""
+    changes = settings(stage, offload) | {"checkpoint": {"best_by": best_by}}
     if ranks.rank() == 0:
-        _project(folder, **settings(stage, offload))  # writes the base model
+        _project(folder, **changes)  # writes the base model
     ranks.meet()
     for phase in (phases.train_sft, phases.train_reward):
-        project = _project(folder, reward={"init_from": "base"}, **settings(stage, offload))
+        project = _project(folder, reward={"init_from": "base"}, **changes)
         with suppress(Interrupted):
             phase(replace(project, sitting=Sitting(resume=True, stop=After(steps))))
         ranks.meet()

@@ -81,6 +81,13 @@ def test_old_ones_go(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [folder.name for folder in folders(tmp_path)]
 
 
+@pytest.mark.parametrize("best", [1, 2, 4])
+def test_the_best_one_stays(tmp_path, best):
+    kept = [write(tmp_path, step) for step in (1, 2, 3, 4)]
+    prune(tmp_path, 1, best)
+    assert folders(tmp_path) == sorted({kept[best - 1], kept[3]})
+
+
 def test_without_room_nothing_is_begun(tmp_path, monkeypatch):
     kept = write(tmp_path, 1)
     usage = namedtuple("usage", "total used free")

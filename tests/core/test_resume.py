@@ -150,12 +150,12 @@ def test_another_stage_goes_on_within_rounding(tmp_path: Path) -> None:
         assert max(value for name, value in apart.items() if "k_proj.bias" not in name) < 1e-5, apart
 
 
-def on_two_ranks(folder: Path, stage: int, steps: int, offload: str = "none") -> None:
+def on_two_ranks(folder: Path, stage: int, steps: int, offload: str = "none", *best_by: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     alone = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # tests train in this process, too
     environment = {key: value for key, value in os.environ.items() if key not in alone} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "tests.core.resume_worker", str(folder), str(stage), str(steps), offload],
+        [*command, "-m", "tests.core.resume_worker", str(folder), str(stage), str(steps), offload, *best_by],
         cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -266,8 +266,8 @@ def test_checkpoints_are_written_at_intervals_and_old_ones_go(tmp_path: Path, mo
     kept: list[list[int]] = []
     save = checkpoint.prune
 
-    def prune(folder: Path, keep: int) -> None:
-        save(folder, keep)
+    def prune(folder: Path, keep: int, best: int | None) -> None:
+        save(folder, keep, best)
         kept.append([int(entry.name[-2:]) for entry in unfinished.checkpoints(folder)])
 
     monkeypatch.setattr(checkpoint, "prune", prune)

@@ -1,0 +1,42 @@
+"""What may be taken is what the machine has left, and every control group around the process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlhfcli.core import host_memory
+
+
+def group(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text + "\n")
+
+
+def test_every_group_has_a_say(tmp_path: Path) -> None:
+    names = tmp_path / "cgroup"
+    names.write_text("0::/queue/job/step\n")
+    group(tmp_path / "queue", memory__max="1000", memory__current="400", memory__stat="anon 300\ninactive_file 100")
+    group(tmp_path / "queue/job", memory__max="max", memory__current="350", memory__stat="inactive_file 50")
+    group(tmp_path / "queue/job/step", memory__max="600", memory__current="300", memory__stat="inactive_file 0")
+    assert list(host_memory.left_in_groups(names, tmp_path)) == [300, 700]
+
+
+def test_the_first_version_of_groups(tmp_path: Path) -> None:
+    names = tmp_path / "cgroup"
+    names.write_text("12:cpu,cpuacct:/a\n4:memory:/docker/1234\n")
+    stat = "inactive_file 7\ntotal_inactive_file 10"
+    root = {"memory__limit_in_bytes": "500", "memory__usage_in_bytes": "100", "memory__stat": stat}
+    group(tmp_path / "memory", **root)  # a container sees its own group as the root
+    assert list(host_memory.left_in_groups(names, tmp_path)) == [410]
+
+
+def test_without_groups_the_machine_alone_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(host_memory.left_in_groups(tmp_path / "none", tmp_path)) == []
+    monkeypatch.setattr(host_memory, "left_in_groups", list)
+    assert 0 < host_memory.available() <= psutil.virtual_memory().total
+    monkeypatch.setattr(host_memory, "left_in_groups", lambda: [12, 1 << 60])
+    assert host_memory.available() == 12
