@@ -154,11 +154,11 @@ def _memory(what: str) -> float:
 def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> None:
     """rlhf's own loop, engine and task, on the rows of the job."""
     from rlhfcli.core import model as models
-    from rlhfcli.core.layout import why_padded
     from rlhfcli.core.phases import Parts, Project, started
     from rlhfcli.core.reward_model import RewardModel
     from rlhfcli.core.reward_task import RewardTask
     from rlhfcli.core.tasks import CausalLM, SftTask
+    from rlhfcli.core.ways import way_of
     from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
     from rlhfcli.recipe.schema import Recipe
 
@@ -173,18 +173,18 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     if options.task == "sft":
         examples = [EncodedDialogue(row["ids"], [(begin, end) for begin, end in row["spans"]]) for row in rows]
         module: Any = CausalLM(models.load_causal_lm(job["model"]), bf16=options.dtype == "bf16")
-        packed = why_padded(module.model) is None
-        task, few = (SftTask(part, "assistant", packed=packed, pad_id=PAD) for part in (examples, examples[:2]))
+        way = way_of(module.model)
+        task, few = (SftTask(part, "assistant", packed=way.packed, pad_id=PAD) for part in (examples, examples[:2]))
     else:
         pairs = [EncodedPreference.pair(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
         module = RewardModel(models.load_for_scoring(recipe.model, job["model"]), bf16=options.dtype == "bf16")
-        packed = why_padded(module.model) is None
-        task, few = (RewardTask(part, recipe.reward, packed=packed, pad_id=PAD) for part in (pairs, pairs[:2]))
+        way = way_of(module.model)
+        task, few = (RewardTask(part, recipe.reward, packed=way.packed, pad_id=PAD) for part in (pairs, pairs[:2]))
     module.requires_grad_(True)
     sink: Any = OurSink(turn)
     phase = recipe.sft if options.task == "sft" else recipe.reward
     project = Project(recipe, None, None, Path(job["folder"]), sink)  # type: ignore[arg-type]
-    with started(project, Parts(phase, module, (task, few), None)) as (loop, engine):
+    with started(project, Parts(way.fitted(phase), module, (task, few), None, way)) as (loop, engine):
         loop.steps = job["steps"]
         turn.ready()
         loop.run(engine)

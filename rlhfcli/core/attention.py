@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
@@ -65,14 +66,21 @@ class Plan:
     Args:
         groups: Its branches.
         scatter: ``(tokens,)`` for each token of the row, its query cell in the concatenation of all groups.
+        positions: ``(tokens,)`` as in the forest.
+        ends: ``(tokens,)`` as in the forest.
+        masks: What ``flex`` makes of them, by window.
     """
 
     groups: tuple[Branches, ...]
     scatter: Tensor
+    positions: Tensor
+    ends: Tensor
+    masks: dict[int | None, BlockMask] = field(default_factory=dict, compare=False)
 
     def to(self, device: torch.device | str) -> Plan:
         """The same on another device."""
-        return Plan(tuple(group.to(device) for group in self.groups), self.scatter.to(device))
+        groups = tuple(group.to(device) for group in self.groups)
+        return Plan(groups, self.scatter.to(device), self.positions.to(device), self.ends.to(device))
 
 
 def make_plan(forest: Forest) -> Plan:
@@ -103,7 +111,7 @@ def make_plan(forest: Forest) -> Plan:
         offset += real.numel()
         roots = not first.any()
         groups.append(Branches(queries, paths, torch.arange(real.shape[1])[None] if roots else positions, roots))
-    return Plan(tuple(groups), scatter)
+    return Plan(tuple(groups), scatter, forest.positions, forest.ends)
 
 
 def _alike(lengths: Tensor, chosen: Tensor) -> Iterator[Tensor]:
@@ -149,9 +157,7 @@ def tree_attention(
     if plan is None:
         result, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return result, None
-    unknown = [name for name in _UNKNOWN if options.get(name) is not None]
-    if unknown:  # left out they would change the result, by too little for a small probe to notice
-        raise ValueError(f"its attention has {unknown[0]}")
+    refuse_unknown(options)
     window = options.pop("sliding_window", None)
     options["is_causal"] = None
     results = []
@@ -166,6 +172,13 @@ def tree_attention(
             result, _ = sdpa_attention_forward(module, *rows, mask, **options)
         results.append(result.flatten(0, 1))
     return torch.cat(results).index_select(0, plan.scatter)[None], None
+
+
+def refuse_unknown(options: dict[str, Any]) -> None:
+    """Raise ``ValueError`` where a family's attention does something that ours does not."""
+    unknown = [name for name in _UNKNOWN if options.get(name) is not None]
+    if unknown:  # left out they would change the result, by too little for a small probe to notice
+        raise ValueError(f"its attention has {unknown[0]}")
 
 
 def _written_out(rows: tuple[Tensor, Tensor, Tensor], sees: Tensor, options: dict[str, Any]) -> Tensor:

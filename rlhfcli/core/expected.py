@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.core import layout
-from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.tasks import CausalLM
+from rlhfcli.core.ways import computing, way_of
 
 EXAMPLES = 32
 _LONGEST = 48  # of the examples that are drawn, where there are no others
@@ -99,12 +99,12 @@ def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Seq
 def _computed(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
     language = not isinstance(model, RewardModel)
     inner = model if language else model.model
-    packed = layout.why_padded(inner) is None
+    way = way_of(inner)
     found: list[Tensor] = []
-    with attention(inner, TREES if packed else None):
+    with computing(inner, way):
         for begin in range(0, len(sequences), _BATCH):
             rows = sequences[begin : begin + _BATCH]
-            batch = layout.lay_out(rows, packed=packed, pad_id=inner.config.pad_token_id or 0)
+            batch = layout.lay_out(rows, packed=way.packed, pad_id=inner.config.pad_token_id or 0)
             at = batch.index[torch.arange(len(rows)), batch.lengths - 1].to(inner.device)
             read = (CausalLM(model) if language else model)(at, **batch.to(inner.device).inputs())
             found.append(read.float().cpu())

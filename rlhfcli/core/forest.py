@@ -11,6 +11,9 @@ sequences part, and stand in one row of tokens, one branch behind the other:
 
 How the branches are found: sort the sequences; each then shares with the one before it as much as with any before it,
 so what it shares with that one stands in the row already, and the rest of it is a new branch.
+
+The row is so a walk through each tree, depth first: what grows from token ``k`` follows it without a gap, up to
+``ends[k]``. Token ``q`` sees token ``k`` exactly when ``k <= q < ends[k]``: one vector describes the whole forest.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ class Forest:
         index: ``(sequences, longest)`` where token ``t`` of sequence ``s`` stands in the row; 0 behind its end.
         lengths: ``(sequences,)``.
         shared: ``(sequences,)`` how many tokens at its beginning belong to the branch of another sequence.
+        ends: ``(tokens,)`` where in the row what grows from each token ends.
     """
 
     ids: Tensor
@@ -41,6 +45,7 @@ class Forest:
     index: Tensor
     lengths: Tensor
     shared: Tensor
+    ends: Tensor
 
 
 def grow(sequences: Sequence[Sequence[int]], *, share: bool = True) -> Forest:
@@ -63,8 +68,11 @@ def grow(sequences: Sequence[Sequence[int]], *, share: bool = True) -> Forest:
     number = new.flatten().cumsum(0).view_as(new) - 1
     # a shared token is that of the last branch above, in its column
     index = torch.where(new, number, 0).cummax(0).values.where(real, 0)
+    # a tree ends where the last sequence through its root ends
+    last = index.max(1, keepdim=True).values.expand_as(index)[real] + 1
+    ends = last.new_zeros(int(new.sum())).scatter_reduce(0, index[real], last, "amax")
     back = torch.tensor(order).argsort()
-    return Forest(ids[new], columns.expand_as(new)[new], index[back], lengths[back], shared[back])
+    return Forest(ids[new], columns.expand_as(new)[new], index[back], lengths[back], shared[back], ends)
 
 
 def rectangle(sequences: Sequence[Sequence[int]], filling: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ positions from us, and hand the plan of the forest on to the attention function 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,6 @@ def lay_out(sequences: Sequence[Sequence[int]], *, packed: bool, pad_id: int, sh
     return Layout(ids, columns.expand_as(ids), mask.long(), None, index, lengths, int(mask.sum()))
 
 
-@torch.no_grad()
 def why_padded(model: Any) -> str | None:
     """Why a model cannot compute token trees: tried, not looked up in a table of families.
 
@@ -89,18 +89,32 @@ def why_padded(model: Any) -> str | None:
     Returns:
         The reason, for people, or ``None``: it computes them exactly.
     """
-    family = type(model).__name__
     if "chunked_attention" in (getattr(model.config, "layer_types", None) or ()):
-        return f"{family} cuts its attention into chunks"  # longer ones than a small probe would notice
-    backbone = getattr(model, model.base_model_prefix, model)
-    vocabulary = backbone.get_input_embeddings().num_embeddings
+        return f"{type(model).__name__} cuts its attention into chunks"  # longer ones than a small probe would notice
+    vocabulary = model.get_input_embeddings().num_embeddings
     ids = [(7 * i + 1) % vocabulary for i in range(24)]
     sequences = [ids[:5], ids[:9], ids[:4] + ids[9:14], ids[14:16], ids[16:]]
+    return why_wrong(model, sequences, attention(model, TREES))
+
+
+@torch.no_grad()
+def why_wrong(model: Any, sequences: Sequence[Sequence[int]], trees: AbstractContextManager[None]) -> str | None:
+    """Why a model computes some token trees wrongly: its hidden states are compared with those of the padded layout.
+
+    Args:
+        model: A transformers model, with or without a head.
+        sequences: Token ids.
+        trees: Lets the model compute token trees.
+
+    Returns:
+        The reason, for people, or ``None``: it computes them exactly.
+    """
+    family = type(model).__name__
+    backbone = getattr(model, model.base_model_prefix, model)
 
     def hidden(packed: bool) -> Tensor:
         layout = lay_out(sequences, packed=packed, pad_id=0).to(model.device)
-        with attention(model, TREES if packed else None):
-            states = backbone(**layout.inputs()).last_hidden_state.flatten(0, 1).float()
+        states = backbone(**layout.inputs()).last_hidden_state.flatten(0, 1).float()
         return torch.cat([states[cells[:n]] for cells, n in zip(layout.index, layout.lengths.tolist(), strict=True)])
 
     training = model.training
@@ -108,10 +122,11 @@ def why_padded(model: Any) -> str | None:
     try:
         padded = hidden(packed=False)
         try:
-            difference = (padded - hidden(packed=True)).abs().max()
+            with trees:
+                difference = (padded - hidden(packed=True)).abs().max()
         except torch.OutOfMemoryError:
             raise
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:  # no plan, or no such attention
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:  # no such plan
             return f"{family} computes no token trees ({str(error).splitlines()[0]})"
         tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
         exact = bool(difference <= tolerance * (padded.abs().max() + 1e-6))

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from rlhfcli.core import layout
-from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.tasks import Batch, CausalLM, Forward, SftTask, Task
+from rlhfcli.core.ways import computing, way_of
 from rlhfcli.data.encoded import EncodedDialogue
 
 
@@ -88,10 +87,10 @@ def measure_dialogues(
     Returns:
         Sums over all target tokens.
     """
-    packed = layout.why_padded(model) is None
-    task = SftTask(dialogues, loss_on, packed=packed, pad_id=model.config.pad_token_id or 0)
-    groups = task.cut(range(len(dialogues)), micro_batch_tokens)
-    with attention(model, TREES if packed else None):
+    way = way_of(model)
+    task = SftTask(dialogues, loss_on, packed=way.packed, pad_id=model.config.pad_token_id or 0)
+    groups = task.cut(range(len(dialogues)), way.fitting(micro_batch_tokens))
+    with computing(model, way):
         figures = measure(task, CausalLM(model, bf16=bf16), [task.collate(group) for group in groups], model.device)
     tokens = int(figures["weight"])
     return LanguageSums(figures["loss"] * tokens, tokens, round(figures["token_accuracy"] * tokens))

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from rlhfcli.core import cards, extensions, layout, lora
+from rlhfcli.core import cards, extensions, lora
 from rlhfcli.core import model as models
-from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.export import Adapter, as_reward_model, save_model
 from rlhfcli.core.loop import Loop, Result
@@ -22,6 +21,7 @@ from rlhfcli.core.resume import Checkpoints, Sitting
 from rlhfcli.core.reward_model import RewardModel, new_reward_model
 from rlhfcli.core.reward_task import RewardTask
 from rlhfcli.core.tasks import CausalLM, SftTask
+from rlhfcli.core.ways import Way, computing, fastest, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Phase, Recipe
@@ -69,12 +69,14 @@ class Parts:
         module: The model with its head.
         tasks: Training and validation.
         adapter: What is written beside the model where LoRA is used.
+        way: How the model computes a batch.
     """
 
     phase: Phase
     module: Any
     tasks: tuple[Any, Any]
     adapter: Adapter | None
+    way: Way
 
 
 def train_sft(project: Project) -> Result:
@@ -105,13 +107,15 @@ def sft_parts(project: Project) -> Parts:
             recipe.model.name, trust_remote_code=recipe.model.trust_remote_code, dropout=recipe.model.dropout
         )
         models.fit_embeddings(model, project.tokenizer)
-        packed = layout.why_padded(model) is None
+        way = way_of(model)
+    pad_id = project.tokenizer.pad_token_id
     train, validation = (
-        SftTask(project.prepared.dialogues(part), phase.loss_on, packed=packed, pad_id=project.tokenizer.pad_token_id)
+        SftTask(project.prepared.dialogues(part), phase.loss_on, packed=way.packed, pad_id=pad_id)
         for part in ("train", "validation")
     )
     adapter = _adapt(model, phase, recipe.model.name, "CAUSAL_LM")
-    return Parts(phase, CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype)), (train, validation), adapter)
+    module = CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype))
+    return Parts(way.fitted(phase), module, (train, validation), adapter, way)
 
 
 def train_reward(project: Project) -> Result:
@@ -143,14 +147,14 @@ def reward_parts(project: Project) -> Parts:
     with project.sink.stage("loading the model"):
         module = new_reward_model(recipe.model, base)
         models.fit_embeddings(module.model, project.tokenizer)
-        packed = layout.why_padded(module.model) is None
+        way = way_of(module.model)
     train, validation = (
-        RewardTask(project.prepared.pairs(part), phase, packed=packed, pad_id=project.tokenizer.pad_token_id)
+        RewardTask(project.prepared.pairs(part), phase, packed=way.packed, pad_id=project.tokenizer.pad_token_id)
         for part in ("train", "validation")
     )
     adapter = _adapt(module.model, phase, base, "SEQ_CLS")
     module.score.requires_grad_(True)
-    return Parts(phase, module, (train, validation), adapter)
+    return Parts(way.fitted(phase), module, (train, validation), adapter, way)
 
 
 def _adapt(model: Any, phase: Phase, base: str, task_type: str) -> Adapter | None:
@@ -190,13 +194,13 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
         wait = extensions.prepare_files() if recipe.deepspeed.nvme else None
         if wait:
             sink.note(wait)
-        if train.packed:
-            stack.enter_context(attention(module.model, TREES))
+        way = fastest(parts.way, module)
+        stack.enter_context(computing(module.model, way))
         if recipe.model.gradient_checkpointing:
             stack.enter_context(models.recomputed_activations(module.model))
         with sink.stage("laying out the batches"):
             loop = Loop(recipe, parts.phase, train, validation, project.folder / train.name, sink)
-        for line in header(loop, module, recipe):
+        for line in header(loop, module, recipe, way.note):
             sink.note(line)
         module.train()
         with sink.stage("rehearsing the largest batch"):
@@ -208,15 +212,14 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
         yield loop, engine
 
 
-def header(loop: Loop, module: Any, recipe: Recipe) -> list[str]:
-    """What the run is about to do, with the arithmetic."""
+def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
+    """What the run is about to do, with the arithmetic; ``how`` says how the model computes a batch."""
     plan = loop.schedule()
     total, trained = models.parameter_counts(module)
     precision = "bf16 computation, fp32 weights" if module.bf16 else "fp32"
     family = type(module.model).__name__
     ranks = f"{world_size()} ranks × " if world_size() > 1 else ""
     device = f"{ranks}{module.model.device.type} × {torch.get_num_threads()} threads"
-    how = "token trees" if loop.task.packed else f"padded: {layout.why_padded(module.model)}"
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({100 * trained / total:.1f} %) · {precision} · "
         f"{device} · ZeRO stage {recipe.deepspeed.zero_stage}{_OFFLOADED[recipe.deepspeed.offload]}",

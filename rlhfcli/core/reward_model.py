@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhfcli.core import layout
-from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.model import computes_bf16, is_reward_model, load_config, load_for_scoring
+from rlhfcli.core.ways import computing, way_of
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 
@@ -104,13 +104,14 @@ class RewardModel(nn.Module):
         pooling = (getattr(self.config, "rlhf", None) or {}).get("pooling", "last")
         if pooling == "mean" and prompt_lengths is None:
             raise ValueError("a reward model with mean pooling has to know where the answers begin")
-        packed = layout.why_padded(self.model) is None
-        sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=packed)
+        way = way_of(self.model)
+        sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=way.packed)
         result = torch.empty(len(sequences))
-        with attention(self.model, TREES if packed else None):
-            for rows in sizes.cut(range(len(sequences)), SCORING_TOKENS):  # what begins alike stands together
+        with computing(self.model, way):
+            # what begins alike stands together
+            for rows in sizes.cut(range(len(sequences)), way.fitting(SCORING_TOKENS)):
                 first = [prompt_lengths[i] for i in rows] if prompt_lengths and pooling == "mean" else None
-                result[rows] = self._rewards([sequences[i] for i in rows], first, packed)
+                result[rows] = self._rewards([sequences[i] for i in rows], first, way.packed)
         return result
 
     def _rewards(self, sequences: list[Sequence[int]], first: list[int] | None, packed: bool) -> Tensor:

@@ -9,14 +9,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BloomConfig,
+    FalconConfig,
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
     Qwen3Config,
+    StableLmConfig,
 )
 
 VOCABULARY = 128
@@ -52,6 +57,21 @@ CONFIGS: dict[str, Any] = {
     ),
     "mistral": lambda: MistralConfig(**_NEW, num_key_value_heads=2, sliding_window=6),
 }
+# families that take the forest as a mask; their windows and rotations are as large as those of real models
+MASKED: dict[str, Any] = {
+    "gptj": lambda: GPTJConfig(
+        **_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, rotary_dim=4, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+    ),
+    "falcon": lambda: FalconConfig(
+        **_IDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, hidden_dropout=0, attention_dropout=0
+    ),
+    "stablelm": lambda: StableLmConfig(**_NEW, num_key_value_heads=2),
+    "gpt-oss": lambda: GptOssConfig(
+        **_NEW, num_key_value_heads=2, head_dim=8, sliding_window=6, num_local_experts=4, num_experts_per_tok=2,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+}  # fmt: skip
+GPT_NEO = GPTNeoConfig(**_IDS, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]])
 FAMILIES = list(CONFIGS)
 PADDED = ("bloom",)  # its position biases count the cells of a row
 SIX = [
@@ -60,7 +80,7 @@ SIX = [
 
 
 def config(family: str) -> Any:
-    return CONFIGS[family]()
+    return (CONFIGS | MASKED)[family]()
 
 
 def causal_lm(family: str, seed: int = 0) -> Any:

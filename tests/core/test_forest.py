@@ -62,6 +62,17 @@ def test_in_the_plan_every_token_asks_once_and_sees_its_path(sequences: list[lis
     assert all(seen[cell] == paths[token] for token, cell in enumerate(plan.scatter.tolist()))
 
 
+@settings(max_examples=300, deadline=None)
+@given(SEQUENCES, st.booleans())
+def test_a_token_sees_its_path_which_is_what_the_ends_say(sequences: list[list[int]], share: bool) -> None:
+    forest = grow(sequences, share=share)
+    paths = {path[t]: path[: t + 1] for path in _paths(forest) for t in range(len(path))}
+    for query in range(len(forest.ids)):
+        seen = [key for key in range(query + 1) if query < forest.ends[key]]
+        assert seen == paths[query]
+        assert forest.positions[seen].tolist() == list(range(len(seen)))  # so a window can be told by positions
+
+
 def test_the_row_of_the_introduction() -> None:
     the, cat, sat, dot, ran, away, mark, who, what = range(9)
     sequences = [[the, cat, sat, dot], [the, cat, ran, away, mark], [who, what]]
@@ -70,6 +81,7 @@ def test_the_row_of_the_introduction() -> None:
     assert forest.positions.tolist() == [0, 1, 2, 3, 2, 3, 4, 0, 1]
     assert _paths(forest)[1] == [0, 1, 4, 5, 6]
     assert forest.shared.tolist() == [0, 2, 0]
+    assert forest.ends.tolist() == [7, 7, 4, 4, 7, 7, 7, 9, 9]
 
 
 def test_a_branch_that_shares_little_asks_with_its_whole_path() -> None:

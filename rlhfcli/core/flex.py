@@ -1,0 +1,181 @@
+"""Token trees by FlexAttention: one kernel for the whole row, for GPUs; registered as ``rlhf_trees_flex``.
+
+torch compiles a kernel from a rule that says which token sees which (arXiv 2412.05496). The rule of a forest is short:
+token ``q`` sees token ``k`` when ``k <= q < ends[k]``, and where there is a window, when it is not further back on the
+path. Blocks of 128 x 128 tokens that nobody looks into are skipped, and in blocks that everybody sees the rule is not
+asked. Nothing is gathered and nothing is filled up, unlike in the rectangles of ``attention``.
+
+Rows differ in length from batch to batch, so it is compiled once, for any length (``dynamic``). A row of one block goes
+through the rectangles: torch compiles sizes of one anew.
+
+This has never run on a GPU yet. Tested on a CPU: the rule, the blocks, the forward pass, eager and compiled; torch has
+no backward pass there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from transformers import AttentionInterface
+
+from rlhfcli.core.attention import TREES, Plan, attention, refuse_unknown, tree_attention
+from rlhfcli.core.layout import lay_out
+
+FLEX = "rlhf_trees_flex"
+BLOCK = 128
+
+
+def block_mask(plan: Plan, window: int | None = None) -> BlockMask:
+    """The rule of a forest, and which blocks of the square it leaves empty or full; kept in the plan for all layers.
+
+    As all that grows from a token stands behind it without a gap, a block of queries sees something of an earlier
+    block of keys when the furthest of their ends lies behind its first query, and everything when the nearest of them
+    lies behind its last: the square is never written out.
+
+    Args:
+        plan: The forest, where it is computed.
+        window: How far back along its path a token sees.
+
+    Returns:
+        The mask.
+    """
+    if window in plan.masks:
+        return plan.masks[window]
+    ends, positions, count = plan.ends, plan.positions, len(plan.ends)
+    cells = torch.arange(-(-count // BLOCK) * BLOCK, device=ends.device).clamp(max=count - 1).view(-1, BLOCK)
+    first, last = cells[:, :1], cells[:, -1:]
+    earlier = first > first.T
+    some, full = ends[cells].amax(1) > first, ends[cells].amin(1) > last
+    if window is not None:
+        path = positions[cells]
+        some = some & (path.amin(1)[:, None] - path.amax(1) < window)
+        full = full & (path.amax(1)[:, None] - path.amin(1) < window)
+    full = earlier & full
+    partly = (first == first.T) | (earlier & some & ~full)
+    plan.masks[window] = BlockMask.from_kv_blocks(
+        *_listed(partly), *_listed(full), BLOCK_SIZE=BLOCK, mask_mod=_rule(plan, window), seq_lengths=(count, count)
+    )
+    return plan.masks[window]
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks of keys each block of queries has, ``(1, 1, n)``, and which, first, ``(1, 1, n, n)``."""
+    which = blocks.int().argsort(dim=1, descending=True, stable=True)
+    return blocks.sum(1, dtype=torch.int32)[None, None], which.int()[None, None]
+
+
+def _rule(plan: Plan, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    ends, positions, reach = plan.ends, plan.positions, window or 0
+
+    def on_the_path(_: Tensor, __: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < ends[key])
+
+    def in_the_window(_: Tensor, __: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < ends[key]) & (positions[query] - positions[key] < reach)
+
+    return on_the_path if window is None else in_the_window
+
+
+@cache
+def _capped(cap: float | None) -> Callable[..., Tensor] | None:
+    return (lambda score, *_: cap * torch.tanh(score / cap)) if cap else None
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def flex_tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    plan: Plan | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The same as ``tree_attention``, which it calls for what FlexAttention cannot do.
+
+    Args:
+        module: The attention layer that calls.
+        query: ``(1, heads, tokens, dimension)``; key and value may have fewer heads.
+        key: See ``query``.
+        value: See ``query``.
+        attention_mask: Not used: the plan says it all.
+        plan: Where the branches are; without one, plain causal attention.
+        options: ``dropout``, ``scaling``, ``sliding_window``, ``softcap`` ... of the family.
+
+    Returns:
+        ``(1, tokens, heads, dimension)`` and no attention weights.
+
+    Raises:
+        ValueError: The family's attention does something that this one does not.
+    """
+    if plan is None or query.shape[2] <= BLOCK or options.get("dropout"):
+        return tree_attention(module, query, key, value, attention_mask, plan, **options)
+    refuse_unknown(options)
+    kind = query.device.type
+    # under autocast rotated queries are float32 and values are not; torch casts them for its other kernels by itself
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    result = _compiled()(
+        query.to(dtype),
+        key.to(dtype),
+        value.to(dtype),
+        score_mod=_capped(options.get("softcap")),
+        block_mask=block_mask(plan, options.get("sliding_window")),
+        scale=options.get("scaling"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return result.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(FLEX, flex_tree_attention)
+
+
+def why_not(model: Any, *, bf16: bool) -> str | None:
+    """Why a model cannot use FlexAttention here: tried on two rows, forwards and backwards, as in training.
+
+    Args:
+        model: A transformers model that computes token trees, on its device.
+        bf16: Whether it computes in bfloat16.
+
+    Returns:
+        The reason, for people, or ``None``: it gives what the rectangles give.
+    """
+    training = model.training
+    model.eval()
+    try:
+        for branches in (4, 7):  # one length and another: it has to be compiled for any
+            expected = _tried(model, branches, bf16, attention(model, TREES))
+            for one, other in zip(expected, _tried(model, branches, bf16, attention(model, FLEX)), strict=True):
+                if not (one - other).abs().max() <= (3e-2 if bf16 else 1e-3) * one.abs().max():
+                    return "it gives other results here"
+        return None
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers raise anything
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    finally:
+        model.train(training)
+
+
+def _tried(model: Any, branches: int, bf16: bool, way: AbstractContextManager[None]) -> list[Tensor]:
+    """Hidden states of a forest, and one gradient where something is trained."""
+    backbone = getattr(model, model.base_model_prefix, model)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    root = [(7 * i + 1) % vocabulary for i in range(4)]
+    sequences = [root + [(11 * branch + 5 * i) % vocabulary for i in range(60)] for branch in range(branches)]
+    inputs = lay_out(sequences, packed=True, pad_id=0).to(model.device).inputs()
+    with way, torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+        states = backbone(**inputs).last_hidden_state
+    trained = next((parameter for parameter in backbone.parameters() if parameter.requires_grad), None)
+    if trained is None:
+        return [states.float()]
+    return [states.detach().float(), *torch.autograd.grad(states.float().square().sum(), trained)]

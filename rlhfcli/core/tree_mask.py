@@ -1,0 +1,104 @@
+"""Token trees for families with an attention of their own: the forest as an ordinary attention mask.
+
+GPT-J, Falcon or StableLM hand no plan on to their attention, and GPT-OSS adds attention sinks to it that ours does not
+know. Most of them add whatever 4-D mask they are given to their scores, though, and that is enough: a token sees its
+path and nothing else. They compute every cell of the square, so a row must not be long: ``MASK_TOKENS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhfcli.core.attention import Plan
+
+MASK_TOKENS = 2048  # longest row of several examples; the scores of one head are 16 MiB then, in float32
+_FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
+
+
+def sees(plan: Plan, window: int | None = None) -> Tensor:
+    """Which tokens of a row see which.
+
+    Args:
+        plan: The forest.
+        window: How far back along its path a token sees.
+
+    Returns:
+        ``(tokens, tokens)`` true where the token of that row sees the token of that column.
+    """
+    row = torch.arange(len(plan.ends), device=plan.ends.device)
+    seen = (row <= row[:, None]) & (row[:, None] < plan.ends)
+    return seen if window is None else seen & (plan.positions[:, None] - plan.positions < window)
+
+
+def why_no_mask(config: Any) -> str | None:
+    """Why a family cannot be told by a mask which tokens see which, so far as its config says.
+
+    Args:
+        config: Of a transformers model.
+
+    Returns:
+        The reason, for people, or ``None``: it is worth a try.
+    """
+    config = config.get_text_config()
+    others = sorted(_kinds(config) - {_FULL, _SLIDING})
+    if others:
+        return f"it has layers of {others[0]}"
+    windows = [name for name, value in config.to_dict().items() if "window" in name and type(value) is int]
+    if windows and not _kinds(config):  # it would count the cells of the row, and only beyond what a probe sees
+        return f"its {windows[0]} counts the cells of a row"
+    return None
+
+
+def _kinds(config: Any) -> set[str]:
+    return set(getattr(config, "layer_types", None) or ())
+
+
+def attention_mask(config: Any, plan: Plan, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """The forest as the mask that a family takes.
+
+    Args:
+        config: Of a transformers model.
+        plan: The forest.
+        dtype: Of the scores.
+
+    Returns:
+        ``(1, 1, tokens, tokens)``, to be added to the scores; a family with kinds of layers gets one for each kind.
+    """
+    config = config.get_text_config()
+    windows = {_FULL: None, _SLIDING: getattr(config, "sliding_window", None)}
+    hidden = torch.finfo(dtype).min
+    masks = {
+        kind: torch.zeros(2 * plan.ends.shape, dtype=dtype, device=plan.ends.device).masked_fill_(
+            ~sees(plan, windows[kind]), hidden
+        )[None, None]
+        for kind in sorted(_kinds(config)) or [_FULL]
+    }
+    return masks if _SLIDING in masks else masks[_FULL]
+
+
+@contextmanager
+def masked(model: Any) -> Iterator[None]:
+    """Let a transformers model, and its backbone, take a mask where they are handed a plan.
+
+    Args:
+        model: Uses the attention of its own.
+    """
+
+    def mask_for_plan(_: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        plan = inputs.pop("plan", None)
+        if plan is not None:
+            inputs["attention_mask"] = attention_mask(model.config, plan, model.dtype)
+        return args, inputs
+
+    entrances = {model, getattr(model, model.base_model_prefix, model)}
+    handles = [entrance.register_forward_pre_hook(mask_for_plan, with_kwargs=True) for entrance in entrances]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,97 @@
+"""The way in which a model computes a batch: the fastest of those that give what one sequence at a time gives.
+
+1. Token trees, with the plan of the forest handed on to our attention function (``attention``; to train on a GPU,
+   ``flex`` where that works).
+2. Token trees, with the forest as a 4-D mask for the family's own attention (``tree_mask``).
+3. A padded rectangle, which every family computes.
+
+Which of them a model can take is tried on a few tokens, not looked up in a table of families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlhfcli.core import flex, layout
+from rlhfcli.core.attention import TREES, attention
+from rlhfcli.core.tree_mask import MASK_TOKENS, masked, why_no_mask
+from rlhfcli.recipe.schema import Phase
+
+MASK = "mask"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model computes a batch.
+
+    Args:
+        packed: As token trees, or as a padded rectangle.
+        attention: The registered function that computes attention, ``MASK``, or ``None``: the family's own.
+        note: The same for people, with the reason for what is not the fastest.
+    """
+
+    packed: bool
+    attention: str | None
+    note: str
+
+    def fitting(self, tokens: int) -> int:
+        """How many of so many tokens one row should hold: a mask has their square of cells."""
+        return min(tokens, MASK_TOKENS) if self.attention == MASK else tokens
+
+    def fitted(self, phase: Phase) -> Phase:
+        """The section of a phase, with micro-batches that fit."""
+        return phase.model_copy(update={"micro_batch_tokens": self.fitting(phase.micro_batch_tokens)})
+
+
+def way_of(model: Any) -> Way:
+    """Choose the way in which a model computes.
+
+    Args:
+        model: A transformers model, with or without a head.
+
+    Returns:
+        The fastest way that gives the right results.
+    """
+    why = layout.why_padded(model)
+    if why is None:
+        return Way(packed=True, attention=TREES, note="token trees")
+    reason = why_no_mask(model.config) or _why_wrong(model)
+    if reason is None:
+        return Way(packed=True, attention=MASK, note=f"token trees as a 4-D mask: {why}")
+    return Way(packed=False, attention=None, note=f"padded: {why}")
+
+
+def _why_wrong(model: Any) -> str | None:
+    """Try the mask on a row so long that distances in it and on a path differ by hundreds."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    root = [(7 * i + 1) % vocabulary for i in range(4)]
+    sequences = [root + [(11 * branch + 5 * i) % vocabulary for i in range(60)] for branch in range(10)]
+    return layout.why_wrong(model, sequences, masked(model))
+
+
+def fastest(way: Way, module: Any) -> Way:
+    """The way to train in: FlexAttention where the plan is handed on and the model is on a GPU that can do it.
+
+    Args:
+        way: What ``way_of`` chose.
+        module: The model with its head, as it is trained.
+
+    Returns:
+        The way, or a faster one; its note says why not.
+    """
+    if way.attention != TREES or module.model.device.type != "cuda":
+        return way
+    why = flex.why_not(module.model, bf16=module.bf16)
+    if why is None:
+        return replace(way, attention=flex.FLEX, note=f"{way.note}, FlexAttention")
+    return replace(way, note=f"{way.note}, without FlexAttention: {why}")
+
+
+@contextmanager
+def computing(model: Any, way: Way) -> Iterator[None]:
+    """Let a transformers model compute in a certain way for a while."""
+    with masked(model) if way.attention == MASK else attention(model, way.attention):
+        yield
