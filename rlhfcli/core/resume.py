@@ -65,6 +65,7 @@ class Checkpoints:
         self._sink = sink
         self._settings = unfinished.settings(recipe, phase) | {unfinished.FINGERPRINT: sitting.fingerprint}
         self._taken: checkpoint.Checkpoint | None = None
+        self._saved = 0  # the step of the newest checkpoint
 
     @property
     def start(self) -> Progress | None:
@@ -87,6 +88,7 @@ class Checkpoints:
         if self._taken is None:
             self._sink.note(f"no checkpoint in {self.folder}: training begins at its first step")
             return
+        self._saved = self._taken.progress.step
         unfinished.refuse_changes(self._taken.manifest["settings"], self._settings, self._taken.folder)
         engine_state.load_weights(module, self._read)
         self._sink.note(f"going on after step {self._taken.progress.step:,}: {self._taken.folder}")
@@ -107,7 +109,7 @@ class Checkpoints:
                 torch.cuda.set_rng_state(state)
 
     def listening(self) -> AbstractContextManager[None]:
-        """While this block runs, Ctrl-C and SIGTERM wait for the end of a step."""
+        """While this block runs, Ctrl-C and SIGTERM wait for the end of a step, or of a batch of an evaluation."""
         return self._sitting.stop.listening()
 
     def after_step(self, engine: Engine, progress: Progress, steps: int) -> None:
@@ -123,14 +125,22 @@ class Checkpoints:
             OutputError: A checkpoint cannot be written.
         """
         reason = self._sitting.stop.reason
-        stops = highest([float(reason is not None)], engine.device)[0] > 0  # a signal may have reached only one rank
-        if stops or self._due(progress.step, steps):
+        stops = _any_rank(reason is not None, engine.device)
+        if (stops or self._due(progress.step, steps)) and progress.step != self._saved:
             self._save(engine, progress)
         if stops:
             raise Interrupted(
                 f"{reason or 'asked to stop'} after step {progress.step:,} of {steps:,}, a checkpoint is written; "
                 f"{self._sitting.go_on} goes on"
             )
+
+    def ends(self, engine: Engine) -> bool:
+        """Whether the rest of an evaluation is to be left out, because ``after_step`` will end the training anyway.
+
+        Args:
+            engine: Says where the ranks exchange numbers; all of them come here.
+        """
+        return _any_rank(self._sitting.stop.wanted, engine.device)
 
     def remove(self) -> None:
         """Take all of them away: the phase is finished, or begins again."""
@@ -153,6 +163,7 @@ class Checkpoints:
         else:
             for _ in tensors:  # each is put together by all ranks
                 pass
+        self._saved = progress.step
         meet()
 
     def _tidy(self, step: int) -> None:
@@ -192,6 +203,11 @@ def _size(module: nn.Module) -> int:
     """Bytes of a checkpoint's tensors; stage 3 knows the whole size of a parameter by another name."""
     sizes = (getattr(parameter, "ds_numel", parameter.numel()) for _, parameter in engine_state.trained(module))
     return _COPIES * _FLOAT32 * sum(sizes)
+
+
+def _any_rank(wanted: bool, device: torch.device) -> bool:
+    """Whether one of the ranks wants something: a signal may have reached only one of them."""
+    return highest([float(wanted)], device)[0] > 0
 
 
 def _reach_disk(file: Path) -> None:
