@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhfcli.core import checksums, lora
 from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_adapter
 from rlhfcli.errors import OutputError
+from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.schema import Lora
 
 SHARD_SIZE = "5GB"  # of one file of weights, unless somebody asks for another
@@ -48,8 +47,7 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: It cannot be written; what stood there before is untouched.
     """
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    partial, old = leftovers.beside(folder), leftovers.beside(folder, "old")
     try:
         _tidy(folder)
         partial.mkdir(parents=True)
@@ -69,24 +67,11 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
 
 def _tidy(folder: Path) -> None:
     """Take away what a killed process left beside a folder, and put back what it had only moved aside."""
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*-*"):
-        kind, _, process = left.name.removeprefix(f".{folder.name}.").partition("-")
-        if kind not in ("partial", "old") or not process.isdigit() or _runs(int(process)):
-            continue
+    for kind, path in leftovers.left(folder):
         if kind == "old" and not folder.exists():
-            left.rename(folder)
+            path.rename(folder)
         else:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def save_model(

@@ -7,10 +7,10 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from rlhfcli.core.checkpoint import Progress
 from rlhfcli.core.engine import Engine
-from rlhfcli.core.measure import sums
+from rlhfcli.core.measure import CutShort, sums
 from rlhfcli.core.metrics import append, cut_back
 from rlhfcli.core.ranks import highest, rank, summed, world_size
 from rlhfcli.core.resume import Checkpoints
@@ -156,7 +156,7 @@ class Loop:
         Raises:
             TrainingError: A loss or a gradient is not a finite number; the batch is named.
             OutputError: Metrics or a checkpoint cannot be written.
-            Interrupted: The training ends early.
+            Interrupted: The training ends early, after a step or in an evaluation.
         """
         start = (checkpoints.start if checkpoints else None) or Progress(0)
         result, window = self._result_so_far(start), Window(**start.window)  # type: ignore[arg-type]
@@ -167,19 +167,22 @@ class Loop:
             if not result.history:
                 self._record(result, {"step": start.step} | self._evaluate(engine))
             with checkpoints.listening() if checkpoints else nullcontext():
+                if self._evaluates_after(start.step) and not _evaluated(result):  # the last sitting ended meanwhile
+                    self._evaluate_or_end(engine, checkpoints, window, result)
                 for number, rows in enumerate(self.steps[start.step :], start=start.step + 1):
                     window = self._one(engine, number, rows, window, result)
+                    if self._evaluates_after(number):
+                        self._evaluate_or_end(engine, checkpoints, window, result)
                     if checkpoints:
                         checkpoints.after_step(engine, self._progress(result, window), len(self.steps))
-            result.evaluation = self._evaluate(engine)
-            self._record(result, {"step": len(self.steps)} | result.evaluation)
+                result.evaluation = self._evaluate_or_end(engine, checkpoints, window, result)
         finally:
             self.sink.end()
         result.seconds = self._seconds
         return result
 
     def _one(self, engine: Engine, number: int, rows: Sequence[int], window: Window, result: Result) -> Window:
-        """One step, and what is due after it."""
+        """One step, and its line where one is due."""
         line = self._step(engine, number, rows, window)
         result.steps, result.loss = number, line["loss"]
         result.tokens += window.last_tokens
@@ -188,8 +191,6 @@ class Loop:
             self._record(result, line | {"seconds": self._seconds})
             window = Window()
         self.sink.advance(number - self._first, line)
-        if number % self.recipe.eval.every == 0 and number < len(self.steps):
-            self._record(result, {"step": number} | self._evaluate(engine))
         return window
 
     def _step(self, engine: Engine, number: int, rows: Sequence[int], window: Window) -> dict[str, float]:
@@ -228,10 +229,26 @@ class Loop:
             hint="Lower the learning rate; where the computation is in bf16, try model.dtype=fp32. Nothing was saved.",
         )
 
-    def _evaluate(self, engine: Engine) -> dict[str, float]:
+    def _evaluates_after(self, step: int) -> bool:
+        """Whether an evaluation comes between this step and the next one."""
+        return step % self.recipe.eval.every == 0 and 0 < step < len(self.steps)
+
+    def _evaluate_or_end(
+        self, engine: Engine, checkpoints: Checkpoints | None, window: Window, result: Result
+    ) -> dict[str, float]:
+        """Evaluate; if the training is asked to end meanwhile, end it: the next sitting begins with this evaluation."""
+        try:
+            figures = self._evaluate(engine, partial(checkpoints.ends, engine) if checkpoints else None)
+        except CutShort:
+            assert checkpoints is not None
+            checkpoints.after_step(engine, self._progress(result, window), len(self.steps))
+            raise
+        self._record(result, {"step": result.steps} | figures)
+        return figures
+
+    def _evaluate(self, engine: Engine, ends: Callable[[], bool] | None = None) -> dict[str, float]:
         engine.eval()
-        share = self.validation
-        totals, weight = sums(self.validation_task, engine.forward, share.batches, engine.device, share.repeats)
+        totals, weight = sums(self.validation_task, engine.forward, self.validation, engine.device, ends)
         *values, all_weight = summed([*totals.values(), weight], engine.device)
         figures = self.validation_task.summary(dict(zip(totals, values, strict=True)), round(all_weight))
         return {f"eval_{name}": value for name, value in figures.items()}
@@ -269,6 +286,11 @@ class Loop:
         result.history.append(line)
         append(self.metrics, line)
         self.sink.advance(int(line["step"]) - self._first, line)
+
+
+def _evaluated(result: Result) -> bool:
+    """Whether the model was evaluated as it is now."""
+    return any("eval_loss" in line and line["step"] == result.steps for line in result.history)
 
 
 @dataclass

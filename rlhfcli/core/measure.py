@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from rlhfcli.core.shares import Share
 from rlhfcli.core.tasks import Batch, CausalLM, Forward, SftTask, Task
 from rlhfcli.core.ways import computing, way_of
 from rlhfcli.data.encoded import EncodedDialogue
@@ -28,27 +29,36 @@ class LanguageSums:
     correct: int
 
 
+class CutShort(Exception):
+    """A measurement was ended before its last batch; what it had found so far means nothing."""
+
+
 @torch.no_grad()
 def sums(
-    task: Task, forward: Forward, batches: Sequence[Batch], device: torch.device, repeats: Sequence[Batch] = ()
+    task: Task, forward: Forward, share: Share, device: torch.device, ends: Callable[[], bool] | None = None
 ) -> tuple[dict[str, float], int]:
     """The task's sums over some batches.
 
     Args:
         task: What to measure.
         forward: The model, in evaluation mode.
-        batches: On the CPU.
+        share: Batches on the CPU; its repeats are computed, too, but not counted.
         device: Where the model is.
-        repeats: Are computed, too, but not counted; see ``shares``.
+        ends: Asked before every batch: whether to leave the rest out. All ranks have to say the same.
 
     Returns:
         What ``Task.summary`` takes: sums by name, and the weight.
+
+    Raises:
+        CutShort: ``ends`` said so.
     """
     totals: dict[str, float] = {}
-    for number, batch in enumerate([*batches, *repeats]):
+    for number, batch in enumerate([*share.batches, *share.repeats]):
+        if ends is not None and ends():
+            raise CutShort
         for name, value in task.step(forward, batch.to(device)).items():
-            totals[name] = totals.get(name, 0.0) + (float(value) if number < len(batches) else 0.0)
-    return totals, sum(task.weight(batch) for batch in batches)
+            totals[name] = totals.get(name, 0.0) + (float(value) if number < len(share.batches) else 0.0)
+    return totals, sum(task.weight(batch) for batch in share.batches)
 
 
 def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
@@ -63,7 +73,7 @@ def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torc
     Returns:
         What ``Task.summary`` gives, and the ``weight`` it was averaged over.
     """
-    totals, weight = sums(task, forward, batches, device)
+    totals, weight = sums(task, forward, Share(list(batches), []), device)
     return task.summary(totals, weight) | {"weight": float(weight)}
 
 

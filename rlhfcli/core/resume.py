@@ -77,6 +77,7 @@ class Checkpoints:
         self._best_by = best_by(recipe.checkpoint, task)
         self._best: Mapping[str, float] = {}  # the best evaluation, as in ``metrics.jsonl``
         self._writing = Background()
+        self._saved = 0  # the step of the newest checkpoint
 
     @property
     def start(self) -> Progress | None:
@@ -99,6 +100,7 @@ class Checkpoints:
         if self._taken is None:
             self._sink.note(f"no checkpoint in {self.folder}: training begins at its first step")
             return
+        self._saved = self._taken.progress.step
         unfinished.refuse_changes(self._taken.manifest["settings"], self._settings, self._taken.folder)
         engine_state.load_weights(module, self._read)
         self._best = self._taken.progress.best if self._best_by else {}
@@ -121,10 +123,10 @@ class Checkpoints:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While this block runs, Ctrl-C and SIGTERM wait for the end of a step; at its end all is written.
+        """While this block runs, Ctrl-C and SIGTERM wait for the end of a step, or of a batch of an evaluation.
 
         Raises:
-            OutputError: A checkpoint could not be written.
+            OutputError: A checkpoint could not be written; at the end of the block all of them are.
         """
         with self._writing, self._sitting.stop.listening():
             yield
@@ -143,11 +145,13 @@ class Checkpoints:
         """
         self._writing.check()
         reason = self._sitting.stop.reason
-        stops = highest([float(reason is not None)], engine.device)[0] > 0  # a signal may have reached only one rank
+        stops = _any_rank(reason is not None, engine.device)
         self._compare(progress)
-        if stops or self._due(progress.step, steps) or self._best.get("step") == progress.step:
+        wanted = stops or self._due(progress.step, steps) or self._best.get("step") == progress.step
+        if wanted and progress.step != self._saved:
             self._save(engine, replace(progress, best=dict(self._best)), beside=not stops)
         if stops:
+            self._writing.wait()
             raise Interrupted(
                 f"{reason or 'asked to stop'} after step {progress.step:,} of {steps:,}, a checkpoint is written; "
                 f"{self._sitting.go_on} goes on"
@@ -188,6 +192,14 @@ class Checkpoints:
         )
         return best, {"step": step, "by": words}
 
+    def ends(self, engine: Engine) -> bool:
+        """Whether the rest of an evaluation is to be left out, because ``after_step`` will end the training anyway.
+
+        Args:
+            engine: Says where the ranks exchange numbers; all of them come here.
+        """
+        return _any_rank(self._sitting.stop.wanted, engine.device)
+
     def remove(self) -> None:
         """Take all of them away: the phase is finished, or begins again."""
         if rank() == 0:
@@ -223,6 +235,7 @@ class Checkpoints:
         else:
             with self._sink.stage(f"writing the checkpoint of step {progress.step:,}"):
                 self._write(tensors, states, progress, size)
+        self._saved = progress.step
         meet()
 
     def _write(
@@ -267,6 +280,11 @@ def _size(module: nn.Module) -> int:
     """Bytes of a checkpoint's tensors; stage 3 knows the whole size of a parameter by another name."""
     sizes = (getattr(parameter, "ds_numel", parameter.numel()) for _, parameter in engine_state.trained(module))
     return _COPIES * _FLOAT32 * sum(sizes)
+
+
+def _any_rank(wanted: bool, device: torch.device) -> bool:
+    """Whether one of the ranks wants something: a signal may have reached only one of them."""
+    return highest([float(wanted)], device)[0] > 0
 
 
 def _reach_disk(file: Path) -> None:

@@ -16,7 +16,7 @@ _TOLD = b"stopping: this step is finished and a checkpoint written; once more st
 
 
 class Stop:
-    """Says at the end of each step whether it was the last one of this sitting.
+    """Says at the end of each step, and of each batch of an evaluation, whether it was the last one of this sitting.
 
     Args:
         seconds: Time from now until the end; ``None`` for as long as it takes.
@@ -27,11 +27,16 @@ class Stop:
         self._asked = False
 
     @property
+    def wanted(self) -> bool:
+        """Whether to stop; once it is so it stays so."""
+        return self._asked or (self._until is not None and time.monotonic() >= self._until)
+
+    @property
     def reason(self) -> str | None:
         """Why to stop; ``None`` to go on."""
-        if self._asked:
-            return "asked to stop"
-        return "the time is over" if self._until is not None and time.monotonic() >= self._until else None
+        if not self.wanted:
+            return None
+        return "asked to stop" if self._asked else "the time is over"
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -24,6 +23,7 @@ from rlhfcli.data.sources import Stream, code_identity, file_identity, open_sour
 from rlhfcli.data.store import MANIFEST, Prepared
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Sink
+from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -182,7 +182,10 @@ def _beside(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of another one when the block ends well, and is gone otherwise."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        for _, path in leftovers.left(folder):
+            shutil.rmtree(path, ignore_errors=True)
+        unfinished = leftovers.beside(folder)
+        unfinished.mkdir()
     except OSError as error:
         raise OutputError(
             f"the folder cannot be written: {error.strerror}",
@@ -191,7 +194,6 @@ def _beside(folder: Path) -> Iterator[Path]:
         ) from None
     try:
         yield unfinished
-        unfinished.chmod(0o777 & ~_umask())  # mkdtemp lets nobody else in
         _replace(folder, unfinished)
     except OSError as error:
         raise OutputError(
@@ -202,16 +204,8 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    old: Any = None
+    old = leftovers.beside(folder, "old")
     if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         os.replace(folder, old)
     os.replace(new, folder)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    shutil.rmtree(old, ignore_errors=True)

@@ -15,7 +15,6 @@ unless the user says ``--overwrite``.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import sys
@@ -30,7 +29,7 @@ import yaml
 
 from rlhfcli import __version__
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe import unfinished
+from rlhfcli.recipe import leftovers, unfinished
 from rlhfcli.recipe.redact import command_line
 from rlhfcli.recipe.schema import Recipe
 
@@ -240,7 +239,9 @@ def _get(recipe: Any, key: str) -> Any:
 
 def _write(file: Path, text: str) -> None:
     """Replace a file in one step, so that a kill leaves the old one or the new one."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    for _, path in leftovers.left(file):
+        path.unlink(missing_ok=True)
+    partial = leftovers.beside(file)
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(file)

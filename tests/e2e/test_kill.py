@@ -16,19 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.e2e.conftest import Done, Project, changes, environment, start, write_prompts
+from tests.e2e.conftest import Done, Project, changes, environment, start
 
 SHORT = changes(checkpoint__every="2", checkpoint__best_by="loss")  # the lowest is the last step's
-LONGER = changes(
-    sft__max_steps="20",
-    sft__epochs="9",
-    reward__max_steps="20",
-    reward__epochs="9",
-    checkpoint__every="3",
-    checkpoint__best_by="accuracy",  # of the validation part, which often is as high before the last step
-    eval__every="5",
-    eval__prompts="../prompts.jsonl",
-)
 TIMES = {"seconds", "tokens_per_second", "memory_gb"}
 
 
@@ -132,36 +122,6 @@ def test_what_is_said_on_the_way(project: Project, tmp_path: Path, resume: Calla
     same(project.run, run, "sft")
     done = resume("sft", "--resume", folder=tmp_path)
     assert (done.code, done.err.splitlines()[-1]) == (0, "sft: already done, nothing to do (--overwrite repeats it)")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("phase", ["sft", "reward"])
-def test_many_kills_at_random_moments(tmp_path: Path, phase: str, ranks: int) -> None:
-    """Eight each, thirty-two in all: during steps, evaluations, checkpoints and the final save."""
-    draw, kills, trials = random.Random(f"{phase} {ranks}"), 0, 0
-    many = [*LONGER, *(["--ranks", "2"] if ranks == 2 else [])]
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    write_prompts(tmp_path)
-    for verb in ("sft", "reward")[: 2 if phase == "reward" else 1]:
-        code, told = end(start(verb, *many, folder=whole))
-        assert code == 0, told
-    while kills < 8:
-        trials += 1
-        folder = tmp_path / str(trials)
-        run = without(whole, folder, phase)
-        for _ in range(3):
-            if not train_until_killed(folder, [phase, "--resume", *many], phase, draw.uniform(0.0, 3.0)):
-                break  # it was faster
-            kills += 1
-            if (run / phase / "final").exists() and not (run / phase / "checkpoints").exists():
-                break  # killed when everything was saved: nothing is left to go on with
-        code, told = end(start(phase, "--resume", *many, folder=folder))
-        assert code == 0, told
-        same(whole / "runs/tiny", run, phase)
-        shutil.rmtree(folder)
-    print(f"{phase} on {ranks}: {kills} kills, {trials} trainings, all with the same weights")
 
 
 @pytest.mark.slow
