@@ -7,8 +7,8 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,10 @@ import torch
 from rlhfcli.core.checkpoint import Progress
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.measure import sums
-from rlhfcli.core.metrics import append, cut_back
+from rlhfcli.core.metrics import Journal
 from rlhfcli.core.ranks import highest, rank, summed, world_size
 from rlhfcli.core.resume import Checkpoints
-from rlhfcli.core.shares import Parts, Share, cut, divide, passes, share_of
+from rlhfcli.core.shares import Parts, Share, ahead, cut, divide, on_gpu, passes, share_of
 from rlhfcli.core.tasks import Task
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
@@ -102,7 +102,7 @@ class Loop:
         phase: The phase's section.
         task: Training examples and loss.
         validation: The same task on the validation part.
-        folder: Where ``metrics.jsonl`` goes.
+        folder: Where ``metrics.jsonl`` goes, and what else the recipe wants to be written.
         sink: Sees the progress.
     """
 
@@ -111,12 +111,13 @@ class Loop:
         self.phase = phase
         self.task = task
         self.sink = sink
-        self.metrics = folder / "metrics.jsonl"
+        self.journal = Journal(recipe, folder)
         self.lengths: list[int] = task.lengths()
         self.steps = plan_steps(task, phase, recipe.seed)
         self.validation_task: Task = validation
         self.validation = self._validation_share()
         self._began, self._first = 0.0, 0  # when this training began, and after which step this sitting did
+        self._ready: Iterator[Share] = iter(())  # this rank's share of each step to come
 
     def schedule(self) -> Schedule:
         """The arithmetic, for the run header."""
@@ -156,13 +157,16 @@ class Loop:
             Interrupted: The training ends early.
         """
         start = (checkpoints.start if checkpoints else None) or Progress(0)
-        result, window = self._result_so_far(start), Window(**start.window)  # type: ignore[arg-type]
         self._began, self._first = time.perf_counter() - start.seconds, start.step
         title = f"{self.task.name} from step {start.step + 1:,}" if start.step else self.task.name
-        self.sink.begin(title, len(self.steps) - start.step, "steps")
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(self.journal)
+            result, window = self._result_so_far(start), Window(**start.window)  # type: ignore[arg-type]
+            stack.callback(self.sink.end)
+            self.sink.begin(title, len(self.steps) - start.step, "steps")
             if not result.history:
                 self._record(result, {"step": start.step} | self._evaluate(engine))
+            self._ready = self._laid_out(engine.device, start.step)
             with checkpoints.listening() if checkpoints else nullcontext():
                 for number, rows in enumerate(self.steps[start.step :], start=start.step + 1):
                     window = self._one(engine, number, rows, window, result)
@@ -170,8 +174,6 @@ class Loop:
                         checkpoints.after_step(engine, self._progress(result, window), len(self.steps))
             result.evaluation = self._evaluate(engine)
             self._record(result, {"step": len(self.steps)} | result.evaluation)
-        finally:
-            self.sink.end()
         result.seconds = self._seconds
         return result
 
@@ -193,7 +195,7 @@ class Loop:
         began = time.perf_counter()
         engine.train()
         learning_rate = engine.learning_rate
-        share = share_of(self.task, self._shares(rows), rank())
+        share = next(self._ready)
         own = [sum(self.task.weight(batch) for batch in share.batches), sum(b.layout.tokens for b in share.batches)]
         weight, tokens = (round(total) for total in summed(own, engine.device))
         loss = 0.0
@@ -245,6 +247,16 @@ class Loop:
         """The micro-batches of a step, for each rank."""
         return cut(self.task, rows, self.phase.micro_batch_tokens, world_size())
 
+    def _laid_out(self, device: torch.device, done: int) -> Iterator[Share]:
+        """This rank's share of every step after the first ``done``."""
+
+        def lay_out(rows: Sequence[int]) -> Share:
+            share = share_of(self.task, self._shares(rows), rank())
+            return on_gpu(share, device) if device.type == "cuda" else share
+
+        steps = self.steps[done:]
+        return ahead(lay_out, steps) if device.type == "cuda" else map(lay_out, steps)
+
     @property
     def _seconds(self) -> float:
         """Time spent so far, over all sittings."""
@@ -255,16 +267,16 @@ class Loop:
         return Progress(result.steps, result.tokens, self._seconds, vars(window), len(result.history), figures)
 
     def _result_so_far(self, start: Progress) -> Result:
-        """What the steps before this sitting gave, with ``metrics.jsonl`` cut back to their lines."""
-        history = cut_back(self.metrics, start.metrics)
+        """What the steps before this sitting gave, with the journal cut back to their lines."""
+        history = self.journal.begin(start.metrics, start.seconds)
         if len(history) < start.metrics:
-            self.sink.note(f"{self.metrics} has lost {start.metrics - len(history)} of its {start.metrics} lines")
+            self.sink.note(f"{self.journal.file} has lost {start.metrics - len(history)} of its {start.metrics} lines")
         losses = [line["loss"] for line in history if "loss" in line]
         return Result(start.step, losses[-1] if losses else float("nan"), tokens=start.tokens, history=history)
 
     def _record(self, result: Result, line: dict[str, float]) -> None:
         result.history.append(line)
-        append(self.metrics, line)
+        self.journal.add(line)
         self.sink.advance(int(line["step"]) - self._first, line)
 
 
