@@ -163,6 +163,11 @@ def overlap(work: Work, prepared: Prepared) -> dict[str, Any]:
 
 def project_of(work: Work, going: Going) -> Project:
     """Everything that a phase needs."""
+    if launch.first():
+        with work.run.starting():
+            from rlhfcli.core import trackers
+
+            trackers.check(work.recipe)
     tokenizer = tokenizer_of(work)
     with work.sink.stage("importing the core"):
         from rlhfcli.core.phases import Project

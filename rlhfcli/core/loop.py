@@ -7,8 +7,8 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,10 +19,11 @@ import torch
 from rlhfcli.core.checkpoint import Progress
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.measure import CutShort, sums
-from rlhfcli.core.metrics import append, cut_back
+from rlhfcli.core.metrics import Journal
 from rlhfcli.core.ranks import highest, rank, summed, world_size
 from rlhfcli.core.resume import Checkpoints
-from rlhfcli.core.shares import Parts, Share, cut, divide, passes, share_of
+from rlhfcli.core.shares import Parts, Share, ahead, cut, divide, on_gpu, share_of
+from rlhfcli.core.steps import largest_micro_batch, plan_steps
 from rlhfcli.core.tasks import Task
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
@@ -72,31 +73,6 @@ class Result:
     best: dict[str, Any] = field(default_factory=dict)
 
 
-def plan_steps(task: Task, phase: Phase, seed: int) -> list[list[int]]:
-    """Which examples each step takes: every epoch shuffled anew, the last step of an epoch may be short.
-
-    Args:
-        task: Has the examples.
-        phase: Batch size, epochs, max_steps.
-        seed: Same seed, same order.
-
-    Returns:
-        One list of example numbers per step.
-    """
-    count = len(task.lengths())
-    total = math.ceil(count * phase.epochs)
-    rng = random.Random(seed)
-    steps: list[list[int]] = []
-    taken = 0
-    while taken < total:
-        order = list(range(count))
-        rng.shuffle(order)
-        order = order[: total - taken]
-        taken += len(order)
-        steps += [order[i : i + phase.batch_size] for i in range(0, len(order), phase.batch_size)]
-    return steps[: phase.max_steps]
-
-
 class Loop:
     """Trains a task.
 
@@ -105,7 +81,7 @@ class Loop:
         phase: The phase's section.
         task: Training examples and loss.
         validation: The same task on the validation part.
-        folder: Where ``metrics.jsonl`` goes.
+        folder: Where ``metrics.jsonl`` goes, and what else the recipe wants to be written.
         sink: Sees the progress.
     """
 
@@ -114,12 +90,13 @@ class Loop:
         self.phase = phase
         self.task = task
         self.sink = sink
-        self.metrics = folder / "metrics.jsonl"
+        self.journal = Journal(recipe, folder)
         self.lengths: list[int] = task.lengths()
         self.steps = plan_steps(task, phase, recipe.seed)
         self.validation_task: Task = validation
         self.validation = self._validation_share()
         self._began, self._first = 0.0, 0  # when this training began, and after which step this sitting did
+        self._ready: Iterator[Share] = iter(())  # this rank's share of each step to come
 
     def schedule(self) -> Schedule:
         """The arithmetic, for the run header."""
@@ -129,14 +106,7 @@ class Loop:
     @cached_property
     def _most(self) -> tuple[int, list[int]]:
         """The most passes of a step, and the largest micro-batch of all."""
-        most, largest, size = 0, [], -1
-        for shares in map(self._shares, self.steps):
-            most = max(most, passes(shares))
-            for part in (part for share in shares for part in share):
-                tokens = sum(self.lengths[row] for row in part)
-                if tokens > size:
-                    largest, size = part, tokens
-        return most, largest
+        return largest_micro_batch(self.task, self.steps, self.phase.micro_batch_tokens, world_size())
 
     def rehearse(self, module: torch.nn.Module, device: torch.device) -> None:
         """Run the largest micro-batch forward and backward before anything else, so that what cannot work fails now."""
@@ -159,13 +129,16 @@ class Loop:
             Interrupted: The training ends early, after a step or in an evaluation.
         """
         start = (checkpoints.start if checkpoints else None) or Progress(0)
-        result, window = self._result_so_far(start), Window(**start.window)  # type: ignore[arg-type]
         self._began, self._first = time.perf_counter() - start.seconds, start.step
         title = f"{self.task.name} from step {start.step + 1:,}" if start.step else self.task.name
-        self.sink.begin(title, len(self.steps) - start.step, "steps")
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(self.journal)
+            result, window = self._result_so_far(start), Window(**start.window)  # type: ignore[arg-type]
+            stack.callback(self.sink.end)
+            self.sink.begin(title, len(self.steps) - start.step, "steps")
             if not result.history:
                 self._record(result, {"step": start.step} | self._evaluate(engine))
+            self._ready = self._laid_out(engine.device, start.step)
             with checkpoints.listening() if checkpoints else nullcontext():
                 if self._evaluates_after(start.step) and not _evaluated(result):  # the last sitting ended meanwhile
                     self._evaluate_or_end(engine, checkpoints, window, result)
@@ -176,8 +149,6 @@ class Loop:
                     if checkpoints:
                         checkpoints.after_step(engine, self._progress(result, window), len(self.steps))
                 result.evaluation = self._evaluate_or_end(engine, checkpoints, window, result)
-        finally:
-            self.sink.end()
         result.seconds = self._seconds
         return result
 
@@ -197,7 +168,7 @@ class Loop:
         began = time.perf_counter()
         engine.train()
         learning_rate = engine.learning_rate
-        share = share_of(self.task, self._shares(rows), rank())
+        share = next(self._ready)
         own = [sum(self.task.weight(batch) for batch in share.batches), sum(b.layout.tokens for b in share.batches)]
         weight, tokens = (round(total) for total in summed(own, engine.device))
         loss = 0.0
@@ -265,6 +236,16 @@ class Loop:
         """The micro-batches of a step, for each rank."""
         return cut(self.task, rows, self.phase.micro_batch_tokens, world_size())
 
+    def _laid_out(self, device: torch.device, done: int) -> Iterator[Share]:
+        """What this rank computes in every step after the first ``done``."""
+
+        def lay_out(rows: Sequence[int]) -> Share:
+            share = share_of(self.task, self._shares(rows), rank())
+            return on_gpu(share, device) if device.type == "cuda" else share
+
+        steps = self.steps[done:]
+        return ahead(lay_out, steps) if device.type == "cuda" else map(lay_out, steps)
+
     @property
     def _seconds(self) -> float:
         """Time spent so far, over all sittings."""
@@ -275,16 +256,16 @@ class Loop:
         return Progress(result.steps, result.tokens, self._seconds, dict(vars(window)), len(result.history), figures)
 
     def _result_so_far(self, start: Progress) -> Result:
-        """What the steps before this sitting gave, with ``metrics.jsonl`` cut back to their lines."""
-        history = cut_back(self.metrics, start.metrics)
+        """What the steps before this sitting gave, with the journal cut back to their lines."""
+        history = self.journal.begin(start.metrics, start.seconds)
         if len(history) < start.metrics:
-            self.sink.note(f"{self.metrics} has lost {start.metrics - len(history)} of its {start.metrics} lines")
+            self.sink.note(f"{self.journal.file} has lost {start.metrics - len(history)} of its {start.metrics} lines")
         losses = [line["loss"] for line in history if "loss" in line]
         return Result(start.step, losses[-1] if losses else float("nan"), tokens=start.tokens, history=history)
 
     def _record(self, result: Result, line: dict[str, float]) -> None:
         result.history.append(line)
-        append(self.metrics, line)
+        self.journal.add(line)
         self.sink.advance(int(line["step"]) - self._first, line)
 
 

@@ -1,4 +1,7 @@
-"""``metrics.jsonl``: one line per logging window and per evaluation, none doubled and none missing after a resume."""
+"""The figures of a training: one line per logging window and per evaluation, none doubled or missing after a resume.
+
+They stand in ``metrics.jsonl``; a recipe may ask for them elsewhere, too (see ``trackers``).
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,71 @@ from itertools import islice
 from pathlib import Path
 
 from rlhfcli.core.ranks import rank
-from rlhfcli.errors import OutputError
+from rlhfcli.core.trackers import Line, Tracker, chosen
+from rlhfcli.errors import Interrupted, OutputError
+from rlhfcli.recipe.schema import Recipe
 
 
-def read_metrics(file: Path) -> Iterator[dict[str, float]]:
+class Journal:
+    """Writes the lines of a phase wherever the recipe wants them. Only the first rank does; leaving it ends a sitting.
+
+    Args:
+        recipe: Its ``logging.to`` says where.
+        folder: Of the phase.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self.file = folder / "metrics.jsonl"
+        self._trackers: list[Tracker] = chosen(recipe, folder) if rank() == 0 else []
+        self._begun: list[Tracker] = []
+
+    def begin(self, count: int, seconds: float) -> list[Line]:
+        """Go on after the first lines; see ``cut_back``.
+
+        Args:
+            count: Lines that there were when the checkpoint was written; 0 to begin anew.
+            seconds: How long the training had taken then.
+
+        Returns:
+            These lines.
+
+        Raises:
+            OutputError: A file cannot be written.
+            UserError: A tracker that is asked for lets nobody in.
+        """
+        history = cut_back(self.file, count)
+        with _told(self.file.parent):
+            for tracker in self._trackers:
+                tracker.begin(history, seconds)
+                self._begun.append(tracker)
+        return history
+
+    def add(self, line: Line) -> None:
+        """One more line.
+
+        Args:
+            line: Figures by name.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        append(self.file, line)
+        with _told(self.file.parent):
+            for tracker in self._begun:
+                tracker.add(line)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """No more lines in this sitting."""
+        failed = kind is not None and not issubclass(kind, Interrupted)
+        with _told(self.file.parent):
+            while self._begun:
+                self._begun.pop().end(failed=failed)
+
+
+def read_metrics(file: Path) -> Iterator[Line]:
     """The lines of a ``metrics.jsonl``, up to one that a killed process has left torn."""
     with file.open(encoding="utf-8") as lines:
         for line in lines:
@@ -22,7 +86,7 @@ def read_metrics(file: Path) -> Iterator[dict[str, float]]:
                 return
 
 
-def cut_back(file: Path, count: int) -> list[dict[str, float]]:
+def cut_back(file: Path, count: int) -> list[Line]:
     """Keep the first lines of the file; what a killed process wrote after its checkpoint comes again.
 
     Args:
@@ -48,7 +112,7 @@ def cut_back(file: Path, count: int) -> list[dict[str, float]]:
     return kept
 
 
-def append(file: Path, line: dict[str, float]) -> None:
+def append(file: Path, line: Line) -> None:
     """Add a line; only the first rank does.
 
     Args:

@@ -8,12 +8,20 @@ many passes as the others: one that has fewer micro-batches repeats a small one 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from rlhfcli.core.tasks import Batch, Task
 
 Parts = list[list[int]]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,62 @@ def share_of(task: Task, shares: Sequence[Parts], rank: int) -> Share:
     lengths = task.lengths()
     shortest = min((row for parts in shares for part in parts for row in part), key=lengths.__getitem__)
     return Share([task.collate(part) for part in shares[rank]], [task.collate([shortest])] * missing)
+
+
+def on_gpu(share: Share, device: torch.device) -> Share:
+    """The same on a GPU; the copies wait for nothing and nothing waits for them.
+
+    Args:
+        share: On the CPU.
+        device: The GPU.
+    """
+    with torch.cuda.device(device):  # a thread begins with the first one
+        moved: Share = _each(share, lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+        return moved
+
+
+def ahead(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
+    """``map``, but each result is made in the background while the one before it is used.
+
+    Args:
+        make: Does not depend on what is done with its results.
+        items: What it takes.
+
+    Yields:
+        The results in order. What ``make`` raises is raised here when its result is due.
+    """
+    waiting: Future[Made] | None = None
+    for item in items:
+        made, waiting = waiting.result() if waiting else None, _in_background(make, item)
+        if made is not None:
+            yield made
+    if waiting:
+        yield waiting.result()
+
+
+def _in_background(make: Callable[[Given], Made], item: Given) -> Future[Made]:
+    """In a thread for this one result, which nobody has to end: a pool's would be waited for when the program ends."""
+    future: Future[Made] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(make(item))
+        except BaseException as error:  # told to whoever asks for the result
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="batches").start()
+    return future
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same value with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{field.name: _each(getattr(value, field.name), change) for field in fields(value)})
+    if isinstance(value, dict):
+        return {name: _each(inner, change) for name, inner in value.items()}
+    return type(value)(_each(inner, change) for inner in value) if isinstance(value, list | tuple) else value
 
 
 def _tokens(parts: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:

@@ -19,8 +19,9 @@ def in_this_process(*, offline: bool = False) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its makers' own; figures go where logging.to says
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that wait for each other spin; beside any other busy program that costs more than the work itself.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if offline:
-        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline")

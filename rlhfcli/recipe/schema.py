@@ -215,6 +215,11 @@ class Logging(Section):
     """What is written down while training."""
 
     every: Positive = Field(10, description="optimizer steps between two lines of metrics.jsonl")
+    to: list[Literal["jsonl", "tensorboard", "wandb"]] = Field(
+        ["jsonl"],
+        description="where these figures go: metrics.jsonl always; tensorboard (TensorBoard) and wandb (Weights & "
+        "Biases), each where it is installed, too",
+    )
 
 
 class Recipe(Section):

@@ -93,7 +93,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     ],
 )
 def test_the_number_of_steps_is_that_of_the_loop(tmp_path: Path, section: str, steps: int) -> None:
-    from rlhfcli.core.loop import plan_steps
+    from rlhfcli.core.steps import plan_steps
     from rlhfcli.recipe.schema import Sft
     from rlhfcli.recipe.strict_yaml import read as read_yaml
 

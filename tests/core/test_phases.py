@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhfcli.core import phases
 from rlhfcli.core.engine import schedule_factor
-from rlhfcli.core.loop import plan_steps
 from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.core.steps import plan_steps
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import TrainingError
