@@ -94,6 +94,25 @@ def plan_steps(task: Task, phase: Phase, seed: int) -> list[list[int]]:
     return steps[: phase.max_steps]
 
 
+def largest_micro_batch(task: Task, steps: list[list[int]], budget: int, ranks: int) -> tuple[int, list[int]]:
+    """The most passes that a rank makes in a step, and the largest micro-batch of all steps.
+
+    Args:
+        task: Has the examples.
+        steps: What ``plan_steps`` gave.
+        budget: Tokens of a micro-batch.
+        ranks: How many ranks share a step.
+    """
+    lengths, most, largest, size = task.lengths(), 0, [0], -1
+    for shares in (cut(task, rows, budget, ranks) for rows in steps):
+        most = max(most, passes(shares))
+        for part in (part for share in shares for part in share):
+            tokens = sum(lengths[row] for row in part)
+            if tokens > size:
+                largest, size = part, tokens
+    return most, largest
+
+
 class Loop:
     """Trains a task.
 
@@ -126,14 +145,7 @@ class Loop:
     @cached_property
     def _most(self) -> tuple[int, list[int]]:
         """The most passes of a step, and the largest micro-batch of all."""
-        most, largest, size = 0, [], -1
-        for shares in map(self._shares, self.steps):
-            most = max(most, passes(shares))
-            for part in (part for share in shares for part in share):
-                tokens = sum(self.lengths[row] for row in part)
-                if tokens > size:
-                    largest, size = part, tokens
-        return most, largest
+        return largest_micro_batch(self.task, self.steps, self.phase.micro_batch_tokens, world_size())
 
     def rehearse(self, module: torch.nn.Module, device: torch.device) -> None:
         """Run the largest micro-batch forward and backward before anything else, so that what cannot work fails now."""

@@ -96,7 +96,7 @@ def train_sft(project: Project) -> Result:
 
 def sft_parts(project: Project) -> Parts:
     """Load what phase 1 needs."""
-    recipe, phase = project.recipe, project.recipe.sft
+    recipe = project.recipe
     set_seed(recipe.seed)
     with project.sink.stage("loading the model"):
         model = models.load_causal_lm(
@@ -104,6 +104,12 @@ def sft_parts(project: Project) -> Parts:
         )
         models.fit_embeddings(model, project.tokenizer)
         packed = layout.why_padded(model) is None
+    return sft_parts_of(project, model, packed=packed)
+
+
+def sft_parts_of(project: Project, model: Any, *, packed: bool) -> Parts:
+    """What phase 1 trains, around a language model; ``packed``: it computes token trees."""
+    recipe, phase = project.recipe, project.recipe.sft
     train, validation = (
         SftTask(project.prepared.dialogues(part), phase.loss_on, packed=packed, pad_id=project.tokenizer.pad_token_id)
         for part in ("train", "validation")
@@ -142,6 +148,12 @@ def reward_parts(project: Project) -> Parts:
         module = new_reward_model(recipe.model, base)
         models.fit_embeddings(module.model, project.tokenizer)
         packed = layout.why_padded(module.model) is None
+    return reward_parts_of(project, module, base, packed=packed)
+
+
+def reward_parts_of(project: Project, module: RewardModel, base: str, *, packed: bool) -> Parts:
+    """What phase 2 trains, around a reward model that comes from ``base``; ``packed``: it computes token trees."""
+    phase = project.recipe.reward
     train, validation = (
         RewardTask(project.prepared.pairs(part), phase, packed=packed, pad_id=project.tokenizer.pad_token_id)
         for part in ("train", "validation")
