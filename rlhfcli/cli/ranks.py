@@ -10,6 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from rlhfcli.cli.dry_run import dry_run
+from rlhfcli.errors import UserError
+
 _PANEL = "Ranks: on several GPUs, cores or machines"
 
 GpusOption = Annotated[
@@ -75,6 +78,12 @@ HostfileOption = Annotated[
     ),
 ]
 
+DryJsonOption = Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON alone on stdout.")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Train nothing: estimate the memory, and say which ZeRO stage fits."),
+]
+
 
 def _options(
     gpus: GpusOption = None,
@@ -87,29 +96,39 @@ def _options(
     """Declares them."""
 
 
+def _dry_options(dry_run: DryRunOption = False, as_json: DryJsonOption = False) -> None:
+    """Declares those of a dry run."""
+
+
 def on_ranks(verb: Callable[..., None]) -> Callable[..., None]:
-    """Let a verb run on many ranks, and give it the options that say on how many.
+    """Let a verb run on many ranks, or only say what it would need; and give it the options for both.
 
     Args:
         verb: The function of a training verb.
 
     Returns:
-        The verb with six options more.
+        The verb with eight options more.
     """
     declared = inspect.signature(_options, eval_str=True).parameters
+    dry = inspect.signature(_dry_options, eval_str=True).parameters
 
     def command(**given: Any) -> None:
         from rlhfcli import launch
 
         options = launch.Options(**{name: given.pop(name) for name in declared})
-        if launch.is_rank():
+        wish = {name: given.pop(name) for name in dry}
+        if wish["as_json"] and not wish["dry_run"]:
+            raise UserError("--json belongs to --dry-run", hint="What a training does stands in metrics.jsonl.")
+        if wish["dry_run"]:
+            dry_run(verb.__name__, launch.imagined(options, launch.usable_gpus()), given, as_json=wish["as_json"])
+        elif launch.is_rank():
             with launch.as_rank():
                 verb(**given)
         elif not launch.start(options, sys.argv[1:]):
             verb(**given)
 
     own = inspect.signature(verb, eval_str=True)
-    parameters = [*own.parameters.values(), *declared.values()]
+    parameters = [*own.parameters.values(), *dry.values(), *declared.values()]
     command.__name__, command.__doc__ = verb.__name__, verb.__doc__
     command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -1,4 +1,4 @@
-"""Draws the tables of ``rlhf prepare-data``, ``rlhf eval`` and ``rlhf bench``."""
+"""Draws the tables of ``rlhf prepare-data``, ``rlhf eval``, ``rlhf bench`` and ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rlhfcli.cli import bench_view, data_view
+from rlhfcli.cli import bench_view, data_view, memory_view
 from rlhfcli.data.preview import visible
 from rlhfcli.evaluation import report
 
@@ -39,6 +39,11 @@ def reward_tables(result: Mapping[str, Any]) -> RenderableType:
 def bench_tables(results: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What ``rlhf bench`` measured."""
     return _draw(bench_view.tables(results))
+
+
+def memory_tables(results: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What ``--dry-run`` estimates."""
+    return _draw([memory_view.table(result) for result in results])
 
 
 def _draw(tables: list[report.Table], note_style: str = "dim") -> RenderableType:

@@ -5,11 +5,11 @@ token ``q`` sees token ``k`` when ``k <= q < ends[k]``, and where there is a win
 path. Blocks of 128 x 128 tokens that nobody looks into are skipped, and in blocks that everybody sees the rule is not
 asked. Nothing is gathered and nothing is filled up, unlike in the rectangles of ``attention``.
 
-Rows differ in length from batch to batch, so it is compiled once, for any length (``dynamic``). A row of one block goes
-through the rectangles: torch compiles sizes of one anew.
+Rows differ in length from batch to batch, so it is compiled for any length (``dynamic``; 32 lengths were traced twice).
+A row of one block goes through the rectangles: torch compiles sizes of one anew.
 
-This has never run on a GPU yet. Tested on a CPU: the rule, the blocks, the forward pass, eager and compiled; torch has
-no backward pass there.
+This has never run on a GPU yet. Tested on a CPU: the rule, the blocks, tracing, and the forward pass, eager and
+compiled for one length; torch 2.13 has no backward pass there, and cannot compile its kernel for any length.
 """
 
 from __future__ import annotations

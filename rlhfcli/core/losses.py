@@ -79,5 +79,5 @@ def mean_by_segment(values: Tensor, segments: Tensor, count: int) -> Tensor:
         ``(count,)`` means.
     """
     sums = values.new_zeros(count).index_add(0, segments, values)
-    sizes = torch.bincount(segments, minlength=count)
+    sizes = torch.zeros_like(sums).index_add(0, segments, torch.ones_like(values))
     return sums / sizes

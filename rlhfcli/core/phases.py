@@ -100,7 +100,7 @@ def train_sft(project: Project) -> Result:
 
 def sft_parts(project: Project) -> Parts:
     """Load what phase 1 needs."""
-    recipe, phase = project.recipe, project.recipe.sft
+    recipe = project.recipe
     set_seed(recipe.seed)
     with project.sink.stage("loading the model"):
         model = models.load_causal_lm(
@@ -108,6 +108,12 @@ def sft_parts(project: Project) -> Parts:
         )
         models.fit_embeddings(model, project.tokenizer)
         way = way_of(model)
+    return sft_parts_of(project, model, way)
+
+
+def sft_parts_of(project: Project, model: Any, way: Way) -> Parts:
+    """What phase 1 trains, around a language model that computes in a certain way."""
+    recipe, phase = project.recipe, project.recipe.sft
     pad_id = project.tokenizer.pad_token_id
     train, validation = (
         SftTask(project.prepared.dialogues(part), phase.loss_on, packed=way.packed, pad_id=pad_id)
@@ -148,6 +154,12 @@ def reward_parts(project: Project) -> Parts:
         module = new_reward_model(recipe.model, base)
         models.fit_embeddings(module.model, project.tokenizer)
         way = way_of(module.model)
+    return reward_parts_of(project, module, base, way)
+
+
+def reward_parts_of(project: Project, module: RewardModel, base: str, way: Way) -> Parts:
+    """What phase 2 trains, around a reward model that comes from ``base`` and computes in a certain way."""
+    phase = project.recipe.reward
     train, validation = (
         RewardTask(project.prepared.pairs(part), phase, packed=way.packed, pad_id=project.tokenizer.pad_token_id)
         for part in ("train", "validation")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from rlhfcli.launch.dispatch import start
 from rlhfcli.launch.environment import in_this_process
-from rlhfcli.launch.options import Options, usable_gpus
+from rlhfcli.launch.options import Options, imagined, usable_gpus
 from rlhfcli.launch.rank import as_rank, first, go_on_alone, is_rank, log_into, together, wait_for_first
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "as_rank",
     "first",
     "go_on_alone",
+    "imagined",
     "in_this_process",
     "is_rank",
     "log_into",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlhfcli.errors import LaunchError
@@ -74,6 +74,30 @@ def plan(options: Options, gpus: int) -> Plan | None:
     if options.nnodes == 1:
         return Plan(per_node) if per_node > 1 else None
     return Plan(per_node, options.nnodes, options.node_rank or 0, _with_port(options.main_address or ""))
+
+
+def imagined(options: Options, gpus: int) -> Plan:
+    """Say what would be started, for ``--dry-run``: of several nodes it need not know which one this is.
+
+    Args:
+        options: What the user asked for.
+        gpus: GPUs of this machine.
+
+    Returns:
+        The ranks, also where there is one.
+
+    Raises:
+        LaunchError: The options contradict each other or the machine.
+    """
+    if options.hostfile is not None:
+        raise LaunchError(
+            "--dry-run looks at this machine, not at those of a hostfile",
+            where=f"--hostfile {options.hostfile}",
+            hint="Run it on one of them, with --nnodes N and --gpus N in place of --hostfile.",
+        )
+    if options.nnodes > 1:
+        options = replace(options, node_rank=options.node_rank or 0, main_address=options.main_address or "localhost")
+    return plan(options, gpus) or Plan(1)
 
 
 def check_hostfile(options: Options) -> None:

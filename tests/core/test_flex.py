@@ -1,112 +1,190 @@
-"""FlexAttention over a forest: its rule, its blocks, and the results of the rectangles, so far as a CPU can tell."""
+"""FlexAttention over token trees, as far as a CPU can tell: the rule, its blocks, the forward pass, the way back."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
+from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention import flex_attention as torch_flex
 
-from rlhfcli.core import flex, layout, ways
-from rlhfcli.core.attention import TREES, Plan, attention, make_plan
-from rlhfcli.core.flex import BLOCK, FLEX, block_mask
+from rlhfcli.core import flex, ways
+from rlhfcli.core.attention import TREES, Plan, make_plan, tree_attention
 from rlhfcli.core.forest import grow
 from rlhfcli.core.tree_mask import sees
 from tests.core import families
-from tests.core.test_forest import SEQUENCES
+from tests.core.test_layout import FORESTS
 
-_ENDS = ([3], [4, 5], [6] * 90)
-ROWS = [[*families.token_ids([length], seed=9)[0], *end] for length in (150, 120, 90) for end in _ENDS]
-WINDOWS = [None, 1, 40, 128, 200]
-
-
-def _plan(sequences: list[list[int]]) -> Plan:
-    return make_plan(grow(sequences))
-
-
-def _seen(plan: Plan, window: int | None) -> Tensor:
-    """What a kernel computes: whole where a block is full, asked cell by cell where it is listed, else nothing."""
-    mask, count = block_mask(plan, window), len(plan.ends)
-    cells = torch.arange(count)
-    asked = mask.mask_mod(torch.tensor(0), torch.tensor(0), cells[:, None], cells)
-    listed = (mask.kv_num_blocks, mask.kv_indices), (mask.full_kv_num_blocks, mask.full_kv_indices)
-    seen = torch.zeros(count, count, dtype=torch.bool)
-    for kind, (numbers, indices) in enumerate(listed):
-        assert numbers is not None and indices is not None
-        for block, number in enumerate(numbers[0, 0].tolist()):
-            for other in indices[0, 0, block, :number].tolist():
-                place = slice(block * BLOCK, (block + 1) * BLOCK), slice(other * BLOCK, (other + 1) * BLOCK)
-                assert not seen[place].any()  # a block is listed once
-                seen[place] = asked[place] if kind == 0 else True
-    return seen
+LONG = FORESTS["long"] + FORESTS["several trees"] + FORESTS["nested"]
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window": {"sliding_window": 6},
+    "soft cap": {"softcap": 2.0, "scaling": 0.7},
+}
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-def test_the_blocks_hold_what_the_rule_says(window: int | None) -> None:
-    plan = _plan(ROWS)
-    assert len(plan.ends) > 3 * BLOCK
-    assert torch.equal(_seen(plan, window), sees(plan, window))
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    monkeypatch.setattr(flex, "_compiled", lambda: torch_flex.flex_attention)
 
 
-@settings(max_examples=50, deadline=None)
-@given(SEQUENCES)
-def test_the_blocks_of_any_forest(sequences: list[list[int]]) -> None:
-    plan = _plan([sequence * 30 for sequence in sequences])
-    for window in (None, 50):
-        assert torch.equal(_seen(plan, window), sees(plan, window))
+def _rows(tokens: int, heads: int = 4, key_heads: int = 4, dimension: int = 16) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(1, count, tokens, dimension) for count in (heads, key_heads, key_heads)]
 
 
-def test_a_mask_is_made_once_for_all_layers() -> None:
-    plan = _plan(ROWS)
-    assert block_mask(plan) is block_mask(plan)
-    assert block_mask(plan, 7) is not block_mask(plan)
+def _same(plan: Plan, rows: list[torch.Tensor], options: dict[str, Any]) -> None:
+    module = SimpleNamespace(num_key_value_groups=rows[0].shape[1] // rows[1].shape[1], training=False)
+    expected, _ = tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
+    result, _ = flex.flex_tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("family", ["opt", "llama", "gemma2", "mistral"])  # plain, fewer key heads, soft cap, window
-@torch.no_grad()
-def test_the_same_as_the_rectangles(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the rule carried out cell by cell; the compiled kernel is the next test."""
-    called = []
-    monkeypatch.setattr(flex, "_compiled", lambda: lambda *a, **k: called.append(1) or flex_attention(*a, **k))
-    _compare(family)
-    assert called
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=40), min_size=1, max_size=12),
+    st.sampled_from([None, 1, 3, 9]),
+    st.sampled_from([4, 8]),
+)
+def test_blocks_and_rule_are_the_mask(sequences: list[list[int]], window: int | None, size: int) -> None:
+    """An empty block has nothing to see (but for a window, where it may be kept), a full one is seen by all."""
+    plan = make_plan(grow(sequences))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flex, "BLOCK", size)
+        blocks = flex.block_mask(plan, window)
+    count, whole = len(plan.ends), sees(plan, window)
+    side = -(-count // size)
+    square = torch.zeros(side * size, side * size, dtype=torch.bool)
+    square[:count, :count] = whole
+    real = torch.zeros_like(square)
+    real[:count, :count] = True
+    cells = (side, size, side, size)
+    some = square.view(cells).any(3).any(1)
+    everything = (square | ~real).view(cells).all(3).all(1) & some
+    kept = [_dense(n, which) for n, which in ((blocks.kv_num_blocks, blocks.kv_indices), _full(blocks))]
+    assert not (kept[0] & kept[1]).any()
+    assert not (some & ~(kept[0] | kept[1])).any(), "a block that somebody sees is left out"
+    assert not (kept[1] & ~everything).any(), "a block that somebody does not see is taken for full"
+    if window is None:
+        assert torch.equal(kept[0] | kept[1], some)
+        assert torch.equal(kept[1], everything & ~torch.eye(side, dtype=torch.bool))
+    row = torch.arange(count)
+    assert torch.equal(blocks.mask_mod(row, row, row[:, None], row), whole)
+
+
+def _full(blocks: torch_flex.BlockMask) -> tuple[torch.Tensor, torch.Tensor]:
+    assert blocks.full_kv_num_blocks is not None and blocks.full_kv_indices is not None
+    return blocks.full_kv_num_blocks, blocks.full_kv_indices
+
+
+def _dense(counts: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    dense = torch.zeros(which.shape[-2:], dtype=torch.bool)
+    for row, (count, blocks) in enumerate(zip(counts.flatten().tolist(), which[0, 0].tolist(), strict=True)):
+        dense[row, blocks[:count]] = True
+    return dense
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+@pytest.mark.parametrize("case", CASES)
+def test_same_as_the_rectangles(case: str, key_heads: int) -> None:
+    plan = make_plan(grow(LONG))
+    assert len(plan.ends) > flex.BLOCK
+    _same(plan, _rows(len(plan.ends), key_heads=key_heads), CASES[case])
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("family", ["opt", "llama", "gemma2", "mistral"])
+def test_families_that_train_nothing_below_can_take_it_even_here(family: str) -> None:
+    model = families.causal_lm(family).requires_grad_(False)
+    assert flex.why_not(model, bf16=False) is None
+    assert flex.why_not(model, bf16=True) is None
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_blocks_are_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int | None] = []
+    rule: Callable[..., Any] = flex._rule
+    monkeypatch.setattr(flex, "_rule", lambda plan, window: made.append(window) or rule(plan, window))
+    model = families.causal_lm("gemma2").requires_grad_(False)
+    flex._tried(model, 4, False, ways.attention(model, flex.FLEX))
+    assert sorted(made, key=str) == [6, None]  # it has a layer of each kind
+
+
+@pytest.mark.usefixtures("eager")
+def test_torch_has_no_way_back_on_a_cpu_and_that_is_the_reason_given() -> None:
+    why = flex.why_not(families.causal_lm("opt"), bf16=False)
+    assert why is not None and "does not support backward on CPU" in why
+
+
+def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex, "_compiled", lambda: lambda query, *_, **__: query)
+    model = families.causal_lm("opt").requires_grad_(False)
+    assert flex.why_not(model, bf16=False) == "it gives other results here"
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.1}, {}])
+def test_dropout_and_short_rows_go_through_the_rectangles(options: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(flex, "_compiled", lambda: pytest.fail("compiled"))
+    plan = make_plan(grow(LONG if options else FORESTS["apart"]))
+    rows = _rows(len(plan.ends))
+    result, _ = flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, **options)
+    assert result.shape == (1, len(plan.ends), 4, 16)
+
+
+def test_what_a_family_adds_is_refused() -> None:
+    plan = make_plan(grow(LONG))
+    rows = _rows(len(plan.ends))
+    with pytest.raises(ValueError, match="its attention has s_aux"):
+        flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, s_aux=torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("why", "attention", "note"),
+    [
+        (None, flex.FLEX, "token trees, FlexAttention"),
+        ("no Triton", TREES, "token trees, without FlexAttention: no Triton"),
+    ],
+)
+def test_a_gpu_takes_it_where_it_works_and_says_why_not(
+    why: str | None, attention: str, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flex, "why_not", lambda *_, **__: why)
+    gpu, cpu = (SimpleNamespace(model=SimpleNamespace(device=torch.device(k)), bf16=True) for k in ("cuda", "cpu"))
+    way = ways.Way(packed=True, attention=TREES, note="token trees")
+    assert ways.fastest(way, gpu) == ways.Way(packed=True, attention=attention, note=note)
+    assert ways.fastest(way, cpu) is way
+    padded = ways.Way(packed=False, attention=None, note="padded: it has to be")
+    assert ways.fastest(padded, gpu) is padded
+
+
+def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for a GPU; what is left out is the kernel, which torch 2.13 cannot compile for a CPU at any length."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(torch_flex.flex_attention, dynamic=True, backend=counter)
+    monkeypatch.setattr(flex, "_compiled", lambda: compiled)
+    lengths = set()
+    for branches in (4, 7, 9, 12, 15, 20, 5, 6):
+        prompt = families.token_ids([40], seed=branches)[0]
+        plan = make_plan(grow([prompt + answer for answer in families.token_ids([50 + branches] * branches)]))
+        with torch.no_grad():
+            _same(plan, _rows(len(plan.ends), key_heads=2), {})
+        lengths.add(len(plan.ends))
+    assert len(lengths) == 8 and counter.frame_count <= 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["opt", "gemma2"])
-@torch.no_grad()
-def test_compiled_for_a_cpu(family: str) -> None:
-    _compare(family)
-
-
-def _compare(family: str) -> None:
-    model = families.causal_lm(family)
-    backbone = getattr(model, model.base_model_prefix)
-    inputs = layout.lay_out([[t % 100 for t in row[:120]] for row in ROWS], packed=True, pad_id=1).inputs()
-    assert inputs["input_ids"].shape[1] > BLOCK
-    found = []
-    for name in (TREES, FLEX):
-        with attention(model, name):
-            found.append(backbone(**inputs).last_hidden_state)
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
-
-
-def test_where_it_cannot_be_used_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
-        raise RuntimeError("no kernel for this head\nand much more")
-
-    monkeypatch.setattr(flex, "_compiled", broken)
-    assert flex.why_not(families.causal_lm("llama"), bf16=False) == "no kernel for this head"
-
-
-def test_other_results_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flex, "_compiled", lambda: lambda query, *_, **__: query)
-    assert flex.why_not(families.causal_lm("llama"), bf16=False) == "it gives other results here"
-
-
-def test_on_a_cpu_the_rectangles_stay() -> None:
-    model = families.causal_lm("llama")
-    way = ways.way_of(model)
-    assert ways.fastest(way, type("Module", (), {"model": model, "bf16": False})) is way
+@pytest.mark.parametrize("case", CASES)
+def test_same_as_the_rectangles_compiled(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(flex, "_compiled", lambda: torch.compile(torch_flex.flex_attention, dynamic=False))
+    plan = make_plan(grow(LONG))
+    with torch.no_grad():
+        _same(plan, _rows(len(plan.ends)), CASES[case])

@@ -12,9 +12,12 @@ from transformers import AutoModelForCausalLM
 from rlhfcli.core import layout
 from rlhfcli.core.attention import make_plan
 from rlhfcli.core.forest import grow
+from rlhfcli.core.measure import measure_dialogues
+from rlhfcli.core.model import recomputed_activations
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.tree_mask import MASK_TOKENS, attention_mask, masked, sees, why_no_mask
 from rlhfcli.core.ways import MASK, Way, way_of
+from rlhfcli.data.encoded import EncodedDialogue
 from tests.core import families
 from tests.core.test_forest import SEQUENCES
 from tests.core.test_layout import FORESTS, PACKED, _loss_and_gradients, _one_at_a_time
@@ -99,6 +102,26 @@ def test_rewards_by_a_mask_are_those_of_the_padded_layout(monkeypatch: pytest.Mo
     by_mask = model.rewards(FORESTS["nested"])
     monkeypatch.setattr("rlhfcli.core.reward_model.way_of", lambda _: Way(False, None, "padded"))
     torch.testing.assert_close(by_mask, model.rewards(FORESTS["nested"]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt-oss"])
+def test_losses_by_a_mask_are_those_of_the_padded_layout(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = families.causal_lm(family)
+    dialogues = [EncodedDialogue(ids, [(3, len(ids))]) for ids in FORESTS["nested"]]
+    by_mask = measure_dialogues(model, dialogues, "assistant", 1000)
+    monkeypatch.setattr("rlhfcli.core.measure.way_of", lambda _: Way(False, None, "padded"))
+    padded = measure_dialogues(model, dialogues, "assistant", 1000)
+    assert (by_mask.tokens, by_mask.correct) == (padded.tokens, padded.correct)
+    assert by_mask.nll == pytest.approx(padded.nll, rel=1e-5)
+
+
+def test_gradient_checkpointing_takes_the_mask() -> None:
+    model = families.causal_lm("gptj").train()
+    plain, gradients = _loss_and_gradients(model, _by_mask(model, FORESTS["nested"]))
+    with recomputed_activations(model):
+        loss, again = _loss_and_gradients(model, _by_mask(model, FORESTS["nested"]))
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(again, gradients)
 
 
 def test_a_model_is_left_as_it_was() -> None:

@@ -1,0 +1,80 @@
+"""What ``--dry-run`` estimates, as rows of text and commands to type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhfcli.evaluation.report import Column, Table
+
+_PARTS = ("parameters", "gradients", "optimizer", "activations", "other")
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """What ``core.dry_run`` found: a line per stage, which adds up from left to right.
+
+    Args:
+        result: Of one phase.
+    """
+    names = ("ZeRO stage", *_PARTS, "in all, GB")
+    joined = [name if place in (0, 1, len(names) - 1) else f"+ {name}" for place, name in enumerate(names)]
+    columns = (*(Column(name, number=True) for name in joined), Column(""))
+    title = f"{result['phase']}: memory of each {'GPU' if result['gpu'] else 'rank'}, estimated"
+    return Table(title, columns, tuple(_row(result, stage) for stage in result["stages"]), " ".join(_notes(result)))
+
+
+def _row(result: Mapping[str, Any], stage: Mapping[str, Any]) -> tuple[str, ...]:
+    verdict = "fits" if stage["fits"] else "does not fit"
+    if stage["stage"] == result["zero_stage"]:
+        verdict += " · the recipe's"
+    parts = (f"{stage[part] / 1e9:.2f}" for part in _PARTS)
+    return str(stage["stage"]), *parts, f"= {stage['device'] / 1e9:.2f}", verdict
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    batch, ranks = result["micro_batch"], result["ranks"]
+    what = "labels" if result["phase"] == "sft" else "scores"
+    how = f"{result['precision']}, {result['layout']}"
+    how += ", recomputed" if result["gradient_checkpointing"] else ""
+    source = "the largest of the data" if result["prepared"] else "assumed: the data is not prepared yet"
+    frozen = result["parameters"] - result["trained"]
+    where = "of the GPU" if result["gpu"] else "that is free" + (f" for each of {ranks} ranks" if ranks > 1 else "")
+    return [
+        f"{result['family']}: {result['parameters']:,} parameters = {result['trained']:,} trained + {frozen:,} frozen, "
+        f"on {_counted(ranks, 'rank')}.",
+        f"Micro-batch: {_counted(batch['tokens'], 'token')} of {_counted(batch['examples'], 'example')}, "
+        f"{batch['read']:,} {what} ({how}; {source}).",
+        "Other: gradients on their way between ranks" + ("." if result["gpu"] else ", and the program itself."),
+        f"Memory {where}: {result['room'] / 1e9:.2f} GB.",
+    ]
+
+
+def next_steps(command: str, results: Sequence[Mapping[str, Any]]) -> list[str | tuple[str, str]]:
+    """What to type: the stage that fits, or what makes it need less.
+
+    Args:
+        command: What was tried, without ``--dry-run``.
+        results: Of its phases.
+    """
+    fitting = [
+        of_all[0]["stage"]
+        for of_all in zip(*(result["stages"] for result in results), strict=True)
+        if all(stage["fits"] for stage in of_all)
+    ]
+    if results[0]["zero_stage"] in fitting:
+        return [(command, "the recipe's stage fits")]
+    if fitting:
+        return [(f"{command} --set deepspeed.zero_stage={fitting[0]}", "the first stage that fits")]
+    steps: list[str | tuple[str, str]] = []
+    for result in results:
+        smaller = f"{result['phase']}.micro_batch_tokens={max(8, result['micro_batch']['tokens'] // 2)}"
+        steps.append((f"{command} --dry-run --set {smaller}", "smaller micro-batches"))
+        if result["trained"] == result["parameters"]:
+            steps.append((f"{command} --dry-run --set {result['phase']}.lora.rank=16", "train adapters only"))
+    if not results[0]["gradient_checkpointing"]:
+        steps.append((f"{command} --dry-run --set model.gradient_checkpointing=true", "keep fewer activations"))
+    return steps
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}" + ("" if number == 1 else "s")

@@ -1,0 +1,143 @@
+"""What a training would need, without training: the real model without memory, and the data where it is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from rlhfcli.core import model as models
+from rlhfcli.core import trace
+from rlhfcli.core.bench import memory_limit_gb, peak_gb
+from rlhfcli.core.memory import STAGES, Needs, estimate, offloads
+from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
+from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.steps import largest_micro_batch, plan_steps
+from rlhfcli.core.ways import way_of
+from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+
+_PROBE_VOCABULARY = 64
+
+
+class Assumed:
+    """Stands for data that is not prepared yet: examples without a common beginning that fill a micro-batch.
+
+    Args:
+        tokens: Size of a micro-batch.
+        longest: Size of a dialogue, or of a prompt with one of its answers.
+        vocabulary: Number of token ids.
+    """
+
+    def __init__(self, tokens: int, longest: int, vocabulary: int) -> None:
+        self.longest = min(longest, tokens)
+        self.count = max(1, tokens // self.longest)
+        self.vocabulary = vocabulary
+
+    def dialogues(self, part: str) -> Sequence[EncodedDialogue]:
+        """Every token is learnt."""
+        return [EncodedDialogue(self._ids(k, self.longest), [(0, self.longest)]) for k in range(self.count)]
+
+    def pairs(self, part: str) -> Sequence[EncodedPreference]:
+        """The prompt is a third of each, as are the two answers."""
+        third = max(1, self.longest // 3)
+        prompts = (self._ids(k, third) for k in range(self.count))
+        return [EncodedPreference.pair(ids, [*ids[:-1], 2], [*ids[1:], 3]) for ids in prompts]
+
+    def _ids(self, number: int, length: int) -> list[int]:
+        return [(number + 7 * place) % self.vocabulary for place in range(length)]
+
+
+def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any]:
+    """Find out what a phase needs. No weights are loaded, nothing is written.
+
+    Args:
+        project: Recipe, tokenizer, folder; its data where it is prepared, else ``Assumed``.
+        name: ``sft`` or ``reward``.
+        ranks: How many share the work.
+        here: How many of them share the memory of this machine.
+
+    Returns:
+        The model, the largest micro-batch, and for each ZeRO stage what it needs and whether there is room for it.
+
+    Raises:
+        ModelError: The model's folder or its config cannot be used.
+    """
+    recipe = project.recipe
+    parts = _parts(project, name)
+    phase, task, module = parts.phase, parts.tasks[0], parts.module
+    steps = plan_steps(task, phase, recipe.seed)
+    batch = task.collate(largest_micro_batch(task, steps, phase.micro_batch_tokens, ranks)[1])
+    checkpointing = recipe.model.gradient_checkpointing
+    module.model.config.pad_token_id = None  # else some families look for it among the ids, which are not there
+    activations = trace.activation_bytes(module, task, batch, way=parts.way, checkpointing=checkpointing)
+    total, trained = models.parameter_counts(module)
+    buffers = sum(buffer.nbytes for buffer in module.buffers())
+    needs = Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available())
+    space = room(here)
+    offload = recipe.deepspeed.offload
+    choices = [estimate(needs, stage, ranks, offload if offload in offloads(stage) else "none") for stage in STAGES]
+    return {
+        "phase": name,
+        "family": type(module.model).__name__,
+        "parameters": total,
+        "trained": trained,
+        "ranks": ranks,
+        "ranks_here": here,
+        "gpu": needs.gpu,
+        "precision": "bf16" if module.bf16 else "fp32",
+        "layout": "token trees" if task.packed else "padded",
+        "offload": offload,
+        "gradient_checkpointing": checkpointing,
+        "micro_batch": {"tokens": batch.layout.tokens, "examples": batch.examples, "read": len(batch.at)},
+        "prepared": not isinstance(project.prepared, Assumed),
+        "zero_stage": recipe.deepspeed.zero_stage,
+        "room": space,
+        "stages": [vars(choice) | {"device": choice.device, "fits": choice.device <= space} for choice in choices],
+    }
+
+
+def room(here: int) -> float:
+    """Bytes that a rank has: its GPU's, or its share of the memory that is free, without what it needs to start.
+
+    Args:
+        here: Ranks that share the memory of this machine.
+    """
+    if torch.cuda.is_available():
+        return memory_limit_gb() * 1e9
+    return (memory_limit_gb() / here - peak_gb()) * 1e9
+
+
+def _parts(project: Project, name: str) -> Parts:
+    """What a phase trains, without memory."""
+    recipe, section = project.recipe, project.recipe.model
+    tuned = project.folder / "sft" / "final"
+    base = str(tuned) if name == "reward" and recipe.reward.init_from == "sft" and tuned.exists() else section.name
+    config = models.load_config(base, trust_remote_code=section.trust_remote_code)
+    models.set_dropout(config, section.dropout)
+    config.num_labels = 1
+    kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification
+    way = way_of(_small(kind, config, section.trust_remote_code))
+    bf16 = models.computes_bf16(section.dtype)
+    with trace.without_memory():
+        model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
+        models.fit_embeddings(model, project.tokenizer)
+        if name == "sft":
+            return sft_parts_of(project, model, way)
+        return reward_parts_of(project, RewardModel(model, bf16=bf16), base, way)
+
+
+def _small(kind: Any, config: Any, trust_remote_code: bool) -> Any:
+    """A random model of the same family, with as many layers as it has kinds of, to try layouts with."""
+    config = deepcopy(config)
+    kinds = getattr(config, "layer_types", None) or ["attention"]
+    layers = max(kinds.index(kind) for kind in set(kinds)) + 1
+    if hasattr(config, "layer_types") and config.layer_types is not None:
+        config.layer_types = kinds[:layers]
+    config.num_hidden_layers = layers
+    config.vocab_size = min(config.vocab_size, _PROBE_VOCABULARY)
+    config.pad_token_id = None
+    model = kind.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    return model.to(models.device()).eval()

@@ -1,0 +1,120 @@
+"""How much memory a training needs on each device: arithmetic, no torch.
+
+AdamW in float32 keeps four numbers of 4 bytes for each trained parameter: the weight, its gradient, and two moments. A
+frozen one has its weight alone. DeepSpeed adds copies of its own, found in its source and in measured trainings: from
+stage 1 on a second copy of the weights that the optimizer works on, and a bucket in which gradients travel (at stage 3
+twice); at stage 3 the weights are cut up, but those in use are whole. With ``t`` trained and ``f`` frozen parameters on
+``n`` ranks:
+
+    stage         0          1, 2             3
+    parameters    t + f      t + f            (t + f) / n, and min(t + f, 1e9) that are whole
+    gradients     t          t / n            t / n
+    optimizer     2 t        3 t / n          3 t / n
+    bucket        -          min(t, 5e8)      2 min(t, 5e8)
+
+The activations are those of the largest micro-batch (see ``trace``), in the precision it is computed in; when they are
+gone the optimizer's step takes their place, with one more copy of its gradients. Offload moves the optimizer with its
+gradients, or these and the cut-up parameters, to the memory of the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Offload = Literal["none", "optimizer", "all"]
+STAGES = (0, 1, 2, 3)
+FLOAT32 = 4  # bytes
+BUCKET = 500_000_000  # numbers: DeepSpeed's reduce_bucket_size
+WHOLE = 1_000_000_000  # parameters: DeepSpeed's stage3_max_live_parameters
+PROGRAM = {"fp32": 150_000_000, "bf16": 400_000_000}  # bytes that the program grows by on a CPU, measured
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a training is made of.
+
+    Args:
+        trained: Parameters that learn.
+        frozen: Parameters that do not.
+        buffers: Bytes of the model's other tensors.
+        activations: Bytes of a forward and backward pass of the largest micro-batch.
+        bf16: The computation is in bf16.
+        gpu: It runs on a GPU, where a bucket takes its whole size; on a CPU only what is used of it.
+    """
+
+    trained: int
+    frozen: int
+    buffers: int
+    activations: int
+    bf16: bool = False
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one rank needs, in bytes.
+
+    Args:
+        stage: ZeRO stage.
+        offload: What is in the memory of the host instead.
+        parameters: Weights; at stage 3 with those that are whole for a while.
+        gradients: Of trained parameters.
+        optimizer: Moments, and DeepSpeed's copy of the weights.
+        activations: Of the largest micro-batch, or what the optimizer's step needs once they are gone; with buffers.
+        other: The bucket; on a CPU also what the program itself grows by.
+        host: What offload puts into the host's memory.
+    """
+
+    stage: int
+    offload: Offload
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    other: float
+    host: float = 0.0
+
+    @property
+    def device(self) -> float:
+        """All that is on the device."""
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.other
+
+
+def estimate(needs: Needs, stage: int, ranks: int, offload: Offload = "none") -> Memory:
+    """Estimate what each rank needs; see the top of the file.
+
+    Args:
+        needs: What the training is made of.
+        stage: ZeRO stage.
+        ranks: Number of ranks.
+        offload: ``optimizer`` from stage 1 on, ``all`` at stage 3.
+
+    Returns:
+        Bytes by kind.
+
+    Raises:
+        ValueError: This stage cannot offload that.
+    """
+    if offload not in offloads(stage):
+        raise ValueError(f"stage {stage} does not offload {offload}")
+    total, trained = needs.trained + needs.frozen, needs.trained
+    cut = ranks if stage else 1
+    resting = FLOAT32 * total / (ranks if stage == 3 else 1)
+    whole = FLOAT32 * min(total, WHOLE) if stage == 3 else 0
+    gradients, optimizer = FLOAT32 * trained / cut, FLOAT32 * (3 if stage else 2) * trained / cut
+    bucket = FLOAT32 * (BUCKET if needs.gpu else min(trained, BUCKET))
+    program = 0 if needs.gpu else PROGRAM["bf16" if needs.bf16 else "fp32"]
+    working = max(needs.activations, gradients if stage else 0)
+    host = {"none": 0.0, "optimizer": gradients + optimizer, "all": gradients + optimizer + resting}[offload]
+    if offload != "none":
+        gradients = optimizer = 0.0
+    if offload == "all":
+        resting = 0.0
+    other = float((0, bucket, bucket, 2 * bucket)[stage] + program)
+    return Memory(stage, offload, resting + whole, gradients, optimizer, working + needs.buffers, other, host)
+
+
+def offloads(stage: int) -> tuple[Offload, ...]:
+    """What a stage can put into the memory of the host."""
+    return (("none",), ("none", "optimizer"), ("none", "optimizer"), ("none", "optimizer", "all"))[stage]

@@ -1,0 +1,94 @@
+"""What a training step keeps in memory, found without any: the real model, its tensors with shapes but no storage.
+
+torch can run a program on *fake* tensors, which know their shape, precision and device and nothing else. A model of any
+size is made like that in a moment, with its LoRA layers and its head, so its parameters are counted and not guessed.
+Its forward and backward pass run as well, through the same attention, autocast and recomputation as in training; what
+would be alive at each moment is added up, and the most of it is what the activations need.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rlhfcli.core import model as models
+from rlhfcli.core.tasks import Batch, Task
+from rlhfcli.core.ways import Way, computing
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """While this block runs, tensors are fake, on this process's device; real ones may take part."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(models.device()):
+        yield
+
+
+def activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkpointing: bool) -> int:
+    """Most memory that a forward and backward pass needs beside the parameters and their gradients.
+
+    Args:
+        module: The phase's module, made ``without_memory``; its parameters with ``requires_grad`` are trained.
+        task: Gives the loss.
+        batch: The micro-batch.
+        way: How the model computes it.
+        checkpointing: Activations are recomputed in the backward pass.
+
+    Returns:
+        Bytes. A gradient counts only until it is complete: then it belongs to the gradients.
+    """
+    hooks = [p.register_post_accumulate_grad_hook(_forget) for p in module.parameters() if p.requires_grad]
+    with ExitStack() as stack:
+        stack.enter_context(computing(module.model, way))
+        if checkpointing:
+            stack.enter_context(models.recomputed_activations(module.model))
+        stack.enter_context(without_memory())
+        alive: _Alive = stack.enter_context(_Alive(module))
+        task.step(module.train(), batch.to(models.device()))["loss"].backward()  # type: ignore[no-untyped-call]
+    for hook in hooks:
+        hook.remove()
+    return alive.most
+
+
+def _forget(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that operations make while it is on, as long as they live.
+
+    Args:
+        module: Its parameters and buffers are there already.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in [*module.parameters(), *module.buffers()])
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:  # a view, or changed in place
+            return
+        self._known.add(storage)
+        self.now += storage.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._gone, storage.nbytes())
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
