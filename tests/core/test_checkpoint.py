@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.core import checkpoint
@@ -44,10 +44,13 @@ def test_all_files_get_the_users_mode(tmp_path):
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_any_changed_byte_is_noticed(tmp_path, data):
-    parent = tmp_path / "checkpoints"
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_any_changed_byte_is_noticed(tmp_path, times):
+    often = settings(max_examples=250 * times, deadline=None, database=None)
+    often(given(st.data())(lambda data: broken_and_noticed(tmp_path / "checkpoints", data)))()
+
+
+def broken_and_noticed(parent, data):
     shutil.rmtree(parent, ignore_errors=True)
     write(parent, 1)
     folder = write(parent, 2)
