@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -128,7 +129,7 @@ class Wandb:
     def begin(self, history: Sequence[Line], seconds: float) -> None:
         """Open the run, and send what it has not got; see ``Tracker``."""
         wandb, phase = _wandb(), self._state.parent
-        self._id, self._sent = (_read(self._state) if history else None) or (wandb.util.generate_id(), 0)
+        self._id, self._sent = (_read(self._state) if history else None) or (secrets.token_hex(4), 0)
         with _told():
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "rlhf"),
