@@ -123,6 +123,6 @@ def test_the_real_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     project = in_sittings(tmp_path, "wandb")
     state = json.loads((project.folder / "sft/wandb.json").read_text())
     assert state["lines"] == len(lines(project))
-    # one for each sitting, named by the second
+    # a folder for each sitting, named by its second and the run
     folders = [path.name for path in (project.folder / "sft/wandb").glob("offline-run-*")]
-    assert folders and all(name.endswith(state["id"]) for name in folders)
+    assert folders and all(state["id"] in name for name in folders)
