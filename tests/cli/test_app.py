@@ -199,7 +199,7 @@ def test_the_options_of_a_verb():
     }
     shared = ["--offline", "--recipe", "--set", "-r"]
     ranks = ["--gpus", "--ranks", "--nnodes", "--node-rank", "--main-address", "--hostfile"]
-    trains = sorted([*shared, "--resume", "--max-time", "--overwrite", *ranks])
+    trains = sorted([*shared, "--resume", "--max-time", "--overwrite", "--dry-run", "--json", *ranks])
     assert found == {
         "prepare-data": sorted([*shared, "--overwrite", "--json", "--strict", "--preview", "--html"]),
         "sft": trains,
