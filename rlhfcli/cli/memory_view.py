@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhfcli.evaluation.report import Column, Table
@@ -46,7 +46,15 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         f"{batch['read']:,} {what} ({how}; {source}).",
         "Other: gradients on their way between ranks" + ("." if result["gpu"] else ", and the program itself."),
         f"Memory {where}: {result['room'] / 1e9:.2f} GB.",
+        *_offloaded(result),
     ]
+
+
+def _offloaded(result: Mapping[str, Any]) -> Iterator[str]:
+    moved = [stage for stage in result["stages"] if stage["host"]]
+    if moved:
+        sizes = ", ".join(f"{stage['host'] / 1e9:.2f} GB at stage {stage['stage']}" for stage in moved)
+        yield f"Offloaded to the host's memory, for each rank besides: {sizes}."
 
 
 def next_steps(command: str, results: Sequence[Mapping[str, Any]]) -> list[str | tuple[str, str]]:

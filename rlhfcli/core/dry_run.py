@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhfcli.core import model as models
 from rlhfcli.core import trace
 from rlhfcli.core.bench import memory_limit_gb, peak_gb
-from rlhfcli.core.memory import STAGES, Needs, estimate, offloads
+from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.steps import largest_micro_batch, plan_steps
@@ -95,8 +95,20 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
         "prepared": not isinstance(project.prepared, Assumed),
         "zero_stage": recipe.deepspeed.zero_stage,
         "room": space,
-        "stages": [vars(choice) | {"device": choice.device, "fits": choice.device <= space} for choice in choices],
+        "stages": [
+            vars(choice) | {"device": choice.device, "fits": needed(choice, needs.gpu) <= space} for choice in choices
+        ],
     }
+
+
+def needed(choice: Memory, gpu: bool) -> float:
+    """Bytes that have to fit into the room of a rank: on a CPU what is offloaded comes from the same memory.
+
+    Args:
+        choice: What a stage needs.
+        gpu: Whether the device has memory of its own.
+    """
+    return choice.device if gpu else choice.device + choice.host
 
 
 def room(here: int) -> float:

@@ -128,6 +128,8 @@ class Terminal:
             stderr=slave,
             env=environment,
             start_new_session=True,
+            # a suite that a shell has put into the background ignores Ctrl-C, and so would what it starts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(slave)
         self.seen = ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 
 import pytest
 
-from rlhfcli.core.shares import cut, divide, passes, share_of
+from rlhfcli.core.shares import ahead, cut, divide, passes, share_of
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.data.encoded import EncodedDialogue
 
@@ -54,3 +55,30 @@ def test_a_rank_without_work_repeats_the_shortest_row_which_does_not_count() -> 
 def test_the_largest_goes_first_to_whoever_has_the_least() -> None:
     lengths = [10, 9, 8, 7, 6, 5]
     assert divide([[k] for k in range(6)], lengths, 2) == [[[0], [3], [4]], [[1], [2], [5]]]
+
+
+def test_results_are_made_one_ahead_and_in_order() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> int:
+        made.append(number)
+        return 10 * number
+
+    results = ahead(make, range(4))
+    assert next(results) == 0
+    for thread in threading.enumerate():
+        if thread.name == "batches":
+            thread.join()
+    assert made == [0, 1]  # the next one is there, and no more
+    assert list(results) == [10, 20, 30]
+    assert list(ahead(make, [])) == []
+
+
+def test_an_error_in_the_background_is_raised_when_its_result_is_due() -> None:
+    def make(number: int) -> int:
+        return 6 // (2 - number)
+
+    results = ahead(make, range(4))
+    assert [next(results), next(results)] == [3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rlhfcli.cli import memory_view
 from rlhfcli.core import dry_run as dry
 from rlhfcli.core import model as models
 from rlhfcli.core import phases, trace
+from rlhfcli.core.memory import Needs, estimate
 from rlhfcli.core.ways import Way
 from tests.core import families
 from tests.core.test_phases import _project
@@ -91,3 +93,19 @@ def test_data_that_is_not_prepared_is_assumed_to_fill_the_micro_batch(tmp_path):
     assert found["micro_batch"] == {"tokens": 96, "examples": 3, "read": 93} and not found["prepared"]
     pairs = dry.Assumed(96, 32, families.VOCABULARY).pairs("train")
     assert len(pairs) == 3 and all(len(pair.sequences[0]) == 20 for pair in pairs)
+
+
+def test_what_is_offloaded_has_to_fit_as_well_where_there_is_one_memory():
+    moved = estimate(Needs(trained=1000, frozen=0, buffers=0, activations=0), 3, 2, "all")
+    assert moved.host > 0
+    assert dry.needed(moved, gpu=True) == moved.device
+    assert dry.needed(moved, gpu=False) == moved.device + moved.host
+
+
+def test_the_table_says_what_is_offloaded(tmp_path):
+    project = _project(tmp_path, deepspeed={"zero_stage": 3, "offload": "all"})
+    result = dry.dry_run(project, "sft", 2, 2)
+    note = memory_view.table(result).note
+    assert "Offloaded to the host's memory, for each rank besides: 0.00 GB at stage 3." in note
+    plain = dry.dry_run(_project(tmp_path, deepspeed={"zero_stage": 3}), "sft", 2, 2)
+    assert "Offloaded" not in memory_view.table(plain).note
