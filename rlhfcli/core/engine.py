@@ -60,6 +60,8 @@ class Engine:
         self._last_norm = float("nan")
         if self.zero_stage == 0:
             self._clip_ourselves(phase.max_grad_norm)
+            # with nobody to exchange gradients with DeepSpeed would still copy each of them twice, once a step
+            self.engine.enable_backward_allreduce = world_size() > 1
 
     @property
     def device(self) -> torch.device:
