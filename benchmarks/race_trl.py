@@ -152,7 +152,10 @@ def _memory(what: str) -> float:
 
 
 def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> None:
-    """rlhf's own loop, engine and task, on the rows of the job."""
+    """rlhf's own loop, engine and task, on the rows of the job, in a process prepared as ``rlhf reward`` does it."""
+    from rlhfcli import launch
+
+    launch.in_this_process()
     from rlhfcli.core import model as models
     from rlhfcli.core.phases import Parts, Project, started
     from rlhfcli.core.reward_model import RewardModel

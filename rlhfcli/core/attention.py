@@ -1,10 +1,8 @@
 """Attention over token trees, registered with transformers as ``rlhf_trees``.
 
-Only attention has to know where the branches of a forest are; every other layer works token by token. Each branch is a
-small problem of its own: its queries are its new tokens, its keys its whole path from the root, and a token sees the
-keys up to its own position. A ``Plan`` gathers branches of similar shape into a rectangle just for the kernel, and
-scatters the results back. A shared key is gathered for each branch that sees it, but its gradient is summed where it
-stands in the row: the result is exact.
+Only attention has to know where the branches of a forest are; every other layer works token by token. A ``Plan``
+gathers branches of similar shape into a rectangle just for the kernel, and scatters the results back. A shared key is
+gathered for each branch that sees it, but its gradient is summed where it stands in the row: the result is exact.
 
 transformers lets a model take its attention from a registry; the plan travels as a keyword argument of the forward
 call.
@@ -14,118 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from rlhfcli.core.forest import Forest
+from rlhfcli.core import cpu_attention
+from rlhfcli.core.plan import Plan
 
 TREES = "rlhf_trees"
 _UNKNOWN = ("position_bias", "s_aux")  # what some families' attention adds to the plain one
-# rows of so many tokens are faster without torch's CPU flash kernel, whose backward pass is slow in bf16 (measured on
-# two cores with AVX-512: 4 times at 90 tokens in bf16, 1.15 times in float32; beyond these lengths it wins)
-_SHORT = {torch.float32: 128, torch.bfloat16: 512, torch.float16: 0, torch.float64: 0}
-
-
-@dataclass(frozen=True)
-class Branches:
-    """Branches of similar shape, as a rectangle. Filling cells repeat the first token of the row; nobody looks at them.
-
-    Args:
-        queries: ``(branches, q)`` which tokens of the row ask.
-        keys: ``(branches, k)`` which tokens they can see: their path.
-        positions: ``(branches, q)``, or ``(1, q)`` where all are alike: the place of each query on its path.
-        roots: All ask from the root on, so that queries and keys are the same and attention is plainly causal.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    positions: Tensor
-    roots: bool
-
-    def to(self, device: torch.device | str) -> Branches:
-        """The same on another device."""
-        return Branches(self.queries.to(device), self.keys.to(device), self.positions.to(device), self.roots)
-
-    def sees(self, window: int | None) -> Tensor:
-        """``(branches or 1, 1, q, k)`` true where a query sees a key: at or before it, and in the sliding window."""
-        distance = self.positions[:, None, :, None] - torch.arange(self.keys.shape[1], device=self.keys.device)
-        return distance >= 0 if window is None else (distance >= 0) & (distance < window)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where the tokens of a forest stand during attention.
-
-    Args:
-        groups: Its branches.
-        scatter: ``(tokens,)`` for each token of the row, its query cell in the concatenation of all groups.
-        positions: ``(tokens,)`` as in the forest.
-        ends: ``(tokens,)`` as in the forest.
-        masks: What ``flex`` makes of them, by window.
-    """
-
-    groups: tuple[Branches, ...]
-    scatter: Tensor
-    positions: Tensor
-    ends: Tensor
-    masks: dict[int | None, BlockMask] = field(default_factory=dict, compare=False)
-
-    def to(self, device: torch.device | str) -> Plan:
-        """The same on another device."""
-        groups = tuple(group.to(device) for group in self.groups)
-        return Plan(groups, self.scatter.to(device), self.positions.to(device), self.ends.to(device))
-
-
-def make_plan(forest: Forest) -> Plan:
-    """Group the branches of a forest into rectangles.
-
-    A branch that shares less than half of its path asks with the whole path, and what the shared tokens get is thrown
-    away: without a mask the causal kernels skip half of the cells, with one they compute them all.
-
-    Args:
-        forest: The sequences.
-
-    Returns:
-        The plan.
-    """
-    scatter = torch.empty(len(forest.ids), dtype=torch.long)
-    groups, offset = [], 0
-    asking = forest.shared.where(forest.shared * 2 >= forest.lengths, 0)  # each path's first query
-    new = forest.shared < forest.lengths
-    for members in chain(_alike(forest.lengths, new & (asking == 0)), _alike(forest.lengths, new & (asking > 0))):
-        lengths, first = forest.lengths[members, None], asking[members, None]
-        positions = first + torch.arange(int((lengths - first).max()))
-        real = positions < lengths
-        positions = positions.where(real, 0)
-        paths = forest.index[members, : int(lengths.max())]
-        queries = paths.gather(1, positions).where(real, 0)
-        own = real & (positions >= forest.shared[members, None])
-        scatter[queries[own]] = offset + torch.arange(own.numel()).view_as(own)[own]
-        offset += real.numel()
-        roots = not first.any()
-        groups.append(Branches(queries, paths, torch.arange(real.shape[1])[None] if roots else positions, roots))
-    return Plan(tuple(groups), scatter, forest.positions, forest.ends)
-
-
-def _alike(lengths: Tensor, chosen: Tensor) -> Iterator[Tensor]:
-    """The chosen sequences in groups, no path shorter than two thirds of the group's longest.
-
-    Measured with pairs of HH on a CPU: with half the longest, there is more filling and a step is 2 % (OPT-125M) to
-    12 % (the tiny model's shape) slower; grouping by the number of queries as well wins nothing.
-    """
-    rows = chosen.nonzero().squeeze(1)
-    rows = rows[lengths[rows].argsort(descending=True, stable=True)]
-    while len(rows):
-        count = int((lengths[rows] * 3 >= lengths[rows[0]] * 2).sum())
-        yield rows[:count]
-        rows = rows[count:]
 
 
 def tree_attention(
@@ -159,13 +57,18 @@ def tree_attention(
         return result, None
     refuse_unknown(options)
     window = options.pop("sliding_window", None)
+    query, key, value = _in_one_precision(query, key, value)
+    longest = max(group.keys.shape[1] for group in plan.groups)
+    plain = not options.get("softcap") and not options.get("dropout")
+    if query.device.type == "cpu" and plain and longest <= cpu_attention.LONGEST.get(query.dtype, 0):
+        scale = options.get("scaling") or query.shape[-1] ** -0.5
+        return cpu_attention.attend(query, key, value, plan, window=window, scale=scale), None
     options["is_causal"] = None
     results = []
     for group in plan.groups:
         rows = _gather(query, group.queries), _gather(key, group.keys), _gather(value, group.keys)
         longest = group.keys.shape[1]
-        short = query.device.type == "cpu" and longest <= _SHORT[query.dtype]
-        if short or options.get("softcap"):  # torch's kernels know no soft cap
+        if options.get("softcap"):  # torch's kernels know none
             result = _written_out(rows, group.sees(window), options)
         else:  # without a mask the kernel is causal by itself, and faster
             mask = None if group.roots and not (window and longest > window) else group.sees(window)
@@ -179,6 +82,13 @@ def refuse_unknown(options: dict[str, Any]) -> None:
     unknown = [name for name in _UNKNOWN if options.get(name) is not None]
     if unknown:  # left out they would change the result, by too little for a small probe to notice
         raise ValueError(f"its attention has {unknown[0]}")
+
+
+def _in_one_precision(*parts: Tensor) -> Iterator[Tensor]:
+    """What autocast would do: a family's norms of queries and keys may leave them in float32, beside lower values."""
+    kind = parts[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parts[0].dtype
+    return (part.to(dtype) for part in parts)
 
 
 def _written_out(rows: tuple[Tensor, Tensor, Tensor], sees: Tensor, options: dict[str, Any]) -> Tensor:

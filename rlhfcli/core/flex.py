@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
-from rlhfcli.core.attention import TREES, Plan, attention, refuse_unknown, tree_attention
+from rlhfcli.core.attention import TREES, attention, refuse_unknown, tree_attention
 from rlhfcli.core.layout import lay_out
+from rlhfcli.core.plan import Plan
 
 FLEX = "rlhf_trees_flex"
 BLOCK = 128
@@ -45,8 +46,9 @@ def block_mask(plan: Plan, window: int | None = None) -> BlockMask:
     Returns:
         The mask.
     """
-    if window in plan.masks:
-        return plan.masks[window]
+    if ("flex", window) in plan.derived:
+        found: BlockMask = plan.derived["flex", window]
+        return found
     ends, positions, count = plan.ends, plan.positions, len(plan.ends)
     cells = torch.arange(-(-count // BLOCK) * BLOCK, device=ends.device).clamp(max=count - 1).view(-1, BLOCK)
     first, last = cells[:, :1], cells[:, -1:]
@@ -58,10 +60,11 @@ def block_mask(plan: Plan, window: int | None = None) -> BlockMask:
         full = full & (path.amax(1)[:, None] - path.amin(1) < window)
     full = earlier & full
     partly = (first == first.T) | (earlier & some & ~full)
-    plan.masks[window] = BlockMask.from_kv_blocks(
+    mask = BlockMask.from_kv_blocks(
         *_listed(partly), *_listed(full), BLOCK_SIZE=BLOCK, mask_mod=_rule(plan, window), seq_lengths=(count, count)
     )
-    return plan.masks[window]
+    plan.derived["flex", window] = mask
+    return mask
 
 
 def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:

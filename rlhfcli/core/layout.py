@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhfcli.core.attention import TREES, Plan, attention, make_plan
+from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.forest import grow, rectangle
+from rlhfcli.core.plan import Plan, make_plan
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import flex_attention as torch_flex
 
 from rlhfcli.core import flex, ways
-from rlhfcli.core.attention import TREES, Plan, make_plan, tree_attention
+from rlhfcli.core.attention import TREES, tree_attention
 from rlhfcli.core.forest import grow
+from rlhfcli.core.plan import Plan, make_plan
 from rlhfcli.core.tree_mask import sees
 from tests.core import families
 from tests.core.test_layout import FORESTS

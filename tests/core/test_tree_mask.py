@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from transformers import AutoModelForCausalLM
 
 from rlhfcli.core import layout
-from rlhfcli.core.attention import make_plan
 from rlhfcli.core.forest import grow
 from rlhfcli.core.measure import measure_dialogues
 from rlhfcli.core.model import recomputed_activations
+from rlhfcli.core.plan import make_plan
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.tree_mask import MASK_TOKENS, attention_mask, masked, sees, why_no_mask
 from rlhfcli.core.ways import MASK, Way, way_of
