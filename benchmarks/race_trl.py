@@ -157,10 +157,11 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
 
     launch.in_this_process()
     from rlhfcli.core import model as models
+    from rlhfcli.core.causal_lm import CausalLM
     from rlhfcli.core.phases import Parts, Project, started
     from rlhfcli.core.reward_model import RewardModel
     from rlhfcli.core.reward_task import RewardTask
-    from rlhfcli.core.tasks import CausalLM, SftTask
+    from rlhfcli.core.tasks import SftTask
     from rlhfcli.core.ways import way_of
     from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
     from rlhfcli.recipe.schema import Recipe

@@ -22,10 +22,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlhfcli.core.plan import Branches, Plan
+from rlhfcli.core.plan import BLOCK, Branches, Plan
 
 LONGEST = {torch.float32: 1024, torch.bfloat16: 1024}  # longer rows: torch's kernel, which keeps no square
-_BLOCK = 128  # queries at once: 64 to 256 are about equally fast
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,8 @@ class _Rows:
         branches, q = group.queries.shape
         sees = group.sees(window)
         blocks = []
-        for first in range(0, q, _BLOCK):
-            queries = slice(first, min(first + _BLOCK, q))
-            keys = int(group.positions[:, queries].max()) + 1
+        for number, keys in enumerate(group.reach):
+            queries = slice(number * BLOCK, min(number * BLOCK + BLOCK, q))
             seen = sees[:, :, queries, :keys]
             blocks.append(_Block(queries, keys, torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)))
         shape = branches * key_heads, heads // key_heads, q

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.core import layout
+from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.tasks import CausalLM
 from rlhfcli.core.ways import computing, way_of
 
 EXAMPLES = 32

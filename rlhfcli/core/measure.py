@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.shares import Share
-from rlhfcli.core.tasks import Batch, CausalLM, Forward, SftTask, Task
+from rlhfcli.core.tasks import Batch, Forward, SftTask, Task
 from rlhfcli.core.ways import computing, way_of
 from rlhfcli.data.encoded import EncodedDialogue
 
@@ -100,7 +101,8 @@ def measure_dialogues(
     way = way_of(model)
     task = SftTask(dialogues, loss_on, packed=way.packed, pad_id=model.config.pad_token_id or 0)
     groups = task.cut(range(len(dialogues)), way.fitting(micro_batch_tokens))
+    module = CausalLM(model, bf16=bf16, head_apart=way.head_apart)
     with computing(model, way):
-        figures = measure(task, CausalLM(model, bf16=bf16), [task.collate(group) for group in groups], model.device)
+        figures = measure(task, module, [task.collate(group) for group in groups], model.device)
     tokens = int(figures["weight"])
     return LanguageSums(figures["loss"] * tokens, tokens, round(figures["token_accuracy"] * tokens))

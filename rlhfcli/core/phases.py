@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from rlhfcli.core import cards, extensions, lora
 from rlhfcli.core import model as models
+from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.export import Adapter, as_reward_model, save_model
 from rlhfcli.core.loop import Loop, Result
@@ -20,7 +21,7 @@ from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.resume import Checkpoints, Sitting
 from rlhfcli.core.reward_model import RewardModel, new_reward_model
 from rlhfcli.core.reward_task import RewardTask
-from rlhfcli.core.tasks import CausalLM, SftTask
+from rlhfcli.core.tasks import SftTask
 from rlhfcli.core.ways import Way, computing, fastest, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.progress import Sink
@@ -120,7 +121,7 @@ def sft_parts_of(project: Project, model: Any, way: Way) -> Parts:
         for part in ("train", "validation")
     )
     adapter = _adapt(model, phase, recipe.model.name, "CAUSAL_LM")
-    module = CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype))
+    module = CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype), head_apart=way.head_apart)
     return Parts(way.fitted(phase), module, (train, validation), adapter, way)
 
 
@@ -207,8 +208,9 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
         if wait:
             sink.note(wait)
         way = fastest(parts.way, module)
-        stack.enter_context(computing(module.model, way))
-        if recipe.model.gradient_checkpointing:
+        recomputing = recipe.model.gradient_checkpointing
+        stack.enter_context(computing(module.model, way.whole() if recomputing else way))
+        if recomputing:
             stack.enter_context(models.recomputed_activations(module.model))
         with sink.stage("laying out the batches"):
             loop = Loop(recipe, parts.phase, train, validation, project.folder / train.name, sink)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhfcli.core import layout
+from rlhfcli.core.last_layer import each_once, reading
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.model import computes_bf16, is_reward_model, load_config, load_for_scoring
@@ -72,11 +73,12 @@ class RewardModel(nn.Module):
         """Draw a new head from N(0, 1 / (hidden + 1)), so that first scores are about one (arXiv 2009.01325)."""
         nn.init.normal_(self.score.weight, std=1 / math.sqrt(self.score.in_features + 1))
 
-    def forward(self, at: Tensor, **inputs: Any) -> Tensor:
+    def forward(self, at: Tensor, read: Tensor | None = None, **inputs: Any) -> Tensor:
         """Scores at chosen tokens.
 
         Args:
             at: ``(n,)`` indices into the flattened batch.
+            read: The same, each once.
             inputs: What ``Layout.inputs`` gives.
 
         Returns:
@@ -84,7 +86,8 @@ class RewardModel(nn.Module):
         """
         backbone = getattr(self.model, self.model.base_model_prefix)
         kind = at.device.type
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bf16):
+        tokens = inputs["input_ids"].numel()
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bf16), reading(self.model, read, tokens):
             hidden = backbone(**inputs).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, at)
         with torch.autocast(kind, enabled=False):
@@ -118,7 +121,8 @@ class RewardModel(nn.Module):
         batch = layout.lay_out(sequences, packed=packed, pad_id=self.config.pad_token_id or 0)
         places, segments = spans(batch.lengths - 1 if first is None else torch.tensor(first), batch.lengths)
         target = self.score.weight.device
-        scores = self(batch.index[segments, places].to(target), **batch.to(target).inputs())
+        at = batch.index[segments, places]
+        scores = self(at.to(target), each_once(at).to(target), **batch.to(target).inputs())
         return mean_by_segment(scores, segments.to(target), len(sequences)).cpu()
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core import losses
+from rlhfcli.core.last_layer import each_once
 from rlhfcli.core.layout import Layout, lay_out
 from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.reward_model import spans
@@ -77,7 +78,7 @@ class RewardTask:
             begins = answers if self.pooling == "mean" else batch.lengths - 1
             places, target = spans(begins, batch.lengths)
             at = batch.index[target, places]
-        return Batch(batch, at, target, len(pairs), tuple(rows), extra)
+        return Batch(batch, at, each_once(at), target, len(pairs), tuple(rows), extra)
 
     def weight(self, batch: Batch) -> int:
         """Number of preferences."""
@@ -85,7 +86,7 @@ class RewardTask:
 
     def step(self, forward: Forward, batch: Batch) -> Sums:
         """Sums of the loss, right rankings (a tie is half right) and scores, each a mean over a preference's order."""
-        scores = forward(at=batch.at, **batch.layout.inputs())
+        scores = forward(**batch.inputs())
         sequences, extra = len(batch.layout.lengths), batch.extra
         margin = extra["margin"] if self.loss.margin else None
         if self.pooling == "tokenwise":

@@ -14,15 +14,15 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlhfcli.core import losses
+from rlhfcli.core.last_layer import each_once
 from rlhfcli.core.layout import Layout, lay_out
 from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.reward_model import spans
 from rlhfcli.data.encoded import EncodedDialogue
 
-Forward = Callable[..., Tensor]
+Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Batch:
     Args:
         layout: Their tokens.
         at: Indices into the flattened tokens of what is read: where a label is predicted, or a score looked at.
+        read: The same, each once.
         target: What belongs to each: the label of a prediction; for scores, which pooled value it goes into.
         examples: How many examples.
         rows: Which examples, by their number in the data.
@@ -40,16 +41,21 @@ class Batch:
 
     layout: Layout
     at: Tensor
+    read: Tensor
     target: Tensor
     examples: int
     rows: tuple[int, ...]
     extra: dict[str, Tensor] = field(default_factory=dict)
 
+    def inputs(self) -> dict[str, Any]:
+        """Keyword arguments of the model's forward pass."""
+        return {"at": self.at, "read": self.read} | self.layout.inputs()
+
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
         extra = {name: tensor.to(device) for name, tensor in self.extra.items()}
-        moved = self.layout.to(device), self.at.to(device), self.target.to(device)
-        return Batch(*moved, self.examples, self.rows, extra)
+        at, read, target = (each.to(device) for each in (self.at, self.read, self.target))
+        return Batch(self.layout.to(device), at, read, target, self.examples, self.rows, extra)
 
 
 Sums = dict[str, Tensor]  # scalars that may be added up over batches; "loss" is among them
@@ -94,29 +100,6 @@ class KnowsOrigins(Protocol):
 def origin_of(examples: object, row: int) -> str:
     """Where an example came from, else its number."""
     return examples.origin(row) if isinstance(examples, KnowsOrigins) else f"training example {row}"
-
-
-class CausalLM(nn.Module):
-    """A language model that computes logits only where somebody asks for them.
-
-    Args:
-        model: A transformers ``…ForCausalLM``.
-        bf16: Compute in bfloat16 (the weights stay as they are).
-    """
-
-    def __init__(self, model: Any, *, bf16: bool = False) -> None:
-        super().__init__()
-        self.model = model
-        self.bf16 = bf16
-
-    def forward(self, at: Tensor, **inputs: Any) -> Tensor:
-        """Logits at chosen tokens: ``(n,)`` indices into the flattened batch to ``(n, vocabulary)``."""
-        with torch.autocast(at.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            if "plan" in inputs:  # one row: the family's own forward can pick tokens before its head
-                logits: Tensor = self.model(**inputs, logits_to_keep=at).logits[0]
-                return logits
-            logits = self.model(**inputs).logits
-            return logits.flatten(0, 1).index_select(0, at)
 
 
 class SftTask:
@@ -166,7 +149,8 @@ class SftTask:
         sequence, begins, ends = torch.tensor(learnt, dtype=torch.long).reshape(-1, 3).unbind(1)
         places, which = spans(begins, ends)
         labels = batch.ids.flatten()[batch.index[sequence[which], places]]
-        return Batch(batch, batch.index[sequence[which], places - 1], labels, len(rows), tuple(rows))
+        at = batch.index[sequence[which], places - 1]
+        return Batch(batch, at, each_once(at), labels, len(rows), tuple(rows))
 
     def _learnt(self, dialogue: EncodedDialogue) -> list[tuple[int, int]]:
         return dialogue.spans if self.loss_on == "assistant" else [(0, len(dialogue.ids))]
@@ -177,7 +161,7 @@ class SftTask:
 
     def step(self, forward: Forward, batch: Batch) -> Sums:
         """Summed cross entropy and the number of right predictions."""
-        loss, correct = losses.next_token(forward(at=batch.at, **batch.layout.inputs()), batch.target)
+        loss, correct = forward(**batch.inputs(), labels=batch.target)
         return {"loss": loss, "correct": correct}
 
     def summary(self, sums: dict[str, float], weight: int) -> dict[str, float]:

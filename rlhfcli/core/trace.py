@@ -46,7 +46,7 @@ def activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkpo
     """
     hooks = [p.register_post_accumulate_grad_hook(_forget) for p in module.parameters() if p.requires_grad]
     with ExitStack() as stack:
-        stack.enter_context(computing(module.model, way))
+        stack.enter_context(computing(module.model, way.whole() if checkpointing else way))
         if checkpointing:
             stack.enter_context(models.recomputed_activations(module.model))
         stack.enter_context(without_memory())

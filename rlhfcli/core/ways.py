@@ -17,6 +17,8 @@ from typing import Any
 
 from rlhfcli.core import flex, layout
 from rlhfcli.core.attention import TREES, attention
+from rlhfcli.core.causal_lm import head_is_apart
+from rlhfcli.core.last_layer import narrowable, narrowed
 from rlhfcli.core.tree_mask import MASK_TOKENS, masked, why_no_mask
 from rlhfcli.recipe.schema import Phase
 
@@ -31,11 +33,19 @@ class Way:
         packed: As token trees, or as a padded rectangle.
         attention: The registered function that computes attention, ``MASK``, or ``None``: the family's own.
         note: The same for people, with the reason for what is not the fastest.
+        narrowed: Linear layers of the last layer that compute only the tokens that are read (see ``last_layer``).
+        head_apart: The head of a language model may be computed in parts (see ``causal_lm``).
     """
 
     packed: bool
     attention: str | None
     note: str
+    narrowed: tuple[str, ...] = ()
+    head_apart: bool = False
+
+    def whole(self) -> Way:
+        """The same with a whole last layer: what recomputes activations does not know any more which ones are read."""
+        return replace(self, narrowed=())
 
     def fitting(self, tokens: int) -> int:
         """How many of so many tokens one row should hold: a mask has their square of cells."""
@@ -55,13 +65,14 @@ def way_of(model: Any) -> Way:
     Returns:
         The fastest way that gives the right results.
     """
+    more: Any = {"narrowed": narrowable(model), "head_apart": head_is_apart(model)}
     why = layout.why_padded(model)
     if why is None:
-        return Way(packed=True, attention=TREES, note="token trees")
+        return Way(packed=True, attention=TREES, note="token trees", **more)
     reason = why_no_mask(model.config) or _why_wrong(model)
     if reason is None:
-        return Way(packed=True, attention=MASK, note=f"token trees as a 4-D mask: {why}")
-    return Way(packed=False, attention=None, note=f"padded: {why}")
+        return Way(packed=True, attention=MASK, note=f"token trees as a 4-D mask: {why}", **more)
+    return Way(packed=False, attention=None, note=f"padded: {why}", **more)
 
 
 def _why_wrong(model: Any) -> str | None:
@@ -93,5 +104,5 @@ def fastest(way: Way, module: Any) -> Way:
 @contextmanager
 def computing(model: Any, way: Way) -> Iterator[None]:
     """Let a transformers model compute in a certain way for a while."""
-    with masked(model) if way.attention == MASK else attention(model, way.attention):
+    with narrowed(model, way.narrowed), masked(model) if way.attention == MASK else attention(model, way.attention):
         yield

@@ -44,5 +44,6 @@ def _keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     if mallopt:
         mallopt(_TRIM_THRESHOLD, -1)
-        if not mallopt(_MMAP_THRESHOLD, 2**31 - 1):
-            mallopt(_MMAP_THRESHOLD, 2**25)  # the most that older ones take
+        # DeepSpeed's buckets are larger, and would leave holes of their size; older ones take 2**25 at most
+        if not mallopt(_MMAP_THRESHOLD, 2**30):
+            mallopt(_MMAP_THRESHOLD, 2**25)

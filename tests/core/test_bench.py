@@ -9,9 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlhfcli.core import bench, lora
+from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.reward_task import RewardTask
-from rlhfcli.core.tasks import CausalLM, SftTask
+from rlhfcli.core.tasks import SftTask
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.recipe.schema import Lora, Reward
 from tests.core import families

@@ -44,7 +44,7 @@ class Contrary(Data):
 
 def contrary(folder: Path, by: str = "loss", **changes: Any) -> phases.Project:
     """Eleven steps, evaluated after 4 and 8 and in the end."""
-    stage, phase = changes.pop("stage", 1), {"learning_rate": 3e-2} | changes.pop("phase", {})
+    stage, phase = changes.pop("stage", 1), {"learning_rate": 5e-3} | changes.pop("phase", {})
     plan = {"best_by": by} | changes.pop("checkpoint", {})
     return _project(folder, data=Contrary(), checkpoint=plan, **settings(stage, **phase), **changes)
 

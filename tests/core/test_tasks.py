@@ -11,10 +11,11 @@ import torch.nn.functional as F
 
 from rlhfcli.core import layout
 from rlhfcli.core.attention import TREES, attention
+from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.measure import measure, measure_dialogues
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.reward_task import RewardTask, compared
-from rlhfcli.core.tasks import CausalLM, SftTask
+from rlhfcli.core.tasks import SftTask
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.recipe.schema import Reward
 from tests.core import families

@@ -1,0 +1,106 @@
+"""The language model as phase 1 trains it: logits only where a label is, and some at a time where they are many.
+
+A vocabulary has 50,000 to 250,000 tokens: the logits of one micro-batch, their softmax and its gradient may take more
+memory than all the rest. Those of tokens that are not learnt are never made. Where the others are very many, the head
+and the loss are computed for some targets at a time, and once more in the backward pass: memory for one more product
+with the head's weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rlhfcli.core.last_layer import reading
+from rlhfcli.core.losses import next_token
+
+WHOLE = 2**27  # logits that are made at once; in float32 half a GiB, and as much again for softmax and gradients
+CHUNK = 2**25  # logits of a part, where there are more
+
+
+class CausalLM(nn.Module):
+    """A language model that computes logits only where somebody asks for them.
+
+    Args:
+        model: A transformers ``…ForCausalLM``.
+        bf16: Compute in bfloat16 (the weights stay as they are).
+        head_apart: The head may be computed apart from the rest (see ``head_is_apart``).
+    """
+
+    def __init__(self, model: Any, *, bf16: bool = False, head_apart: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.bf16 = bf16
+        self.head_apart = head_apart
+
+    def forward(
+        self, at: Tensor, read: Tensor | None = None, labels: Tensor | None = None, **inputs: Any
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits at chosen tokens, or their loss.
+
+        Args:
+            at: ``(n,)`` indices into the flattened batch.
+            read: The same, each once.
+            labels: ``(n,)`` what comes behind each of them.
+            inputs: What ``Layout.inputs`` gives.
+
+        Returns:
+            ``(n, vocabulary)`` logits; with labels, what ``losses.next_token`` makes of them.
+        """
+        autocast = torch.autocast(at.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        with autocast, reading(self.model, read, inputs["input_ids"].numel()):
+            if labels is not None and self.head_apart and len(at) * _vocabulary(self.model) > WHOLE:
+                return self._in_parts(at, labels, inputs)
+            if "plan" in inputs:  # one row: the family's own forward can pick tokens before its head
+                logits = self.model(**inputs, logits_to_keep=at).logits[0]
+            else:
+                logits = self.model(**inputs).logits.flatten(0, 1).index_select(0, at)
+            return logits if labels is None else next_token(logits, labels)
+
+    def _in_parts(self, at: Tensor, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        def loss_of(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return next_token(_logits(self.model, states), labels)
+
+        states = _backbone(self.model)(**inputs).last_hidden_state.flatten(0, 1)
+        size = max(1, CHUNK // _vocabulary(self.model))
+        parts = zip(at.split(size), labels.split(size), strict=True)  # type: ignore[no-untyped-call]
+        found = [checkpoint(loss_of, states.index_select(0, some), each, use_reentrant=False) for some, each in parts]
+        losses, correct = zip(*found, strict=True)
+        return torch.stack(losses).sum(), torch.stack(correct).sum()
+
+
+@torch.no_grad()
+def head_is_apart(model: Any) -> bool:
+    """Whether a model's logits are its head's, on the last hidden states, soft-capped where its config says so.
+
+    Tried on a few tokens: some families scale their logits besides.
+
+    Args:
+        model: A transformers model.
+    """
+    if model.get_output_embeddings() is None:
+        return False
+    ids = torch.tensor([[(7 * i + 1) % _vocabulary(model) for i in range(8)]], device=model.device)
+    try:
+        logits = model(ids, use_cache=False).logits
+        ours = _logits(model, _backbone(model)(ids, use_cache=False).last_hidden_state)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False
+    return logits.shape == ours.shape and bool((logits - ours).abs().max() <= 1e-5 * logits.abs().max())
+
+
+def _logits(model: Any, states: Tensor) -> Tensor:
+    logits: Tensor = model.get_output_embeddings()(states)
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return cap * (logits / cap).tanh() if cap else logits
+
+
+def _backbone(model: Any) -> Any:
+    return getattr(model, model.base_model_prefix)
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.config.get_text_config().vocab_size)

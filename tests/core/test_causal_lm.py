@@ -1,0 +1,72 @@
+"""The head of a language model in parts: the same loss and gradients, with few logits at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GraniteConfig
+
+from rlhfcli.core import causal_lm
+from rlhfcli.core.causal_lm import CausalLM, head_is_apart
+from rlhfcli.core.tasks import SftTask
+from rlhfcli.core.ways import computing, way_of
+from rlhfcli.data.encoded import EncodedDialogue
+from tests.core import families
+
+DIALOGUES = [EncodedDialogue(ids, [(3, 8), (9, len(ids))]) for ids in families.token_ids([14, 11, 19], seed=2)]
+
+
+def _loss_and_gradients(model: Any, *, bf16: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor], list[int]]:
+    way, rows = way_of(model), []
+    task = SftTask(DIALOGUES, "assistant", packed=way.packed, pad_id=0)
+    head = model.get_output_embeddings().register_forward_hook(lambda _, args, out: rows.append(out[..., 0].numel()))
+    model.zero_grad()
+    with computing(model, way):
+        sums = task.step(CausalLM(model, bf16=bf16, head_apart=way.head_apart), task.collate(range(len(DIALOGUES))))
+        sums["loss"].backward()
+    head.remove()
+    return sums, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, rows
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_in_parts_it_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = families.causal_lm(family)
+    assert head_is_apart(model)
+    expected, gradients, _ = _loss_and_gradients(model)
+    monkeypatch.setattr(causal_lm, "WHOLE", 10 * families.VOCABULARY)
+    monkeypatch.setattr(causal_lm, "CHUNK", 7 * families.VOCABULARY)
+    sums, found, rows = _loss_and_gradients(model)
+    assert max(rows) == 7  # and once more each, in the backward pass
+    assert sum(rows) == 2 * sum(last - first for each in DIALOGUES for first, last in each.spans)
+    assert sums["correct"] == expected["correct"]
+    torch.testing.assert_close(sums["loss"], expected["loss"], rtol=1e-6, atol=0)
+    for name, gradient in gradients.items():
+        scale = gradients[name.replace("k_proj.bias", "k_proj.weight")].abs().max()
+        assert (found[name] - gradient).abs().max() <= 1e-5 * scale, name
+
+
+def test_in_parts_and_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = families.causal_lm("llama")
+    expected, gradients, _ = _loss_and_gradients(model, bf16=True)
+    monkeypatch.setattr(causal_lm, "WHOLE", 0)
+    monkeypatch.setattr(causal_lm, "CHUNK", 5 * families.VOCABULARY)
+    sums, found, _ = _loss_and_gradients(model, bf16=True)
+    torch.testing.assert_close(sums["loss"], expected["loss"], rtol=1e-5, atol=0)
+    for name, gradient in gradients.items():
+        assert (found[name] - gradient).norm() <= 2e-2 * gradient.norm(), name
+
+
+def test_a_family_that_scales_its_logits_computes_them_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GraniteConfig(**families._NEW, num_key_value_heads=2, logits_scaling=8.0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert not head_is_apart(model)
+    expected, _, _ = _loss_and_gradients(model)
+    monkeypatch.setattr(causal_lm, "WHOLE", 0)
+    assert torch.equal(_loss_and_gradients(model)[0]["loss"], expected["loss"])
+
+
+def test_a_reward_model_has_no_such_head() -> None:
+    assert not head_is_apart(families.classifier("opt"))

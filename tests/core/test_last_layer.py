@@ -1,0 +1,89 @@
+"""The last layer computes only what is read: the same states, the same gradients, for every family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhfcli.core import lora
+from rlhfcli.core.last_layer import narrowable, narrowed, reading
+from rlhfcli.core.layout import lay_out
+from rlhfcli.core.ways import computing, way_of
+from rlhfcli.recipe.schema import Lora
+from tests.core import families
+
+SEQUENCES = families.token_ids([19, 7, 12], seed=5)
+
+
+def _states_and_gradients(model: Any, rows: Tensor, read: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    way = way_of(model)
+    layout = lay_out(SEQUENCES, packed=way.packed, pad_id=0)
+    model.zero_grad()
+    with computing(model, way), reading(model, read, layout.ids.numel()):
+        backbone = getattr(model, model.base_model_prefix)
+        states = backbone(**layout.inputs()).last_hidden_state.flatten(0, 1)[rows]
+    (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
+    return states.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_the_tokens_that_are_read_and_all_gradients_are_the_same(family: str) -> None:
+    model, rows = families.causal_lm(family), torch.tensor([18, 3, 11])
+    assert narrowable(model)
+    expected, gradients = _states_and_gradients(model, rows, None)
+    states, found = _states_and_gradients(model, rows, rows)
+    torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
+    assert found.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        scale = gradients[name.replace("k_proj.bias", "k_proj.weight")].abs().max()
+        assert (found[name] - gradient).abs().max() <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("opt", {"self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"}),
+        ("llama", {"self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
+        ("gpt2", {"attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
+    ],
+)
+def test_keys_and_values_are_never_left_out(family: str, expected: set[str]) -> None:
+    assert set(narrowable(families.causal_lm(family))) == expected
+
+
+def test_rows_that_are_not_read_are_not_computed() -> None:
+    model = families.causal_lm("llama")
+    seen = []
+    down = model.model.layers[-1].mlp.down_proj
+    with narrowed(model, narrowable(model)):
+        down.register_forward_hook(lambda _, args, result: seen.append(result))
+        with reading(model, torch.tensor([2, 5]), tokens=9):
+            model(torch.arange(9)[None])
+        model(torch.arange(9)[None])  # nobody said what is read: all
+    assert seen[0][0].abs().sum(1).nonzero().flatten().tolist() == [2, 5]
+    assert seen[1][0].abs().sum(1).count_nonzero() == 9
+    assert "forward" not in vars(down)
+
+
+def test_where_most_tokens_are_read_nothing_is_left_out() -> None:
+    model = families.causal_lm("llama")
+    with narrowed(model, narrowable(model)), reading(model, torch.tensor([0, 1, 2, 4]), tokens=5):
+        states = model.model(torch.arange(5)[None]).last_hidden_state
+    torch.testing.assert_close(states, model.model(torch.arange(5)[None]).last_hidden_state)
+
+
+def test_layers_with_an_adapter() -> None:
+    model, rows = families.causal_lm("opt"), torch.tensor([4, 10])
+    names = narrowable(model)
+    lora.inject(model, Lora())
+    for _, layer in lora.adapted_layers(model):
+        torch.nn.init.normal_(layer.lora_b, std=0.1)
+    expected, gradients = _states_and_gradients(model, rows, None)
+    states, found = _states_and_gradients(model, rows, rows)
+    assert names
+    torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients.items():
+        assert (found[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max() + 1e-9, name
