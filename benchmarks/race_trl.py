@@ -162,7 +162,7 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     from rlhfcli.core.reward_model import RewardModel
     from rlhfcli.core.reward_task import RewardTask
     from rlhfcli.core.tasks import SftTask
-    from rlhfcli.core.ways import way_of
+    from rlhfcli.core.ways import fastest, way_of
     from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
     from rlhfcli.recipe.schema import Recipe
 
@@ -177,12 +177,12 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     if options.task == "sft":
         examples = [EncodedDialogue(row["ids"], [(begin, end) for begin, end in row["spans"]]) for row in rows]
         module: Any = CausalLM(models.load_causal_lm(job["model"]), bf16=options.dtype == "bf16")
-        way = way_of(module.model)
+        way = fastest(way_of(module.model), module.model, bf16=module.bf16)
         task, few = (SftTask(part, "assistant", packed=way.packed, pad_id=PAD) for part in (examples, examples[:2]))
     else:
         pairs = [EncodedPreference.pair(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
         module = RewardModel(models.load_for_scoring(recipe.model, job["model"]), bf16=options.dtype == "bf16")
-        way = way_of(module.model)
+        way = fastest(way_of(module.model), module.model, bf16=module.bf16)
         task, few = (RewardTask(part, recipe.reward, packed=way.packed, pad_id=PAD) for part in (pairs, pairs[:2]))
     module.requires_grad_(True)
     sink: Any = OurSink(turn)

@@ -23,6 +23,7 @@ from torch import nn
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.loop import Loop, memory_gb
 from rlhfcli.core.lora import LoraLinear
+from rlhfcli.core.partitioned import shape_of
 from rlhfcli.core.phases import Project, reward_parts, sft_parts, started
 from rlhfcli.core.tasks import Batch
 
@@ -79,7 +80,7 @@ def matmul_peak(sizes: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtyp
 def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
     """Inputs and outputs of the model's linear layers, each size once."""
     layers = [layer for layer in _linear_layers(model)]
-    return sorted({(layer.shape[1], layer.shape[0]) for layer in layers})
+    return sorted({(shape_of(layer)[1], shape_of(layer)[0]) for layer in layers})
 
 
 def useful_flops(model: Any, batch: Batch, name: str) -> float:
@@ -95,9 +96,9 @@ def useful_flops(model: Any, batch: Batch, name: str) -> float:
     for weight in _linear_layers(model):
         if head is not None and weight is head.weight:
             continue
-        total += (6.0 if weight.requires_grad else 4.0) * weight.numel() * batch.layout.tokens
+        total += (6.0 if weight.requires_grad else 4.0) * shape_of(weight).numel() * batch.layout.tokens
     if head is not None:
-        total += (6.0 if head.weight.requires_grad else 4.0) * head.weight.numel() * len(batch.target)
+        total += (6.0 if head.weight.requires_grad else 4.0) * shape_of(head.weight).numel() * len(batch.target)
     return total
 
 
@@ -108,7 +109,7 @@ def _linear_layers(model: nn.Module) -> list[torch.Tensor]:
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
             found.append(cast("torch.Tensor", module.weight))
         elif isinstance(module, LoraLinear):
-            found += [parameter for parameter in module.parameters(recurse=False) if parameter.dim() == 2]
+            found += [parameter for parameter in module.parameters(recurse=False) if len(shape_of(parameter)) == 2]
     return list({id(weight): weight for weight in found}.values())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -16,10 +15,8 @@ from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.steps import largest_micro_batch, plan_steps
-from rlhfcli.core.ways import way_of
+from rlhfcli.core.ways import small_model, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-
-_PROBE_VOCABULARY = 64
 
 
 class Assumed:
@@ -131,7 +128,7 @@ def _parts(project: Project, name: str) -> Parts:
     models.set_dropout(config, section.dropout)
     config.num_labels = 1
     kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification
-    way = way_of(_small(kind, config, section.trust_remote_code))
+    way = way_of(small_model(kind, config, trust_remote_code=section.trust_remote_code))
     bf16 = models.computes_bf16(section.dtype)
     with trace.without_memory():
         model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
@@ -139,17 +136,3 @@ def _parts(project: Project, name: str) -> Parts:
         if name == "sft":
             return sft_parts_of(project, model, way)
         return reward_parts_of(project, RewardModel(model, bf16=bf16), base, way)
-
-
-def _small(kind: Any, config: Any, trust_remote_code: bool) -> Any:
-    """A random model of the same family, with as many layers as it has kinds of, to try layouts with."""
-    config = deepcopy(config)
-    kinds = getattr(config, "layer_types", None) or ["attention"]
-    layers = max(kinds.index(kind) for kind in set(kinds)) + 1
-    if hasattr(config, "layer_types") and config.layer_types is not None:
-        config.layer_types = kinds[:layers]
-    config.num_hidden_layers = layers
-    config.vocab_size = min(config.vocab_size, _PROBE_VOCABULARY)
-    config.pad_token_id = None
-    model = kind.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    return model.to(models.device()).eval()

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine: the only place that imports DeepSpeed.
+"""The DeepSpeed engine, which drives a model.
 
 One process is a run with one rank: the same code path as many. Nothing here needs a compiler, unless ``deepspeed.nvme``
 asks for files: the optimizer is torch's AdamW, and the extension that DeepSpeed would build at start-up (for inference)
@@ -7,22 +7,19 @@ is left out.
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import socket
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rlhfcli.core.deepspeed_config import configuration
+from rlhfcli.core.partitioned import shape_of
+from rlhfcli.core.process_group import ensure_process_group, import_deepspeed
 from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.tasks import Batch, Sums, Task
 from rlhfcli.errors import OutputError, UserError
@@ -156,35 +153,6 @@ class Engine:
         self.engine.basic_optimizer.register_step_pre_hook(clip)
 
 
-def import_deepspeed() -> Any:
-    """Import DeepSpeed quietly, on a GPU where there is one, else on the CPU, and without its start-up build."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    import deepspeed.ops
-
-    if hasattr(deepspeed.ops, "__compatible_ops__"):  # a C++ build that only serves inference
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # stage 3 calls functions of torch.distributed that have newer names
-    warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed")
-    warnings.filterwarnings("ignore", category=UserWarning, message=".*[Dd]istutils")  # with which it finds libaio
-    return deepspeed
-
-
-def ensure_process_group() -> None:
-    """Make this process a run of one rank, unless a launcher has said which rank it is."""
-    deepspeed = import_deepspeed()
-    if dist.is_initialized():
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if "RANK" not in os.environ:
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(alone, MASTER_PORT=str(_free_port()))
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
-
-
 def _files(section: Deepspeed) -> tempfile.TemporaryDirectory[str] | None:
     """A folder of this process alone for what is offloaded into files: two runs may share a disk."""
     if section.nvme is None:
@@ -217,8 +185,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if len(shape_of(p)) > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if len(shape_of(p)) <= 1], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
@@ -243,9 +211,3 @@ def schedule_factor(schedule: Schedule, steps: int) -> Callable[[int], float]:
         return schedule.final_ratio + (1 - schedule.final_ratio) * shapes[schedule.name]
 
     return factor
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

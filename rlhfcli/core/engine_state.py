@@ -17,6 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from rlhfcli.core.partitioned import whole
+
 if TYPE_CHECKING:
     from rlhfcli.core.engine import Engine
 
@@ -58,12 +60,13 @@ def load_weights(module: nn.Module, read: Callable[[str], Tensor]) -> None:
     """Give a model its trained weights back, before an engine takes it.
 
     Args:
-        module: Not partitioned yet.
+        module: In pieces or not.
         read: The tensor of a key that ``tensors`` gave.
     """
     with torch.no_grad():
         for name, parameter in trained(module):
-            parameter.copy_(read(f"{WEIGHT}:{name}"))
+            with whole([parameter]):
+                parameter.copy_(read(f"{WEIGHT}:{name}"))
 
 
 def load_moments(engine: Engine, read: Callable[[str], Tensor], updates: int) -> None:

@@ -113,6 +113,11 @@ class Loop:
         self.task.step(module, self.task.collate(self._most[1]).to(device))["loss"].backward()
         module.zero_grad(set_to_none=True)
 
+    def rehearse_in_pieces(self, engine: Engine) -> None:
+        """The same with a model that only the engine can run; nothing is added to any gradient."""
+        engine.train()
+        engine.accumulate(self.task, self.task.collate(self._most[1]), 1, counts=False)
+
     def run(self, engine: Engine, checkpoints: Checkpoints | None = None) -> Result:
         """Make all steps, or those that an earlier sitting has left.
 

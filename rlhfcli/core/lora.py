@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rlhfcli.core.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from rlhfcli.core.partitioned import shape_of
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import Lora
 
@@ -39,7 +40,8 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: nn.Linear | Conv1D, settings: Lora) -> None:
         super().__init__()
-        outputs, inputs = base.weight.shape if isinstance(base, nn.Linear) else reversed(base.weight.shape)
+        shape = shape_of(base.weight)
+        outputs, inputs = shape if isinstance(base, nn.Linear) else reversed(shape)
         device = base.weight.device
         self.base = base
         self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, device=device))

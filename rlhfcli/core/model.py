@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhfcli.core import checksums
+from rlhfcli.core.partitioned import shape_of
 from rlhfcli.data.template import set_template
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
@@ -222,7 +223,7 @@ def recomputed_activations(model: Any) -> Iterator[None]:
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """How many parameters a model has, and how many of them are trained."""
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    counts = [(shape_of(p).numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in counts), sum(n for n, trained in counts if trained)
 
 

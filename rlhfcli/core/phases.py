@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from rlhfcli.core import cards, extensions, lora
 from rlhfcli.core import model as models
@@ -17,15 +22,16 @@ from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.export import Adapter, as_reward_model, save_model
 from rlhfcli.core.loop import Loop, Result
+from rlhfcli.core.partitioned import in_pieces, loading
 from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.resume import Checkpoints, Sitting
 from rlhfcli.core.reward_model import RewardModel, new_reward_model
 from rlhfcli.core.reward_task import RewardTask
 from rlhfcli.core.tasks import SftTask
-from rlhfcli.core.ways import Way, computing, fastest, way_of
+from rlhfcli.core.ways import Way, computing, fastest, small_model, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Phase, Recipe
+from rlhfcli.recipe.schema import Model, Phase, Recipe
 
 _OFFLOADED = {"none": "", "optimizer": ", optimizer offloaded", "all": ", optimizer and parameters offloaded"}
 
@@ -102,13 +108,15 @@ def train_sft(project: Project) -> Result:
 def sft_parts(project: Project) -> Parts:
     """Load what phase 1 needs."""
     recipe = project.recipe
-    set_seed(recipe.seed)
+    section, phase = recipe.model, recipe.sft
     with project.sink.stage("loading the model"):
-        model = models.load_causal_lm(
-            recipe.model.name, trust_remote_code=recipe.model.trust_remote_code, dropout=recipe.model.dropout
-        )
-        models.fit_embeddings(model, project.tokenizer)
-        way = way_of(model)
+        with loading(recipe.deepspeed, phase.max_grad_norm):
+            model = models.load_causal_lm(
+                section.name, trust_remote_code=section.trust_remote_code, dropout=section.dropout
+            )
+            models.fit_embeddings(model, project.tokenizer)
+        way = _way_to_train(AutoModelForCausalLM, model, section)
+    set_seed(recipe.seed)  # however many numbers were drawn meanwhile
     return sft_parts_of(project, model, way)
 
 
@@ -149,12 +157,13 @@ def train_reward(project: Project) -> Result:
 def reward_parts(project: Project) -> Parts:
     """Load what phase 2 needs."""
     recipe, phase = project.recipe, project.recipe.reward
-    set_seed(recipe.seed)
     base = str(project.folder / "sft" / "final") if phase.init_from == "sft" else recipe.model.name
     with project.sink.stage("loading the model"):
-        module = new_reward_model(recipe.model, base)
-        models.fit_embeddings(module.model, project.tokenizer)
-        way = way_of(module.model)
+        with loading(recipe.deepspeed, phase.max_grad_norm):
+            module = new_reward_model(recipe.model, base, recipe.seed)
+            models.fit_embeddings(module.model, project.tokenizer)
+        way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe.model)
+    set_seed(recipe.seed)
     return reward_parts_of(project, module, base, way)
 
 
@@ -168,6 +177,13 @@ def reward_parts_of(project: Project, module: RewardModel, base: str, way: Way) 
     adapter = _adapt(module.model, phase, base, "SEQ_CLS")
     module.score.requires_grad_(True)
     return Parts(way.fitted(phase), module, (train, validation), adapter, way)
+
+
+def _way_to_train(kind: Any, model: Any, section: Model) -> Way:
+    """The fastest way of a model; of one that is in pieces, that of a small one of its kind."""
+    if in_pieces(model):
+        model = small_model(kind, model.config, trust_remote_code=section.trust_remote_code)
+    return fastest(way_of(model), model, bf16=models.computes_bf16(section.dtype))
 
 
 def _adapt(model: Any, phase: Phase, base: str, task_type: str) -> Adapter | None:
@@ -207,8 +223,7 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
         wait = extensions.prepare_files() if recipe.deepspeed.nvme else None
         if wait:
             sink.note(wait)
-        way = fastest(parts.way, module)
-        recomputing = recipe.model.gradient_checkpointing
+        way, recomputing = parts.way, recipe.model.gradient_checkpointing
         stack.enter_context(computing(module.model, way.whole() if recomputing else way))
         if recomputing:
             stack.enter_context(models.recomputed_activations(module.model))
@@ -217,10 +232,15 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
         for line in header(loop, module, recipe, way.note):
             sink.note(line)
         module.train()
-        with sink.stage("rehearsing the largest batch"):
-            loop.rehearse(module, module.model.device)
+        pieces = in_pieces(module)
+        if not pieces:
+            with sink.stage("rehearsing the largest batch"):
+                loop.rehearse(module, module.model.device)
         with sink.stage("starting DeepSpeed"):
             engine = stack.enter_context(Engine(module, parts.phase, len(loop.steps), recipe.deepspeed))
+        if pieces:
+            with sink.stage("rehearsing the largest batch"):
+                loop.rehearse_in_pieces(engine)
         if rank() > 0:
             torch.manual_seed(recipe.seed + rank())  # so that dropout differs among the ranks
         yield loop, engine

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from rlhfcli.core.process_group import ensure_process_group
+
 _LONG = timedelta(days=7)  # preparing data, or measuring, may take the first rank as long as it wants
 _waiting: Any = None  # a group of its own: the usual one gives up after half an hour
 
@@ -27,8 +29,6 @@ def rank() -> int:
 def meet() -> None:
     """Wait until all ranks have come this far; the first time, let them find each other."""
     global _waiting
-    from rlhfcli.core.engine import ensure_process_group
-
     ensure_process_group()
     if world_size() == 1:
         return

@@ -25,13 +25,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
 from rlhfcli.core import layout
 from rlhfcli.core.last_layer import each_once, reading
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.model import computes_bf16, is_reward_model, load_config, load_for_scoring
+from rlhfcli.core.partitioned import whole
 from rlhfcli.core.ways import computing, way_of
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
@@ -71,7 +72,8 @@ class RewardModel(nn.Module):
 
     def init_head(self) -> None:
         """Draw a new head from N(0, 1 / (hidden + 1)), so that first scores are about one (arXiv 2009.01325)."""
-        nn.init.normal_(self.score.weight, std=1 / math.sqrt(self.score.in_features + 1))
+        with whole([self.score.weight]):
+            nn.init.normal_(self.score.weight, std=1 / math.sqrt(self.score.in_features + 1))
 
     def forward(self, at: Tensor, read: Tensor | None = None, **inputs: Any) -> Tensor:
         """Scores at chosen tokens.
@@ -152,17 +154,19 @@ def spans(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     return begins.repeat_interleave(sizes) + offsets, segments
 
 
-def new_reward_model(section: Model, init_from: str) -> RewardModel:
+def new_reward_model(section: Model, init_from: str, seed: int = 0) -> RewardModel:
     """A reward model with a new head on a language model.
 
     Args:
         section: The recipe's model section.
         init_from: Hub name or folder of the language model.
+        seed: Of the head's weights.
 
     Returns:
         The reward model, float32 weights.
     """
     model = RewardModel(load_for_scoring(section, init_from), bf16=computes_bf16(section.dtype))
+    set_seed(seed)  # however many numbers were drawn while it was loaded
     model.init_head()
     return model
 

@@ -12,17 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from rlhfcli.core import flex, layout
 from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.causal_lm import head_is_apart
 from rlhfcli.core.last_layer import narrowable, narrowed
+from rlhfcli.core.model import device
 from rlhfcli.core.tree_mask import MASK_TOKENS, masked, why_no_mask
 from rlhfcli.recipe.schema import Phase
 
 MASK = "mask"
+_PROBE_VOCABULARY = 64
 
 
 @dataclass(frozen=True)
@@ -83,19 +88,43 @@ def _why_wrong(model: Any) -> str | None:
     return layout.why_wrong(model, sequences, masked(model))
 
 
-def fastest(way: Way, module: Any) -> Way:
+def small_model(kind: Any, config: Any, *, trust_remote_code: bool) -> Any:
+    """A random model of the same family, with as many layers as it has kinds of, to try ways with.
+
+    Args:
+        kind: ``AutoModelForCausalLM`` or ``AutoModelForSequenceClassification``.
+        config: Of the large model.
+        trust_remote_code: Run code that comes with the model.
+
+    Returns:
+        The model, on this process's device.
+    """
+    config = deepcopy(config)
+    kinds = getattr(config, "layer_types", None) or ["attention"]
+    layers = max(kinds.index(kind) for kind in set(kinds)) + 1
+    if hasattr(config, "layer_types") and config.layer_types is not None:
+        config.layer_types = kinds[:layers]
+    config.num_hidden_layers = layers
+    config.vocab_size = min(config.vocab_size, _PROBE_VOCABULARY)
+    config.pad_token_id = None
+    model = kind.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    return model.to(device()).eval()
+
+
+def fastest(way: Way, model: Any, *, bf16: bool) -> Way:
     """The way to train in: FlexAttention where the plan is handed on and the model is on a GPU that can do it.
 
     Args:
         way: What ``way_of`` chose.
-        module: The model with its head, as it is trained.
+        model: The transformers model.
+        bf16: Whether it computes in bfloat16.
 
     Returns:
         The way, or a faster one; its note says why not.
     """
-    if way.attention != TREES or module.model.device.type != "cuda":
+    if way.attention != TREES or model.device.type != "cuda":
         return way
-    why = flex.why_not(module.model, bf16=module.bf16)
+    why = flex.why_not(model, bf16=bf16)
     if why is None:
         return replace(way, attention=flex.FLEX, note=f"{way.note}, FlexAttention")
     return replace(way, note=f"{way.note}, without FlexAttention: {why}")

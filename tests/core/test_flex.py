@@ -157,12 +157,12 @@ def test_a_gpu_takes_it_where_it_works_and_says_why_not(
     why: str | None, attention: str, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flex, "why_not", lambda *_, **__: why)
-    gpu, cpu = (SimpleNamespace(model=SimpleNamespace(device=torch.device(k)), bf16=True) for k in ("cuda", "cpu"))
+    gpu, cpu = (SimpleNamespace(device=torch.device(kind)) for kind in ("cuda", "cpu"))
     way = ways.Way(packed=True, attention=TREES, note="token trees")
-    assert ways.fastest(way, gpu) == ways.Way(packed=True, attention=attention, note=note)
-    assert ways.fastest(way, cpu) is way
+    assert ways.fastest(way, gpu, bf16=True) == ways.Way(packed=True, attention=attention, note=note)
+    assert ways.fastest(way, cpu, bf16=True) is way
     padded = ways.Way(packed=False, attention=None, note="padded: it has to be")
-    assert ways.fastest(padded, gpu) is padded
+    assert ways.fastest(padded, gpu, bf16=True) is padded
 
 
 def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,7 +228,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(tmp_path: Pa
 def test_pooling_and_init_from_base(tmp_path: Path) -> None:
     for pooling in ("mean", "tokenwise"):
         project = _project(
-            tmp_path / pooling, reward={"pooling": pooling, "init_from": "base", "epochs": 8, "learning_rate": 3e-3}
+            tmp_path / pooling, reward={"pooling": pooling, "init_from": "base", "epochs": 20, "learning_rate": 3e-3}
         )
         assert phases.train_reward(project).evaluation["eval_accuracy"] >= 0.85
         assert load_reward_model(project.folder / "reward" / "final").config.rlhf == {"pooling": pooling}
