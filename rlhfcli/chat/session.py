@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rlhfcli.core.reward_model import RewardModel, load_reward_model
 from rlhfcli.core.text_stream import TextStream, turn_stops
 from rlhfcli.data.dialogue import Dialogue, Origin, Turn
 from rlhfcli.data.encode import Encoder
+from rlhfcli.data.template import set_template
 from rlhfcli.recipe.schema import Chat
 
 _ENDLESS = 1_000_000  # tokens of prompt for a model whose positions have no end
@@ -155,7 +156,14 @@ class ChatSession:
 
 
 def open_session(
-    model: str, reward: str | None, chat: Chat, *, template: str, seed: int = 0, saves: Path | None = None
+    model: str,
+    reward: str | None,
+    chat: Chat,
+    *,
+    template: str,
+    seed: int = 0,
+    saves: Path | None = None,
+    trusted: Collection[str] = (),
 ) -> ChatSession:
     """Load what a chat needs.
 
@@ -166,6 +174,7 @@ def open_session(
         template: For tokenizers that carry no chat template: base models.
         seed: Of the draws.
         saves: Where saved conversations go; ``None``: ``chats.jsonl`` in the working directory.
+        trusted: Those of the folders whose own code may run.
 
     Returns:
         A new conversation.
@@ -174,16 +183,22 @@ def open_session(
         ModelError: A folder cannot be loaded, the model is a reward model, or the reward model is none.
     """
     # The reward model first: a wrong folder is then found before the bigger model is loaded.
-    judge = Judge(load_reward_model(reward), _speaker(reward, template)) if reward else None
+    judge = None
+    if reward:
+        scorer = load_reward_model(reward, trust_remote_code=reward in trusted)
+        judge = Judge(scorer, _speaker(reward, template, trusted))
     settings = Decoding(chat.max_new_tokens, chat.temperature, chat.top_k, chat.top_p, seed)
     record = Record(saves or Path("chats.jsonl"), model, reward)
-    return ChatSession(load_causal_lm(model), _speaker(model, template), settings, judge, record)
+    language = load_causal_lm(model, trust_remote_code=model in trusted)
+    return ChatSession(language, _speaker(model, template, trusted), settings, judge, record)
 
 
-def _speaker(name: str, template: str) -> PreTrainedTokenizerBase:
+def _speaker(name: str, template: str, trusted: Collection[str]) -> PreTrainedTokenizerBase:
     """The tokenizer of ``name`` with the chat template it carries, else with ``template``."""
-    tokenizer = load_tokenizer(name)
-    return tokenizer if tokenizer.chat_template else load_tokenizer(name, template)
+    tokenizer = load_tokenizer(name, trust_remote_code=name in trusted)
+    if not tokenizer.chat_template:
+        set_template(tokenizer, template)
+    return tokenizer
 
 
 def _without_edges(pieces: Iterable[str]) -> Iterator[str]:

@@ -39,20 +39,22 @@ def chat(
             where=str(run / "sft" / "final"),
             hint="Run rlhf sft or rlhf run first, or name a folder: rlhf chat --model FOLDER",
         )
-    if reward is None and (run / "reward" / "final").is_dir():
-        reward = str(run / "reward" / "final")
+    own = {name: str(run / name / "final") for name in ("sft", "reward")}
+    if reward is None and Path(own["reward"]).is_dir():
+        reward = own["reward"]
 
     from rlhfcli.chat.session import open_session
     from rlhfcli.chat.terminal import answer_once, run_terminal
 
     scorer = None if reward in (None, "none") else reward
     session = open_session(
-        model or str(run / "sft" / "final"),
+        model or own["sft"],
         scorer,
         settings.chat,
         template=settings.data.template,
         seed=settings.seed,
         saves=run / "chat" / "chats.jsonl",
+        trusted=list(own.values()) if settings.model.trust_remote_code else [],
     )
     if prompt is None:
         run_terminal(session)

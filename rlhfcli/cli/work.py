@@ -277,12 +277,14 @@ def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
     from rlhfcli.data.evaluation_rows import read_prompts
     from rlhfcli.evaluation.language import LanguageData, evaluate_language
 
-    recipe = work.recipe
+    recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
     with work.sink.stage("loading both models"):
-        base = load_causal_lm(recipe.model.name, trust_remote_code=recipe.model.trust_remote_code)
-        tuned = load_causal_lm(str(work.run.sft))
+        base, tuned = (
+            load_causal_lm(name, trust_remote_code=trusted) for name in (recipe.model.name, str(work.run.sft))
+        )
+        tokenizer = load_tokenizer(str(work.run.sft), trust_remote_code=trusted)
     prompts = read_prompts(recipe.eval.prompts, recipe.seed) if recipe.eval.prompts else []
-    data = LanguageData(load_tokenizer(str(work.run.sft)), prepared.dialogues("validation"), prompts)
+    data = LanguageData(tokenizer, prepared.dialogues("validation"), prompts)
     return evaluate_language(recipe, base, tuned, data, work.sink)
 
 
@@ -293,9 +295,10 @@ def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
     from rlhfcli.data.evaluation_rows import read_pairs
     from rlhfcli.evaluation.reward import evaluate_reward
 
-    recipe = work.recipe
+    recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
     with work.sink.stage("loading the reward model"):
-        model, tokenizer = load_reward_model(work.run.reward), load_tokenizer(str(work.run.reward))
+        model = load_reward_model(work.run.reward, trust_remote_code=trusted)
+        tokenizer = load_tokenizer(str(work.run.reward), trust_remote_code=trusted)
     pairs: Sequence[EncodedPreference] = prepared.pairs("validation")
     if recipe.eval.pairs:
         encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)

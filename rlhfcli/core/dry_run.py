@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhfcli.core import model as models
 from rlhfcli.core import trace
 from rlhfcli.core.bench import memory_limit_gb, peak_gb
+from rlhfcli.core.deepspeed_config import in_effect
 from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.steps import largest_micro_batch, plan_steps
 from rlhfcli.core.ways import small_model, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.recipe.schema import Deepspeed
 
 
 class Assumed:
@@ -75,7 +78,7 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
     needs = Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available())
     space = room(here)
     offload = recipe.deepspeed.offload
-    choices = [estimate(needs, stage, ranks, offload if offload in offloads(stage) else "none") for stage in STAGES]
+    choices = [_at_stage(stage, needs, ranks, recipe.deepspeed) for stage in STAGES]
     return {
         "phase": name,
         "family": type(module.model).__name__,
@@ -96,6 +99,12 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
             vars(choice) | {"device": choice.device, "fits": needed(choice, needs.gpu) <= space} for choice in choices
         ],
     }
+
+
+def _at_stage(stage: int, needs: Needs, ranks: int, section: Deepspeed) -> Memory:
+    offload = section.offload if section.offload in offloads(stage) else "none"
+    asked = section.model_copy(update={"zero_stage": stage, "offload": offload})
+    return replace(estimate(needs, in_effect(asked, ranks).zero_stage, ranks, offload), stage=stage)
 
 
 def needed(choice: Memory, gpu: bool) -> float:

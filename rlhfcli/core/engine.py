@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from rlhfcli.core.deepspeed_config import configuration
+from rlhfcli.core.deepspeed_config import configuration, in_effect
 from rlhfcli.core.partitioned import shape_of
 from rlhfcli.core.process_group import ensure_process_group, import_deepspeed
 from rlhfcli.core.ranks import rank, world_size
@@ -39,6 +39,7 @@ class Engine:
     def __init__(self, module: nn.Module, phase: Phase, steps: int, section: Deepspeed) -> None:
         deepspeed = import_deepspeed()
         ensure_process_group()
+        section = in_effect(section, world_size())
         groups = parameter_groups(module, phase.weight_decay)
         optimizer = torch.optim.AdamW(
             groups, lr=phase.learning_rate, betas=(phase.betas[0], phase.betas[1]), fused=section.zero_stage != 3

@@ -171,12 +171,13 @@ def new_reward_model(section: Model, init_from: str, seed: int = 0) -> RewardMod
     return model
 
 
-def load_reward_model(folder: str | Path, dtype: str = "fp32") -> RewardModel:
+def load_reward_model(folder: str | Path, dtype: str = "fp32", *, trust_remote_code: bool = False) -> RewardModel:
     """Load a trained reward model, ours or anybody's ``…ForSequenceClassification`` with one output.
 
     Args:
         folder: A reward-model folder, or a hub name.
         dtype: Precision of the backbone's computation.
+        trust_remote_code: Run code that comes with the model.
 
     Returns:
         The reward model in evaluation mode.
@@ -184,12 +185,12 @@ def load_reward_model(folder: str | Path, dtype: str = "fp32") -> RewardModel:
     Raises:
         ModelError: It cannot be loaded, or it is a language model.
     """
-    config = load_config(str(folder))
+    config = load_config(str(folder), trust_remote_code=trust_remote_code)
     if not is_reward_model(config):
         raise ModelError(
             "this is a language model: it has no head that gives scores",
             where=str(folder),
             hint="Give a reward model, such as .../reward/final.",
         )
-    section = Model(name=str(folder), dtype=dtype)  # type: ignore[arg-type]
+    section = Model(name=str(folder), dtype=dtype, trust_remote_code=trust_remote_code)  # type: ignore[arg-type]
     return RewardModel(load_for_scoring(section, str(folder)), bf16=computes_bf16(dtype)).eval()

@@ -15,6 +15,7 @@ from rlhfcli.core import phases, ranks
 from rlhfcli.core.resume import Sitting
 from rlhfcli.core.stop import Stop
 from rlhfcli.errors import Interrupted
+from tests.core.families import DIVIDED
 from tests.core.test_phases import _project
 
 
@@ -33,7 +34,7 @@ class After(Stop):
 
 def settings(stage: int, offload: str = "none", **phase: Any) -> dict[str, Any]:
     phase = {"epochs": 3, "max_steps": 11} | phase
-    deepspeed = {"zero_stage": stage, "offload": offload}
+    deepspeed = {"zero_stage": stage, "offload": offload, "config": DIVIDED}
     return {"phase": phase, "deepspeed": deepspeed, "logging": {"every": 3}, "eval": {"every": 4}}
 
 

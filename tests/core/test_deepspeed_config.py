@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core.deepspeed_config import configuration, merged
+from rlhfcli.core.deepspeed_config import configuration, in_effect, merged
 from rlhfcli.recipe.schema import Deepspeed
 
 
@@ -50,3 +50,20 @@ def test_merging_leaves_both_as_they_were() -> None:
     assert merged(below, above) == {"a": {"b": {"x": 2}, "c": [1]}, "d": {"e": 3}}
     merged(below, above)["a"]["c"].append(2)
     assert (below, above) == ({"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"b": {"x": 2}}, "d": {"e": 3}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "ranks", "stage"),
+    [
+        ({"zero_stage": 0}, 1, 0),
+        ({"zero_stage": 1}, 1, 0),
+        ({"zero_stage": 2}, 1, 0),
+        ({"zero_stage": 3}, 1, 3),  # which holds a model in pieces, also alone
+        ({"zero_stage": 1}, 2, 1),
+        ({"zero_stage": 2}, 8, 2),
+        ({"zero_stage": 2, "offload": "optimizer"}, 1, 2),
+        ({"zero_stage": 1, "config": {"zero_optimization": {"round_robin_gradients": True}}}, 1, 1),
+    ],
+)
+def test_one_rank_alone_has_nothing_to_divide(keys: dict[str, Any], ranks: int, stage: int) -> None:
+    assert in_effect(Deepspeed(**keys), ranks).zero_stage == stage

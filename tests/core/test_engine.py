@@ -14,6 +14,7 @@ from rlhfcli.core.engine import Engine, parameter_groups
 from rlhfcli.core.tasks import Batch, Sums, Task
 from rlhfcli.errors import OutputError, UserError
 from rlhfcli.recipe.schema import Deepspeed, Phase
+from tests.core import families
 
 
 class Tied(nn.Module):
@@ -49,7 +50,7 @@ class Rows:
 
 def engine(module: nn.Module, stage: int, max_grad_norm: float = 1e9, **more: Any) -> Engine:
     phase = Phase(learning_rate=1e-2, max_grad_norm=max_grad_norm)
-    return Engine(module, phase, 10, Deepspeed.model_validate({"zero_stage": stage} | more))
+    return Engine(module, phase, 10, Deepspeed.model_validate({"zero_stage": stage, "config": families.DIVIDED} | more))
 
 
 TASK: Task = Squares()  # type: ignore[assignment]

@@ -111,6 +111,7 @@ class Listening(Silent):
 @pytest.mark.parametrize(
     ("deepspeed", "said"),
     [
+        ({"zero_stage": 1}, "ZeRO stage 0 (of stage 1 one rank has nothing to divide)"),
         ({"zero_stage": 2, "offload": "optimizer"}, "ZeRO stage 2, optimizer offloaded"),
         ({"zero_stage": 3, "offload": "all"}, "ZeRO stage 3, optimizer and parameters offloaded"),
     ],
@@ -172,7 +173,11 @@ def test_the_loss_is_the_mean_over_the_global_batch_however_it_is_cut(tmp_path: 
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_every_zero_stage_gives_the_same_losses(tmp_path: Path, stage: int) -> None:
     for folder, number in ((tmp_path / "a", 1), (tmp_path / "b", stage)):
-        project = _project(folder, deepspeed={"zero_stage": number}, phase={"lora": {"rank": 4}, "max_steps": 6})
+        project = _project(
+            folder,
+            deepspeed={"zero_stage": number, "config": families.DIVIDED},
+            phase={"lora": {"rank": 4}, "max_steps": 6},
+        )
         phases.train_sft(project)
         phases.train_reward(project)
     for phase in ("sft", "reward"):
