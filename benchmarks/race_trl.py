@@ -356,6 +356,11 @@ def show(rows: list[Any], rounds: list[list[dict[str, Any]]], sides: list[str], 
         f"\n{options.task}, OPT shape {options.layers} x {options.hidden}, {options.dtype}, {options.threads} threads"
     )
     print(f"{options.batch} examples per step, {options.steps} steps in {options.rounds} rounds, {len(rows)} rows")
+    if options.losses:
+        with options.losses.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(
+                [["step", *sides], *([k, *row] for k, row in enumerate(zip(*losses, strict=True), 1))]
+            )
     for k, side in enumerate(sides):
         apart = max(abs(a - b) / max(abs(b), 1e-9) for a, b in zip(losses[k], losses[ours[k]], strict=True))
         print(f"losses of {side:20} {losses[k][0]:.6f} .. {losses[k][-1]:.6f}   at most {apart:.1e} from ours")
@@ -381,6 +386,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--lengths", type=Path)
     parser.add_argument("--sides", nargs="*", help="only these, rlhf first")
+    parser.add_argument("--losses", type=Path, help="write the loss of every step and side into this CSV file")
     parser.add_argument("--rate", type=float, default=1e-5, help="learning rate")
     parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
     numbers = {"batch": 8, "steps": 100, "rounds": 10, "threads": 2, "layers": 12, "hidden": 768, "seed": 1}

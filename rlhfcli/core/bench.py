@@ -1,31 +1,25 @@
 """How fast this machine trains a recipe, and how much of what it could do that is.
 
-*Peak*: the fastest that this machine multiplies matrices of the model's own sizes, measured. *Useful work* of a step:
-``2 P`` floating-point operations per token for the forward pass through ``P`` weights of linear layers, ``2 P`` for the
-gradient of its inputs and ``2 P`` for that of its weights where they are trained; the language-model head only where a
-label is. A token of a tree counts once; padding, recomputation and attention not at all. So the share of the peak is
-what was useful, not what was busy.
+What counts as useful, and what it is compared with, is written in ``useful_work``.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
+from rlhfcli.core import host_memory
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.loop import Loop, memory_gb
-from rlhfcli.core.lora import LoraLinear
-from rlhfcli.core.partitioned import shape_of
 from rlhfcli.core.phases import Project, reward_parts, sft_parts, started
 from rlhfcli.core.tasks import Batch
+from rlhfcli.core.useful_work import layer_sizes, matmul_peak, timed, useful_flops
 
 _WARM_UP = 2  # steps whose time does not count: memory is allocated, kernels are chosen
 
@@ -52,97 +46,37 @@ class Timing:
         return sum(self.parts.values())
 
 
-def matmul_peak(sizes: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """The fastest that a linear layer of the model runs.
-
-    Args:
-        sizes: Inputs and outputs of the layers to try.
-        tokens: Rows of the input.
-        dtype: What is multiplied.
-        device: Where.
-
-    Returns:
-        Floating-point operations per second: the best layer's median over several runs.
-    """
-    best = 0.0
-    for inputs, outputs in sizes:
-        x, weight = torch.randn(tokens, inputs, device=device), torch.randn(outputs, inputs, device=device)
-        x, weight = x.to(dtype), weight.to(dtype)
-        seconds = []
-        for _ in range(7):
-            with _timed(device) as took:
-                nn.functional.linear(x, weight)
-            seconds.append(took[0])
-        best = max(best, 2.0 * tokens * inputs * outputs / statistics.median(seconds[2:]))
-    return best
-
-
-def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
-    """Inputs and outputs of the model's linear layers, each size once."""
-    layers = [layer for layer in _linear_layers(model)]
-    return sorted({(shape_of(layer)[1], shape_of(layer)[0]) for layer in layers})
-
-
-def useful_flops(model: Any, batch: Batch, name: str) -> float:
-    """Useful floating-point operations of a training step with a batch; see the top of the file.
-
-    Args:
-        model: The transformers model.
-        batch: What it computes.
-        name: ``sft`` or ``reward``: which head there is.
-    """
-    head = model.get_output_embeddings() if name == "sft" else None
-    total = 0.0
-    for weight in _linear_layers(model):
-        if head is not None and weight is head.weight:
-            continue
-        total += (6.0 if weight.requires_grad else 4.0) * shape_of(weight).numel() * batch.layout.tokens
-    if head is not None:
-        total += (6.0 if head.weight.requires_grad else 4.0) * shape_of(head.weight).numel() * len(batch.target)
-    return total
-
-
-def _linear_layers(model: nn.Module) -> list[torch.Tensor]:
-    """The weights of all linear layers, as ``(outputs, inputs)``; GPT-2 keeps them the other way round."""
-    found: list[torch.Tensor] = []
-    for module in model.modules():
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
-            found.append(cast("torch.Tensor", module.weight))
-        elif isinstance(module, LoraLinear):
-            found += [parameter for parameter in module.parameters(recurse=False) if len(shape_of(parameter)) == 2]
-    return list({id(weight): weight for weight in found}.values())
-
-
-def time_steps(loop: Loop, engine: Engine, steps: int) -> list[Timing]:
+def time_steps(loop: Loop, engine: Engine, steps: int, narrowed: Sequence[str] = ()) -> list[Timing]:
     """Make training steps of a loop and time their parts.
 
     Args:
         loop: Knows the batches.
         engine: Drives the model.
         steps: How many count; two more come before.
+        narrowed: Layers of the last layer that compute only the tokens that are read.
 
     Returns:
         One timing per step.
     """
     rows = [loop.steps[k % len(loop.steps)] for k in range(_WARM_UP + steps)]
-    timings = [_time_step(loop, engine, each) for each in rows]
+    timings = [_time_step(loop, engine, each, narrowed) for each in rows]
     return timings[_WARM_UP:]
 
 
-def _time_step(loop: Loop, engine: Engine, rows: Sequence[int]) -> Timing:
+def _time_step(loop: Loop, engine: Engine, rows: Sequence[int], narrowed: Sequence[str]) -> Timing:
     timing, device = Timing(examples=len(rows)), engine.device
     engine.train()
-    with _timed(device) as took:
+    with timed(device) as took:
         batches = [loop.task.collate(part) for part in loop.task.cut(rows, loop.phase.micro_batch_tokens)]
     timing.parts["batches"] = took[0]
     weight = sum(loop.task.weight(batch) for batch in batches)
     for batch in batches:
-        with _timed(device) as took:
+        with timed(device) as took:
             engine.accumulate(loop.task, batch, weight)
         timing.parts["passes"] += took[0]
         timing.tokens += batch.layout.tokens
-        timing.flops += useful_flops(engine.module.model, batch, loop.task.name)
-    with _timed(device) as took:
+        timing.flops += useful_flops(engine.module.model, batch, loop.task.name, narrowed)
+    with timed(device) as took:
         engine.step()
     timing.parts["optimizer"] = took[0]
     return timing
@@ -166,7 +100,8 @@ def bench_phase(project: Project, name: str, steps: int, *, find_size: bool) -> 
     with started(project, parts) as (loop, engine):
         _reset_memory()
         with project.sink.stage(f"{name}: {_WARM_UP + steps} steps"):
-            timings = time_steps(loop, engine, steps)
+            narrowed = () if project.recipe.model.gradient_checkpointing else parts.way.narrowed
+            timings = time_steps(loop, engine, steps, narrowed)
         memory = peak_gb()
         trials = list(try_sizes(loop, module, engine.device, limit)) if find_size else []
         dtype = torch.bfloat16 if module.bf16 else torch.float32
@@ -271,7 +206,7 @@ def _try_size(loop: Loop, module: nn.Module, batch: Batch, size: int) -> Trial:
     seconds = []
     _reset_memory()
     for _ in range(3):
-        with _timed(batch.at.device) as took:
+        with timed(batch.at.device) as took:
             loop.task.step(module, batch)["loss"].backward()
         module.zero_grad(set_to_none=True)
         seconds.append(took[0])
@@ -282,6 +217,7 @@ def _reset_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif Path("/proc/self/clear_refs").exists():
+        host_memory.give_back()
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -302,16 +238,3 @@ def memory_limit_gb() -> float:
         return 8.0
     free = int(info.read_text().partition("MemAvailable:")[2].split()[0]) * 1024 / 1e9
     return free + peak_gb()
-
-
-@contextmanager
-def _timed(device: torch.device) -> Iterator[list[float]]:
-    """Seconds of a block, the GPU's work included."""
-    took = [0.0]
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    yield took
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    took[0] = time.perf_counter() - began

@@ -1,7 +1,9 @@
-"""How much memory of the host this process may still take."""
+"""How much memory of the host this process may still take, and giving it back."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +16,13 @@ _TREE = Path("/sys/fs/cgroup")
 def available() -> int:
     """Bytes that the machine can give, and the container or the queue's job that this process is in."""
     return int(min([psutil.virtual_memory().available, *left_in_groups()]))
+
+
+def give_back() -> None:
+    """Return to the system what was freed and is kept for the next step (see ``launch.environment``)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def left_in_groups(groups: Path = _GROUPS, tree: Path = _TREE) -> Iterator[int]:

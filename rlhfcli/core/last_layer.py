@@ -12,7 +12,7 @@ read stay the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -49,7 +49,7 @@ def narrowable(model: Any) -> tuple[str, ...]:
             return found[list(_ROWS)].float()
 
         def same(names: tuple[str, ...]) -> bool:
-            with narrowed(model, names), reading(model, torch.tensor(_ROWS, device=model.device)):
+            with narrowed(model, names), reading(model, torch.tensor(_ROWS, device=model.device), _TRIED):
                 found = states()
             tolerance = 1e-5 if model.dtype == torch.float32 else 1e-2
             return bool((found - whole).abs().max() <= tolerance * whole.abs().max())
@@ -91,12 +91,22 @@ def narrowed(model: Any, names: tuple[str, ...]) -> Iterator[None]:
         model: The model.
         names: What ``narrowable`` gave; adapted by LoRA meanwhile or not.
     """
-    modules = dict(_last_layer(model).named_modules()) if names else {}  # type: ignore[union-attr]
     with ExitStack() as stack:
-        for module in (modules[name] for name in names):
+        for module in narrowable_modules(model, names):
             stack.callback(delattr, module, "forward")  # of the instance: the class's is seen again
             module.forward = _narrow(model, module.forward)
         yield
+
+
+def narrowable_modules(model: Any, names: Sequence[str]) -> list[nn.Module]:
+    """The modules that ``narrowable`` has named; those that LoRA has put in their place, where it did."""
+    layer = _last_layer(model) if names else None
+    return [layer.get_submodule(name) for name in names] if layer is not None else []
+
+
+def worth_narrowing(read: int, tokens: int) -> bool:
+    """Whether to leave out what is not read of so many tokens."""
+    return read <= _WORTH * tokens
 
 
 def _narrow(model: nn.Module, whole: Any) -> Any:
@@ -120,7 +130,7 @@ def each_once(at: Tensor) -> Tensor:
 
 
 @contextmanager
-def reading(model: nn.Module, rows: Tensor | None, tokens: int = 0) -> Iterator[None]:
+def reading(model: nn.Module, rows: Tensor | None, tokens: int) -> Iterator[None]:
     """During a forward pass, which tokens will be read.
 
     Args:
@@ -128,7 +138,7 @@ def reading(model: nn.Module, rows: Tensor | None, tokens: int = 0) -> Iterator[
         rows: ``(n,)`` different indices into the flattened tokens; ``None``: all.
         tokens: Of how many.
     """
-    setattr(model, _READ, None if rows is None or 0 < tokens * _WORTH < len(rows) else rows)
+    setattr(model, _READ, rows if rows is not None and worth_narrowing(len(rows), tokens) else None)
     try:
         yield
     finally:

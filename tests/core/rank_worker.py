@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.core import phases, ranks
+from tests.core import families
 from tests.core.test_phases import _project
 
 
@@ -19,7 +20,8 @@ def settings(case: str, steps: int) -> dict[str, Any]:
 
     ``tight``: some rank lacks a batch; ``optimizer``, ``all``: what is offloaded; ``recomputed``: activations are.
     """
-    family, stage, kind, *more = case.split("-")
+    family = max((name for name in families.CONFIGS if case.startswith(f"{name}-")), key=len)
+    stage, kind, *more = case.removeprefix(f"{family}-").split("-")
     phase: dict[str, Any] = {"batch_size": 7, "epochs": 4, "max_steps": steps, "learning_rate": 3e-3}
     phase["micro_batch_tokens"] = 16 if "tight" in more else 48
     if kind == "lora":

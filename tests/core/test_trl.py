@@ -1,0 +1,73 @@
+"""A reward model of ours in TRL, as its GRPO trainer loads and asks one: the same scores. Needs TRL.
+
+pip install -r benchmarks/requirements.txt
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhfcli.core.reward_model import load_reward_model
+from tests.core import families, folders
+from tests.core.rank_worker import settings
+from tests.core.test_phases import _project
+from tests.core.test_ranks import on_two_ranks
+
+DIALOGUES = [
+    [{"role": "user", "content": "w5 w9 w17"}, {"role": "assistant", "content": "w30 w31"}],
+    [{"role": "user", "content": "w40"}, {"role": "assistant", "content": "w7 w8 w9 w10 w11 w12 w13"}],
+]
+trl = pytest.importorskip("trl")
+
+
+def in_trl(folder: Path, tmp_path: Path) -> Tensor:
+    """The rewards that TRL's GRPO trainer gives ``DIALOGUES``; it pads on the right, and does so in one batch."""
+    data = [{"prompt": each[:1]} for each in DIALOGUES]
+    import datasets
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer: Any = trl.GRPOTrainer(
+            families.causal_lm("opt"),
+            reward_funcs=str(folder),
+            args=trl.GRPOConfig(
+                output_dir=str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to="none", num_generations=2,
+                per_device_train_batch_size=2, max_completion_length=4,
+            ),
+            train_dataset=datasets.Dataset.from_list(data),
+            processing_class=folders.tokenizer(),
+            reward_processing_classes=folders.tokenizer(),
+        )  # fmt: skip
+        prompts, completions = [each[:1] for each in DIALOGUES], [each[1:] for each in DIALOGUES]
+        found: Tensor = trainer._calculate_rewards(data, prompts, completions, [[3]] * len(DIALOGUES))
+    return found[:, 0].cpu()
+
+
+def ours(folder: Path) -> Tensor:
+    ids = [folders.tokenizer().apply_chat_template(each, return_dict=True)["input_ids"] for each in DIALOGUES]
+    return load_reward_model(folder).rewards(ids)
+
+
+@pytest.mark.parametrize("family", families.SIX)
+def test_a_merged_reward_model(family: str, tmp_path: Path) -> None:
+    final = folders.save(family, tmp_path, reward=True)[0]
+    expected = ours(final)
+    assert (expected[0] - expected[1]).abs() > 1e-3
+    torch.testing.assert_close(in_trl(final, tmp_path), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_reward_models_that_two_ranks_have_trained_in_pieces(kind: str, tmp_path: Path) -> None:
+    """Six families, ZeRO stage 3; in our loader, in transformers and in TRL."""
+    cases = [f"{family}-3-{kind}" for family in families.SIX]
+    on_two_ranks(tmp_path, 3, cases)
+    for case in cases:
+        final = _project(tmp_path / case, **settings(case, 3)).folder / "reward" / "final"
+        torch.testing.assert_close(in_trl(final, tmp_path), ours(final), rtol=1e-4, atol=1e-4)
