@@ -41,6 +41,12 @@ SIDES = ("bare", "stage 0", "stage 1")
 WARM_UP = 2  # steps whose time does not count
 
 
+def section(stage: int) -> Deepspeed:
+    """With a setting of its own, so that one rank takes this stage and no other."""
+    own = {"zero_optimization": {"round_robin_gradients": False}} if stage else {}
+    return Deepspeed(zero_stage=stage, config=own)
+
+
 class Turns(Silent):
     """Waits for its turn before each step, and tells what the step took and lost."""
 
@@ -92,7 +98,7 @@ def work(side: str, options: argparse.Namespace, pipe: Connection) -> None:
                 bare(settings, module, task, turns)
             else:
                 loop = Loop(settings, settings.reward, task, few, Path(folder), turns)
-                with Engine(module, settings.reward, len(loop.steps), Deepspeed(zero_stage=int(side[-1]))) as engine:
+                with Engine(module, settings.reward, len(loop.steps), section(int(side[-1]))) as engine:
                     turns.wait()
                     loop.run(engine)
 

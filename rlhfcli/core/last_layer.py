@@ -7,20 +7,21 @@ part, is needed nowhere else. That is three quarters of the layer's weights: 6 %
 twelve layers, 3 % with twenty-four.
 
 Which linear layers may leave tokens out is tried, not looked up: those without whose other rows the states that are
-read stay the same.
+read stay the same. It is tried on a copy with random weights: a model's own may be zero, and hide what depends on what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-_READ = "_rlhf_read"  # attribute of the model: the rows that are read in the forward pass that runs
+_READ = "_rlhf_read"  # attribute of the model: the rows that are read in the forward pass that runs, and of how many
 _WORTH = 0.75  # if more of the tokens are read, picking them costs more than it saves
 _TRIED, _ROWS = 24, (4, 13, 23)  # tokens of the trial, and those that are read
 
@@ -42,21 +43,19 @@ def narrowable(model: Any) -> tuple[str, ...]:
     model.eval()
     try:
         args, kwargs = _call_of(model, layer)
+        layer, rows = _random(layer), torch.tensor(_ROWS, device=model.device)
 
         def states() -> Tensor:
             result = layer(*args, **kwargs)
-            found: Tensor = (result[0] if isinstance(result, tuple) else result).flatten(0, 1)
-            return found[list(_ROWS)].float()
+            return (result[0] if isinstance(result, tuple) else result).flatten(0, 1)[rows]  # type: ignore[no-any-return]
 
-        def same(names: tuple[str, ...]) -> bool:
-            with narrowed(model, names), reading(model, torch.tensor(_ROWS, device=model.device), _TRIED):
-                found = states()
-            tolerance = 1e-5 if model.dtype == torch.float32 else 1e-2
-            return bool((found - whole).abs().max() <= tolerance * whole.abs().max())
+        def same(names: Sequence[str]) -> bool:
+            with _narrowed(layer, [layer.get_submodule(name) for name in names]), reading(layer, rows, _TRIED):
+                return bool((states() - whole).abs().max() <= 1e-5 * whole.abs().max())
 
         whole = states()
         linear = [name for name, each in layer.named_modules() if isinstance(each, nn.Linear | Conv1D)]
-        names = tuple(name for name in linear if same((name,)))
+        names = tuple(name for name in linear if same([name]))
         return names if same(names) else ()
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):
         return ()  # a layer that is called in some other way
@@ -68,6 +67,18 @@ def _last_layer(model: Any) -> nn.Module | None:
     count = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
     lists = (each for each in model.modules() if isinstance(each, nn.ModuleList))
     return next((layers[-1] for layers in lists if 0 < len(layers) == count), None)
+
+
+def _random(layer: nn.Module) -> nn.Module:
+    """A copy whose tokens, keys and values all matter."""
+    layer = deepcopy(layer).float()
+    for name, parameter in layer.named_parameters():
+        own = torch.Generator(parameter.device).manual_seed(0)  # so that nobody else's numbers change
+        if parameter.dim() > 1:
+            parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=own)
+        else:
+            parameter.normal_(mean=float(name.endswith("weight")), std=0.1, generator=own)
+    return layer
 
 
 def _call_of(model: Any, layer: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -84,17 +95,23 @@ def _call_of(model: Any, layer: nn.Module) -> tuple[tuple[Any, ...], dict[str, A
 
 
 @contextmanager
-def narrowed(model: Any, names: tuple[str, ...]) -> Iterator[None]:
+def narrowed(model: Any, names: Sequence[str]) -> Iterator[None]:
     """Let linear layers compute, for a while, only the rows that ``reading`` names.
 
     Args:
         model: The model.
         names: What ``narrowable`` gave; adapted by LoRA meanwhile or not.
     """
+    with _narrowed(model, narrowable_modules(model, names)):
+        yield
+
+
+@contextmanager
+def _narrowed(owner: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     with ExitStack() as stack:
-        for module in narrowable_modules(model, names):
+        for module in modules:
             stack.callback(delattr, module, "forward")  # of the instance: the class's is seen again
-            module.forward = _narrow(model, module.forward)
+            module.forward = _narrow(owner, module.forward)
         yield
 
 
@@ -109,15 +126,14 @@ def worth_narrowing(read: int, tokens: int) -> bool:
     return read <= _WORTH * tokens
 
 
-def _narrow(model: nn.Module, whole: Any) -> Any:
+def _narrow(owner: nn.Module, whole: Any) -> Any:
     def forward(x: Tensor) -> Tensor:
-        rows = getattr(model, _READ, None)
-        if rows is None:
+        rows, tokens = getattr(owner, _READ, None) or (None, 0)
+        if rows is None or x.shape[:-1].numel() != tokens:  # of an expert that sees some tokens alone
             result: Tensor = whole(x)
             return result
-        flat = x.flatten(0, -2)
-        some = whole(flat.index_select(0, rows))
-        result = some.new_zeros(len(flat), some.shape[-1]).index_copy(0, rows, some)
+        some = whole(x.flatten(0, -2).index_select(0, rows))
+        result = some.new_zeros(tokens, some.shape[-1]).index_copy(0, rows, some)
         return result.view(*x.shape[:-1], -1)
 
     return forward
@@ -138,7 +154,7 @@ def reading(model: nn.Module, rows: Tensor | None, tokens: int) -> Iterator[None
         rows: ``(n,)`` different indices into the flattened tokens; ``None``: all.
         tokens: Of how many.
     """
-    setattr(model, _READ, rows if rows is not None and worth_narrowing(len(rows), tokens) else None)
+    setattr(model, _READ, (rows, tokens) if rows is not None and worth_narrowing(len(rows), tokens) else None)
     try:
         yield
     finally:

@@ -87,3 +87,30 @@ def test_layers_with_an_adapter() -> None:
     torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
     for name, gradient in gradients.items():
         assert (found[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max() + 1e-9, name
+
+
+@pytest.mark.parametrize("zero", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])
+def test_weights_that_are_zero_hide_nothing(zero: str) -> None:
+    """With these, keys or values of other tokens do not matter yet; after the first step they do."""
+    model = families.causal_lm("llama")
+    expected = narrowable(model)
+    with torch.no_grad():
+        model.model.layers[-1].get_submodule(zero).weight.zero_()
+    assert narrowable(model) == expected
+
+
+def test_a_layer_that_sees_some_tokens_alone_computes_them_all() -> None:
+    model = families.causal_lm("llama")
+    down = model.model.layers[-1].mlp.down_proj
+    x = torch.randn(1, 5, 64)
+    with narrowed(model, narrowable(model)), reading(model, torch.tensor([2]), tokens=9):
+        assert torch.equal(down(x), torch.nn.functional.linear(x, down.weight))
+
+
+def test_looking_at_a_layer_changes_nothing() -> None:
+    model = families.causal_lm("opt")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    narrowable(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
