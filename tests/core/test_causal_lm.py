@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GraniteConfig
 
-from rlhfcli.core import causal_lm
+from rlhfcli.core import causal_lm, phases
 from rlhfcli.core.causal_lm import CausalLM, head_is_apart
+from rlhfcli.core.metrics import read_metrics
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.core.ways import computing, way_of
 from rlhfcli.data.encoded import EncodedDialogue
 from tests.core import families
+from tests.core.test_phases import _project
 
 DIALOGUES = [EncodedDialogue(ids, [(3, 8), (9, len(ids))]) for ids in families.token_ids([14, 11, 19], seed=2)]
 
@@ -70,3 +73,22 @@ def test_a_family_that_scales_its_logits_computes_them_itself(monkeypatch: pytes
 
 def test_a_reward_model_has_no_such_head() -> None:
     assert not head_is_apart(families.classifier("opt"))
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_deepspeed_trains_the_head_in_parts(
+    tmp_path: Path, stage: int, lora: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lines(name: str) -> list[dict[str, float]]:
+        deepspeed = {"zero_stage": stage, "config": families.DIVIDED} if stage == 2 else {"zero_stage": stage}
+        project = _project(tmp_path / name, deepspeed=deepspeed, phase={"max_steps": 4, "lora": lora})
+        phases.train_sft(project)
+        return list(read_metrics(project.folder / "sft" / "metrics.jsonl"))
+
+    whole = lines("whole")
+    monkeypatch.setattr(causal_lm, "WHOLE", 0)
+    monkeypatch.setattr(causal_lm, "CHUNK", 7 * families.VOCABULARY)
+    for one, other in zip(whole, lines("parts"), strict=True):
+        for figure in {"loss", "grad_norm", "eval_loss"} & one.keys():
+            assert other[figure] == pytest.approx(one[figure], rel=1e-4, abs=1e-6), figure
