@@ -9,7 +9,8 @@
 Each side is a process that trains through the shuffled data and waits for its turn, so that never two train at once
 and all meet the same weather: a round is ``steps / rounds`` optimizer steps of one side, then of the next. Memory is a
 process's peak while it trains, above what it held with the model loaded. TRL runs without gradient checkpointing, with
-the fused AdamW, and with the clipping, weight decay and learning rate of the other side.
+the fused AdamW, and with the clipping, weight decay and learning rate of the other side; and its process keeps freed
+memory as ours does, which a TRL user would have to arrange himself.
 
 ``padded``: TRL with batches in the same shuffled order as ours. ``sorted``: the order that transformers calls
 group_by_length, which our side takes as well ("rlhf, sorted order"). ``padding-free`` (SFT): the batch as one row, what
@@ -152,10 +153,7 @@ def _memory(what: str) -> float:
 
 
 def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> None:
-    """rlhf's own loop, engine and task, on the rows of the job, in a process prepared as ``rlhf reward`` does it."""
-    from rlhfcli import launch
-
-    launch.in_this_process()
+    """rlhf's own loop, engine and task, on the rows of the job."""
     from rlhfcli.core import model as models
     from rlhfcli.core.causal_lm import CausalLM
     from rlhfcli.core.phases import Parts, Project, started
@@ -271,6 +269,9 @@ def _labels(row: dict[str, Any]) -> list[int]:
 
 def one_side(options: argparse.Namespace) -> None:
     """What a child process does."""
+    from rlhfcli import launch
+
+    launch.in_this_process()
     job = json.loads(Path(options.job).read_text(encoding="utf-8"))
     train = train_ours if options.side.startswith("rlhf") else train_theirs
     train(options, job, Turn(options.pipe))
