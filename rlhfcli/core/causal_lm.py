@@ -2,8 +2,8 @@
 
 A vocabulary has 50,000 to 250,000 tokens: the logits of one micro-batch, their softmax and its gradient may take more
 memory than all the rest. Those of tokens that are not learnt are never made. Where the others are very many, the head
-and the loss are computed for some targets at a time, and once more in the backward pass: memory for one more product
-with the head's weights.
+and the loss are computed for some targets at a time, and once more in the backward pass: that saves memory, and costs
+one more product with the head's weights.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ def head_is_apart(model: Any) -> bool:
     try:
         logits = model(ids, use_cache=False).logits
         ours = _logits(model, _backbone(model)(ids, use_cache=False).last_hidden_state)
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
     return logits.shape == ours.shape and bool((logits - ours).abs().max() <= 1e-5 * logits.abs().max())

@@ -57,6 +57,8 @@ def narrowable(model: Any) -> tuple[str, ...]:
         linear = [name for name, each in layer.named_modules() if isinstance(each, nn.Linear | Conv1D)]
         names = tuple(name for name in linear if same([name]))
         return names if same(names) else ()
+    except torch.OutOfMemoryError:
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):
         return ()  # a layer that is called in some other way
     finally:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.model import computes_bf16, is_reward_model, load_config, load_for_scoring
 from rlhfcli.core.partitioned import whole
-from rlhfcli.core.ways import computing, way_of
+from rlhfcli.core.ways import Way, computing, way_of
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 
@@ -95,6 +96,11 @@ class RewardModel(nn.Module):
         with torch.autocast(kind, enabled=False):
             return nn.functional.linear(chosen.float(), self.score.weight.float()).squeeze(-1)
 
+    @cached_property
+    def _way(self) -> Way:
+        """How the model computes: tried once, and not for every answer of a chat."""
+        return way_of(self.model)
+
     @torch.no_grad()
     def rewards(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> Tensor:
         """The reward of each dialogue, read as the model was trained to be read.
@@ -109,7 +115,7 @@ class RewardModel(nn.Module):
         pooling = (getattr(self.config, "rlhf", None) or {}).get("pooling", "last")
         if pooling == "mean" and prompt_lengths is None:
             raise ValueError("a reward model with mean pooling has to know where the answers begin")
-        way = way_of(self.model)
+        way = self._way
         sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=way.packed)
         result = torch.empty(len(sequences))
         with computing(self.model, way):

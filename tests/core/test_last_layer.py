@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core import lora
+from rlhfcli.core.causal_lm import head_is_apart
 from rlhfcli.core.last_layer import narrowable, narrowed, reading
 from rlhfcli.core.layout import lay_out
 from rlhfcli.core.ways import computing, way_of
@@ -114,3 +115,15 @@ def test_looking_at_a_layer_changes_nothing() -> None:
     narrowable(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("tried", [narrowable, head_is_apart])
+def test_too_little_memory_for_a_trial_is_told(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = families.causal_lm("llama")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(type(model.model), "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        tried(model)

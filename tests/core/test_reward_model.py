@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from rlhfcli.core.export import as_reward_model
 from rlhfcli.core.model import load_causal_lm
 from rlhfcli.core.reward_model import RewardModel, load_reward_model, new_reward_model, spans
+from rlhfcli.core.ways import way_of
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 from tests.core import families
@@ -98,3 +99,12 @@ def test_spans_against_a_loop() -> None:
     tokens, segments = spans(torch.tensor([3, 10, 20]), torch.tensor([5, 10, 23]))
     assert tokens.tolist() == [3, 4, 20, 21, 22]
     assert segments.tolist() == [0, 0, 2, 2, 2]
+
+
+def test_how_it_computes_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr("rlhfcli.core.reward_model.way_of", lambda model: tried.append(model) or way_of(model))
+    model = RewardModel(families.classifier("opt"))
+    first = model.rewards([[5, 6, 7]])
+    assert torch.equal(model.rewards([[5, 6, 7]]), first)
+    assert len(tried) == 1
