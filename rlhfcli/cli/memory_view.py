@@ -55,6 +55,9 @@ def _offloaded(result: Mapping[str, Any]) -> Iterator[str]:
     if moved:
         sizes = ", ".join(f"{stage['host'] / 1e9:.2f} GB at stage {stage['stage']}" for stage in moved)
         yield f"Offloaded to the host's memory, for each rank besides: {sizes}."
+    for stage in result["stages"]:
+        if stage["files"]:
+            yield f"Of stage {stage['stage']}, {stage['files'] / 1e9:.2f} GB lie in files."
 
 
 def next_steps(command: str, results: Sequence[Mapping[str, Any]]) -> list[str | tuple[str, str]]:

@@ -6,12 +6,34 @@ What is chosen for a GPU follows DeepSpeed's documentation; it was not run on on
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 from rlhfcli.recipe.schema import Deepspeed
 
+# Numbers that are reduced, and at stage 3 stepped, at a time. DeepSpeed's own are 10 and 20 times as large: 2 GB and
+# 4 GB of float32 that stay beside the model, and no step was faster with them.
+GROUP = 50_000_000
 
-def configuration(section: Deepspeed, max_grad_norm: float, *, cuda: bool, files: str = "") -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Files:
+    """Where ``deepspeed.nvme`` puts what is offloaded.
+
+    Args:
+        folder: Of this process alone.
+        largest: Numbers of the largest parameter, whole; 0 where parameters stay in memory.
+        buffers: Parameters from files that have to be in memory at the same time.
+    """
+
+    folder: str
+    largest: int = 0
+    buffers: int = 5
+
+
+def configuration(
+    section: Deepspeed, max_grad_norm: float, *, cuda: bool, files: Files | None = None, ranks: int = 1
+) -> dict[str, Any]:
     """The DeepSpeed configuration of a run.
 
     The batch sizes are nominal: with ``managed_gradient_accumulation`` off any number of backward passes may come
@@ -21,7 +43,8 @@ def configuration(section: Deepspeed, max_grad_norm: float, *, cuda: bool, files
         section: Of the recipe; its ``config`` was checked against the rest of it.
         max_grad_norm: What gradients are clipped to.
         cuda: Whether there is a GPU.
-        files: A folder of this process alone, where ``deepspeed.nvme`` is given.
+        files: Where ``deepspeed.nvme`` is given.
+        ranks: How many cut the parameters up.
 
     Returns:
         What ``deepspeed.initialize`` takes.
@@ -40,8 +63,11 @@ def configuration(section: Deepspeed, max_grad_norm: float, *, cuda: bool, files
             "stage": stage,
             "overlap_comm": cuda and stage >= 2,  # on CPUs there is no second stream to do it in
             "contiguous_gradients": True,
+            "reduce_bucket_size": GROUP,
+            "sub_group_size": GROUP,
             "stage3_gather_16bit_weights_on_model_save": stage == 3,
-            **_offload(section, cuda, files),
+            **_offload(section, cuda),
+            **_in_files(section, files, ranks),
         },
     }
     assert isinstance(section.config, dict)  # the loader has put the content of a file in its place
@@ -88,9 +114,23 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _offload(section: Deepspeed, cuda: bool, files: str) -> dict[str, Any]:
-    """The sections of what lives in host memory; of the optimizer's states, in files where that is asked for."""
+def _offload(section: Deepspeed, cuda: bool) -> dict[str, Any]:
+    """The sections of what lives in host memory."""
     memory = {"device": "cpu", "pin_memory": cuda}  # only copies to a GPU gain from pages that stay in their place
-    states = memory | ({"device": "nvme", "nvme_path": files} if files else {})
-    offload = {} if section.offload == "none" else {"offload_optimizer": states}
+    offload = {} if section.offload == "none" else {"offload_optimizer": memory}
     return offload | ({"offload_param": memory} if section.offload == "all" else {})
+
+
+def _in_files(section: Deepspeed, files: Files | None, ranks: int) -> dict[str, Any]:
+    """The same in files, as far as memory is only a place to pass through."""
+    if files is None or section.offload == "none":
+        return {}
+    place = {"device": "nvme", "nvme_path": files.folder}
+    states = {"offload_optimizer": place}
+    if section.offload == "optimizer":
+        return states
+    largest = -(-files.largest // ranks)
+    parameters = place | {"buffer_size": largest, "buffer_count": files.buffers, "max_in_cpu": 0}
+    # A parameter keeps its buffer while it is whole, so it goes at once, even if it will be used again soon; and none
+    # is fetched ahead: after an evaluation those would be of a backward pass that never comes, with no buffer left.
+    return states | {"offload_param": parameters, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhfcli.core import model as models
 from rlhfcli.core import trace
 from rlhfcli.core.bench import memory_limit_gb, peak_gb
-from rlhfcli.core.deepspeed_config import in_effect
+from rlhfcli.core.deepspeed_config import Files, in_effect
 from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
+from rlhfcli.core.offload_files import in_memory
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.steps import largest_micro_batch, plan_steps
@@ -78,7 +79,8 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
     needs = Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available())
     space = room(here)
     offload = recipe.deepspeed.offload
-    choices = [_at_stage(stage, needs, ranks, recipe.deepspeed) for stage in STAGES]
+    files = Files("", *in_memory(module, recomputed=checkpointing)) if recipe.deepspeed.nvme else None
+    choices = [_at_stage(stage, needs, ranks, recipe.deepspeed, files) for stage in STAGES]
     return {
         "phase": name,
         "family": type(module.model).__name__,
@@ -101,10 +103,10 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
     }
 
 
-def _at_stage(stage: int, needs: Needs, ranks: int, section: Deepspeed) -> Memory:
+def _at_stage(stage: int, needs: Needs, ranks: int, section: Deepspeed, files: Files | None) -> Memory:
     offload = section.offload if section.offload in offloads(stage) else "none"
     asked = section.model_copy(update={"zero_stage": stage, "offload": offload})
-    return replace(estimate(needs, in_effect(asked, ranks).zero_stage, ranks, offload), stage=stage)
+    return replace(estimate(needs, in_effect(asked, ranks).zero_stage, ranks, offload, files), stage=stage)
 
 
 def needed(choice: Memory, gpu: bool) -> float:

@@ -8,21 +8,20 @@ is left out.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.hooks import RemovableHandle
 
-from rlhfcli.core.deepspeed_config import configuration, in_effect
+from rlhfcli.core.deepspeed_config import Files, configuration, in_effect
 from rlhfcli.core.partitioned import shape_of
 from rlhfcli.core.process_group import ensure_process_group, import_deepspeed
 from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.tasks import Batch, Sums, Task
-from rlhfcli.errors import OutputError, UserError
+from rlhfcli.errors import UserError
 from rlhfcli.recipe.schema import Deepspeed, Phase, Schedule
 
 
@@ -34,9 +33,12 @@ class Engine:
         phase: Learning rate, schedule, clipping ... of the recipe.
         steps: Optimizer steps that will be made, for the schedule.
         section: How DeepSpeed lays the training state out.
+        files: Where ``section.nvme`` is given.
     """
 
-    def __init__(self, module: nn.Module, phase: Phase, steps: int, section: Deepspeed) -> None:
+    def __init__(
+        self, module: nn.Module, phase: Phase, steps: int, section: Deepspeed, files: Files | None = None
+    ) -> None:
         deepspeed = import_deepspeed()
         ensure_process_group()
         section = in_effect(section, world_size())
@@ -45,9 +47,9 @@ class Engine:
             groups, lr=phase.learning_rate, betas=(phase.betas[0], phase.betas[1]), fused=section.zero_stage != 3
         )
         scheduler = LambdaLR(optimizer, schedule_factor(phase.schedule, steps))
-        self._files = _files(section)
-        files = self._files.name if self._files else ""
-        config = configuration(section, phase.max_grad_norm, cuda=torch.cuda.is_available(), files=files)
+        config = configuration(
+            section, phase.max_grad_norm, cuda=torch.cuda.is_available(), files=files, ranks=world_size()
+        )
         _check(config)
         self.engine, _, _, self.scheduler = deepspeed.initialize(
             model=module, optimizer=optimizer, lr_scheduler=scheduler, config=config
@@ -56,10 +58,13 @@ class Engine:
         self.zero_stage = section.zero_stage
         self._zero = deepspeed.zero
         self._last_norm = float("nan")
+        self._hooks: list[RemovableHandle] = []
         if self.zero_stage == 0:
             self._clip_ourselves(phase.max_grad_norm)
             # with nobody to exchange gradients with DeepSpeed would still copy each of them twice, once a step
             self.engine.enable_backward_allreduce = world_size() > 1
+        if files and files.largest and self.device.type == "cpu" and world_size() == 1:
+            self._copy_out_of_buffers()
 
     @property
     def device(self) -> torch.device:
@@ -129,8 +134,8 @@ class Engine:
         """
         fresh = self._put_together() if whole and self.zero_stage == 3 else {}
         self.engine.destroy()
-        if self._files:
-            self._files.cleanup()
+        for hook in self._hooks:
+            hook.remove()
         if fresh:  # plain parameters in plain modules: DeepSpeed's would ask the other ranks for their parts
             for module in self.module.modules():
                 module._parameters = {name: fresh.get(p, p) for name, p in module._parameters.items()}
@@ -144,6 +149,19 @@ class Engine:
                     fresh[parameter] = nn.Parameter(parameter.data.clone(), parameter.requires_grad)
         return fresh
 
+    def _copy_out_of_buffers(self) -> None:
+        """Give each parameter that comes from a file memory of its own while a module computes.
+
+        Where nothing is gathered and nothing goes to a GPU, DeepSpeed lets the module compute with the buffer itself.
+        Soon the next parameter is in it; but recomputed activations have kept what looked like this one.
+        """
+
+        def copy(module: nn.Module, _: Any) -> None:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.clone()
+
+        self._hooks = [module.register_forward_pre_hook(copy) for module in self.module.modules()]
+
     def _clip_ourselves(self, max_grad_norm: float) -> None:
         """Stage 0 clips without saying what the norm was: do it here, just before the gradients are used."""
 
@@ -152,21 +170,6 @@ class Engine:
             self._last_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
 
         self.engine.basic_optimizer.register_step_pre_hook(clip)
-
-
-def _files(section: Deepspeed) -> tempfile.TemporaryDirectory[str] | None:
-    """A folder of this process alone for what is offloaded into files: two runs may share a disk."""
-    if section.nvme is None:
-        return None
-    try:
-        Path(section.nvme).mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix="rlhf-", dir=section.nvme, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"the folder of deepspeed.nvme cannot be written: {(error.strerror or str(error)).lower()}",
-            where=section.nvme,
-            hint="Choose another one: --set deepspeed.nvme=…",
-        ) from None
 
 
 def _check(config: dict[str, Any]) -> None:

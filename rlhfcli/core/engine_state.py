@@ -128,14 +128,18 @@ def _wind_on(scheduler: LambdaLR, updates: int) -> None:
 
 
 def _set_moment(engine: Engine, optimizer: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+    from deepspeed.utils import safe_set_full_optimizer_state
 
     value = value.to(engine.device)
     if engine.zero_stage == 0:
         optimizer.state[parameter][key].copy_(value)
     elif engine.zero_stage in (1, 2):
         safe_set_full_optimizer_state(parameter, value, key)
-    else:  # the last rank's piece may be longer than what is left of the tensor
-        piece, ranks = cast("Any", parameter).ds_tensor.numel(), dist.get_world_size()
-        pieces = nn.functional.pad(value.flatten(), (0, piece * ranks - value.numel())).view(ranks, piece)
-        safe_set_local_optimizer_state(parameter, pieces[dist.get_rank()], key)
+    else:  # DeepSpeed's function for this asks the piece for its size, which one in a file does not know
+        zero, piece, ranks = engine.engine.optimizer, cast("Any", parameter).ds_tensor.ds_numel, dist.get_world_size()
+        rest = piece * ranks - value.numel()  # the last rank's piece may be longer than what is left of the tensor
+        own = nn.functional.pad(value.flatten(), (0, rest)).view(ranks, piece)[dist.get_rank()]
+        moment, number = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+        moment.copy_(own)
+        if zero._swappable_optimizer_subgroup(number):
+            zero._optimizer_states_and_gradient_swap_out(number)

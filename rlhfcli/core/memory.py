@@ -10,11 +10,13 @@ twice); at stage 3 the weights are cut up, but those in use are whole. With ``t`
     parameters    t + f      t + f            (t + f) / n, and min(t + f, 1e9) that are whole
     gradients     t          t / n            t / n
     optimizer     2 t        3 t / n          3 t / n
-    bucket        -          min(t, 5e8)      2 min(t, 5e8)
+    bucket        -          min(t, 5e7)      2 min(t, 5e7)
 
 The activations are those of the largest micro-batch (see ``trace``), in the precision it is computed in; when they are
-gone the optimizer's step takes their place, with one more copy of its gradients. Offload moves the optimizer with its
-gradients, or these and the cut-up parameters, to the memory of the host.
+gone the optimizer's step takes their place, with one more copy of its gradients; at stage 3 of those of a group of 5e7,
+with what AdamW computes of them. Offload moves the optimizer with its gradients, or these and the cut-up parameters, to
+the memory of the host; at stage 3 the gradients are on the device as well. Of what lies in files, the host has the
+buffers: four for a group (its weights, gradients and moments), and one for each parameter that is on its way.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rlhfcli.core.deepspeed_config import GROUP, Files
+
 Offload = Literal["none", "optimizer", "all"]
 STAGES = (0, 1, 2, 3)
 FLOAT32 = 4  # bytes
-BUCKET = 500_000_000  # numbers: DeepSpeed's reduce_bucket_size
 WHOLE = 1_000_000_000  # parameters: DeepSpeed's stage3_max_live_parameters
 PROGRAM = {"fp32": 150_000_000, "bf16": 400_000_000}  # bytes that the program grows by on a CPU, measured
 
@@ -64,6 +67,7 @@ class Memory:
         activations: Of the largest micro-batch, or what the optimizer's step needs once they are gone; with buffers.
         other: The bucket; on a CPU also what the program itself grows by.
         host: What offload puts into the host's memory.
+        files: What it puts into files.
     """
 
     stage: int
@@ -74,6 +78,7 @@ class Memory:
     activations: float
     other: float
     host: float = 0.0
+    files: float = 0.0
 
     @property
     def device(self) -> float:
@@ -81,7 +86,7 @@ class Memory:
         return self.parameters + self.gradients + self.optimizer + self.activations + self.other
 
 
-def estimate(needs: Needs, stage: int, ranks: int, offload: Offload = "none") -> Memory:
+def estimate(needs: Needs, stage: int, ranks: int, offload: Offload = "none", files: Files | None = None) -> Memory:
     """Estimate what each rank needs; see the top of the file.
 
     Args:
@@ -89,6 +94,7 @@ def estimate(needs: Needs, stage: int, ranks: int, offload: Offload = "none") ->
         stage: ZeRO stage.
         ranks: Number of ranks.
         offload: ``optimizer`` from stage 1 on, ``all`` at stage 3.
+        files: What is known of them where they take what is offloaded, at stage 3.
 
     Returns:
         Bytes by kind.
@@ -103,16 +109,28 @@ def estimate(needs: Needs, stage: int, ranks: int, offload: Offload = "none") ->
     resting = FLOAT32 * total / (ranks if stage == 3 else 1)
     whole = FLOAT32 * min(total, WHOLE) if stage == 3 else 0
     gradients, optimizer = FLOAT32 * trained / cut, FLOAT32 * (3 if stage else 2) * trained / cut
-    bucket = FLOAT32 * (BUCKET if needs.gpu else min(trained, BUCKET))
+    bucket = FLOAT32 * (GROUP if needs.gpu else min(trained, GROUP))
     program = 0 if needs.gpu else PROGRAM["bf16" if needs.bf16 else "fp32"]
-    working = max(needs.activations, gradients if stage else 0)
+    step = (0, gradients, gradients, 3 * min(gradients, FLOAT32 * GROUP))[stage]
     host = {"none": 0.0, "optimizer": gradients + optimizer, "all": gradients + optimizer + resting}[offload]
     if offload != "none":
-        gradients = optimizer = 0.0
+        optimizer = 0.0
+        gradients = gradients if stage == 3 else 0.0
     if offload == "all":
         resting = 0.0
+    written = 0.0
+    if files and offload != "none" and stage == 3:
+        host, written = _buffers(files, trained / ranks, ranks, parameters=offload == "all"), host
     other = float((0, bucket, bucket, 2 * bucket)[stage] + program)
-    return Memory(stage, offload, resting + whole, gradients, optimizer, working + needs.buffers, other, host)
+    working = max(needs.activations, step) + needs.buffers
+    return Memory(stage, offload, resting + whole, gradients, optimizer, working, other, host, written)
+
+
+def _buffers(files: Files, own: float, ranks: int, *, parameters: bool) -> float:
+    """What the host has of things in files: ``own`` are the trained numbers of a rank."""
+    largest = files.largest / ranks
+    group = min(own, GROUP + largest)
+    return FLOAT32 * (4 * group + (group + files.buffers * largest if parameters else 0))
 
 
 def offloads(stage: int) -> tuple[Offload, ...]:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
-from rlhfcli.core.deepspeed_config import configuration
+from rlhfcli.core.deepspeed_config import Files, configuration
 from rlhfcli.core.process_group import ensure_process_group, import_deepspeed
+from rlhfcli.core.ranks import world_size
 from rlhfcli.recipe.schema import Deepspeed
 
 
@@ -32,18 +33,21 @@ class _InPieces:
 
 
 @contextmanager
-def loading(section: Deepspeed, max_grad_norm: float) -> Iterator[None]:
+def loading(section: Deepspeed, max_grad_norm: float, files: Files | None = None) -> Iterator[None]:
     """While this block runs, models are made and loaded in pieces, if they will be trained so.
 
     Args:
         section: Of the recipe; nothing happens unless its stage is 3.
         max_grad_norm: Belongs to the configuration.
+        files: Where the pieces go if ``section`` says so.
     """
     if section.zero_stage != 3:
         yield
         return
     ensure_process_group()
-    settings = _InPieces(configuration(section, max_grad_norm, cuda=torch.cuda.is_available()))
+    settings = _InPieces(
+        configuration(section, max_grad_norm, cuda=torch.cuda.is_available(), files=files, ranks=world_size())
+    )
     set_hf_deepspeed_config(settings)
     try:
         yield

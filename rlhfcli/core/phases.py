@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,13 +17,14 @@ from transformers import (
     set_seed,
 )
 
-from rlhfcli.core import cards, extensions, lora
+from rlhfcli.core import cards, lora
 from rlhfcli.core import model as models
 from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.deepspeed_config import in_effect
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.export import Adapter, as_reward_model, save_model
 from rlhfcli.core.loop import Loop, Result
+from rlhfcli.core.offload_files import OffloadFiles, parameters_in_memory
 from rlhfcli.core.partitioned import in_pieces, loading
 from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.resume import Checkpoints, Sitting
@@ -78,6 +80,7 @@ class Parts:
         tasks: Training and validation.
         adapter: What is written beside the model where LoRA is used.
         way: How the model computes a batch.
+        files: Where ``deepspeed.nvme`` has this process put what it offloads.
     """
 
     phase: Phase
@@ -85,6 +88,7 @@ class Parts:
     tasks: tuple[Any, Any]
     adapter: Adapter | None
     way: Way
+    files: OffloadFiles | None = None
 
 
 def train_sft(project: Project) -> Result:
@@ -110,15 +114,16 @@ def sft_parts(project: Project) -> Parts:
     """Load what phase 1 needs."""
     recipe = project.recipe
     section, phase = recipe.model, recipe.sft
+    files = _files(project, AutoModelForCausalLM, section.name)
     with project.sink.stage("loading the model"):
-        with loading(recipe.deepspeed, phase.max_grad_norm):
+        with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
             model = models.load_causal_lm(
                 section.name, trust_remote_code=section.trust_remote_code, dropout=section.dropout
             )
             models.fit_embeddings(model, project.tokenizer)
         way = _way_to_train(AutoModelForCausalLM, model, section)
     set_seed(recipe.seed)  # however many numbers were drawn meanwhile
-    return sft_parts_of(project, model, way)
+    return replace(sft_parts_of(project, model, way), files=files)
 
 
 def sft_parts_of(project: Project, model: Any, way: Way) -> Parts:
@@ -159,13 +164,14 @@ def reward_parts(project: Project) -> Parts:
     """Load what phase 2 needs."""
     recipe, phase = project.recipe, project.recipe.reward
     base = str(project.folder / "sft" / "final") if phase.init_from == "sft" else recipe.model.name
+    files = _files(project, AutoModelForSequenceClassification, base)
     with project.sink.stage("loading the model"):
-        with loading(recipe.deepspeed, phase.max_grad_norm):
+        with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
             module = new_reward_model(recipe.model, base, recipe.seed)
             models.fit_embeddings(module.model, project.tokenizer)
         way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe.model)
     set_seed(recipe.seed)
-    return reward_parts_of(project, module, base, way)
+    return replace(reward_parts_of(project, module, base, way), files=files)
 
 
 def reward_parts_of(project: Project, module: RewardModel, base: str, way: Way) -> Parts:
@@ -185,6 +191,11 @@ def _way_to_train(kind: Any, model: Any, section: Model) -> Way:
     if in_pieces(model):
         model = small_model(kind, model.config, trust_remote_code=section.trust_remote_code)
     return fastest(way_of(model), model, bf16=models.computes_bf16(section.dtype))
+
+
+def _files(project: Project, kind: Any, base: str) -> OffloadFiles:
+    in_memory = partial(parameters_in_memory, kind, base, project.tokenizer, project.recipe.model)
+    return OffloadFiles(project.recipe.deepspeed, in_memory, project.sink)
 
 
 def _adapt(model: Any, phase: Phase, base: str, task_type: str) -> Adapter | None:
@@ -221,9 +232,7 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
     """
     recipe, sink, module, (train, validation) = project.recipe, project.sink, parts.module, parts.tasks
     with ExitStack() as stack:
-        wait = extensions.prepare_files() if recipe.deepspeed.nvme else None
-        if wait:
-            sink.note(wait)
+        files = stack.enter_context(parts.files).used if parts.files else None
         way, recomputing = parts.way, recipe.model.gradient_checkpointing
         stack.enter_context(computing(module.model, way.whole() if recomputing else way))
         if recomputing:
@@ -238,7 +247,7 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
             with sink.stage("rehearsing the largest batch"):
                 loop.rehearse(module, module.model.device)
         with sink.stage("starting DeepSpeed"):
-            engine = stack.enter_context(Engine(module, parts.phase, len(loop.steps), recipe.deepspeed))
+            engine = stack.enter_context(Engine(module, parts.phase, len(loop.steps), recipe.deepspeed, files))
         if pieces:
             with sink.stage("rehearsing the largest batch"):
                 loop.rehearse_in_pieces(engine)

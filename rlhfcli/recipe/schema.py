@@ -189,7 +189,7 @@ class Deepspeed(Section):
     nvme: str | None = Field(
         None,
         min_length=1,
-        description="folder on a fast disk for the offloaded optimizer states, in place of memory; stage 3, libaio",
+        description="folder on a fast disk for what is offloaded, in place of memory; stage 3, libaio",
     )
     config: dict[str, Any] | str = Field(
         {},

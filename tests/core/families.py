@@ -71,6 +71,12 @@ MASKED: dict[str, Any] = {
         layer_types=["sliding_attention", "full_attention"],
     ),
 }  # fmt: skip
+# with tensors that are worth a file each, also when two ranks cut them up
+_WIDE = {"hidden_size": 512, "num_attention_heads": 4}
+WIDE: dict[str, Any] = {
+    "opt-wide": lambda: OPTConfig(**_OPT | _WIDE | {"ffn_dim": 1024}, word_embed_proj_dim=512),
+    "llama-wide": lambda: LlamaConfig(**_NEW | _WIDE | {"intermediate_size": 1024}, num_key_value_heads=2),
+}
 GPT_NEO = GPTNeoConfig(**_IDS, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]])
 FAMILIES = list(CONFIGS)
 PADDED = ("bloom",)  # its position biases count the cells of a row
@@ -78,12 +84,13 @@ SIX = [
     name for name in FAMILIES if name not in ("mistral", "gemma", "gemma2")
 ]  # those of the project's promise, with both shapes of OPT
 
-# one rank takes stage 0 instead of 1 or 2, unless it is told how these are to be done
-DIVIDED: dict[str, Any] = {"zero_optimization": {"round_robin_gradients": False}}
+# one rank takes stage 0 instead of 1 or 2, unless it is told how these are to be done; as a large model does, a small
+# one then has several buckets and groups
+DIVIDED: dict[str, Any] = {"zero_optimization": {"reduce_bucket_size": 2000, "sub_group_size": 3000}}
 
 
 def config(family: str) -> Any:
-    return (CONFIGS | MASKED)[family]()
+    return (CONFIGS | MASKED | WIDE)[family]()
 
 
 def causal_lm(family: str, seed: int = 0) -> Any:
@@ -107,7 +114,7 @@ def _spread(model: Any) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(std=0.15)
+                parameter.normal_(std=0.15 if parameter.shape[1] <= 128 else 0.04)
             elif name.endswith("bias"):
                 parameter.normal_(std=0.1)
 

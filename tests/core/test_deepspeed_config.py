@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core.deepspeed_config import configuration, in_effect, merged
+from rlhfcli.core.deepspeed_config import GROUP, Files, configuration, in_effect, merged
 from rlhfcli.recipe.schema import Deepspeed
 
 
-def zero(*, cuda: bool = False, files: str = "", **keys: Any) -> dict[str, Any]:
-    return configuration(Deepspeed(**keys), 1.0, cuda=cuda, files=files)["zero_optimization"]
+def zero(*, cuda: bool = False, files: Files | None = None, ranks: int = 1, **keys: Any) -> dict[str, Any]:
+    return configuration(Deepspeed(**keys), 1.0, cuda=cuda, files=files, ranks=ranks)["zero_optimization"]
 
 
 @pytest.mark.parametrize(("stage", "overlaps"), [(1, False), (2, True), (3, True)])
@@ -24,17 +24,23 @@ def test_communication_overlaps_where_there_is_a_second_stream(stage: int, overl
 @pytest.mark.parametrize("cuda", [False, True])
 def test_what_is_offloaded(cuda: bool) -> None:
     memory = {"device": "cpu", "pin_memory": cuda}
-    files = {"device": "nvme", "pin_memory": cuda, "nvme_path": "/fast/rlhf-x"}
-    for offload, path, states, parameters in (
-        ("none", "", None, None),
-        ("optimizer", "", memory, None),
-        ("all", "", memory, memory),
-        ("optimizer", "/fast/rlhf-x", files, None),
-        ("all", "/fast/rlhf-x", files, memory),
-    ):
-        found = zero(zero_stage=3, offload=offload, cuda=cuda, files=path)
+    for offload, states, parameters in (("none", None, None), ("optimizer", memory, None), ("all", memory, memory)):
+        found = zero(zero_stage=3, offload=offload, cuda=cuda)
         assert found.get("offload_optimizer") == states
         assert found.get("offload_param") == parameters
+        assert found["sub_group_size"] == found["reduce_bucket_size"] == GROUP
+
+
+def test_what_is_offloaded_to_files() -> None:
+    place = {"device": "nvme", "nvme_path": "/fast/rlhf-x"}
+    states = zero(zero_stage=3, offload="optimizer", files=Files("/fast/rlhf-x"))
+    assert states["offload_optimizer"] == place
+    assert "offload_param" not in states and "stage3_prefetch_bucket_size" not in states
+    found = zero(zero_stage=3, offload="all", files=Files("/fast/rlhf-x", largest=10, buffers=7), ranks=4)
+    assert found["offload_optimizer"] == place
+    buffers = {"buffer_size": 3, "buffer_count": 7, "max_in_cpu": 0}  # the last of four pieces of ten is short
+    assert found["offload_param"] == place | buffers
+    assert found["stage3_prefetch_bucket_size"] == found["stage3_max_reuse_distance"] == 0
 
 
 def test_raw_keys_lie_over_ours() -> None:

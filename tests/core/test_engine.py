@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from rlhfcli.core.engine import Engine, parameter_groups
 from rlhfcli.core.tasks import Batch, Sums, Task
-from rlhfcli.errors import OutputError, UserError
+from rlhfcli.errors import UserError
 from rlhfcli.recipe.schema import Deepspeed, Phase
 from tests.core import families
 
@@ -165,9 +164,3 @@ def test_what_deepspeed_refuses_is_said_before_it_begins(raw: dict[str, Any], sa
     with pytest.raises(UserError, match=r"DeepSpeed refuses deepspeed\.config: ") as caught:
         engine(Tied(), 2, config=raw)
     assert said in caught.value.what
-
-
-def test_a_folder_for_files_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"the folder of deepspeed\.nvme cannot be written: "):
-        engine(Tied(), 3, offload="optimizer", nvme=str(tmp_path / "file" / "x"))

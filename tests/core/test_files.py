@@ -1,38 +1,55 @@
-"""``deepspeed.nvme``: optimizer states in files. Needs libaio, and builds an extension of DeepSpeed's once."""
+"""``deepspeed.nvme``: what is offloaded lies in files. Needs libaio, and builds an extension of DeepSpeed's once."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhfcli.core import extensions, phases
+from rlhfcli.core import extensions, offload_files, phases
+from rlhfcli.core.offload_files import OffloadFiles, parameters_in_memory
+from rlhfcli.errors import OutputError
+from rlhfcli.progress import Silent
+from rlhfcli.recipe.schema import Deepspeed, Model
 from tests.core import families
 from tests.core.resume_worker import settings
-from tests.core.test_phases import _project
+from tests.core.test_phases import Tokenizer, _project
 from tests.core.test_resume import lines, resumed, same, stopped
 
 DISTUTILS = pytest.mark.filterwarnings("ignore:.*[Dd]istutils")  # DeepSpeed looks for a compiler with it
+# holds a folder until its standard input ends, or it is killed
+HOLDER = """
+import sys
+from rlhfcli.core.offload_files import _folder
+from pathlib import Path
+folder, lock = _folder(Path(sys.argv[1]))
+print(folder.name, flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for them; the models are large enough that DeepSpeed does not leave them in memory."""
+def files(tmp_path: Path) -> Path:
+    """A folder for them."""
     lacks = extensions.missing_for_files()
     if lacks:
         pytest.skip(f"{lacks} is missing")
-    monkeypatch.setattr(families, "_NEW", families._NEW | {"hidden_size": 256, "intermediate_size": 1024})
     return tmp_path / "nvme"
 
 
 @pytest.mark.slow
 @DISTUTILS
 @pytest.mark.parametrize("offload", ["optimizer", "all"])
-def test_states_in_files_train_and_go_on_like_those_in_memory(tmp_path: Path, files: Path, offload: str) -> None:
+def test_what_lies_in_files_trains_and_goes_on_like_what_is_in_memory(
+    tmp_path: Path, files: Path, offload: str
+) -> None:
     def project(name: str, **more: Any) -> phases.Project:
-        layout = settings(3, max_steps=6, learning_rate=1e-3) | {"deepspeed": {"zero_stage": 3} | more}
-        return _project(tmp_path / name, "llama", **layout)
+        layout = settings(3, max_steps=6, learning_rate=1e-4) | {"deepspeed": {"zero_stage": 3} | more}
+        return _project(tmp_path / name, "llama-wide", **layout)
 
     whole, parted = (project(name, offload=offload, nvme=str(files)) for name in ("whole", "parted"))
     plain = project("plain")
@@ -50,18 +67,25 @@ def test_states_in_files_train_and_go_on_like_those_in_memory(tmp_path: Path, fi
 
 @pytest.mark.slow
 @DISTUTILS
-def test_the_states_are_in_the_folder_while_training(tmp_path: Path, files: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("offload", "kinds"), [("optimizer", {"states"}), ("all", {"states", "parameters"})], ids=["optimizer", "all"]
+)
+def test_it_is_in_the_folder_while_training(
+    tmp_path: Path, files: Path, monkeypatch: Any, offload: str, kinds: set[str]
+) -> None:
     seen: set[str] = set()
     close = phases.Engine.close
 
     def look(engine: phases.Engine, *, whole: bool = True) -> None:
-        seen.update(file.name.split("-")[0] for file in files.rglob("exp_avg*"))
+        seen.update("states" for _ in files.rglob("exp_avg_sq-*"))
+        seen.update("parameters" for _ in files.rglob("*_param.tensor.swp"))
         close(engine, whole=whole)
 
     monkeypatch.setattr(phases.Engine, "close", look)
-    deepspeed = {"zero_stage": 3, "offload": "optimizer", "nvme": str(files)}
-    phases.train_sft(_project(tmp_path, "llama", phase={"max_steps": 2}, deepspeed=deepspeed))
-    assert seen == {"exp_avg", "exp_avg_sq"}
+    deepspeed = {"zero_stage": 3, "offload": offload, "nvme": str(files)}
+    phases.train_sft(_project(tmp_path, "llama-wide", phase={"max_steps": 2}, deepspeed=deepspeed))
+    assert seen == kinds
+    assert list(files.iterdir()) == []
 
 
 def test_without_libaio_it_is_said_before_anything_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +97,45 @@ def test_without_libaio_it_is_said_before_anything_waits(tmp_path: Path, monkeyp
         "deepspeed.nvme needs libaio with its headers\n"
         "apt-get install libaio-dev g++ ninja-build; without nvme, memory is used."
     )
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extensions, "prepare_files", lambda: None)
+    (tmp_path / "file").touch()
+    section = Deepspeed(zero_stage=3, offload="optimizer", nvme=str(tmp_path / "file" / "x"))
+    with pytest.raises(OutputError, match=r"the folder of deepspeed\.nvme cannot be written: not a directory"):
+        OffloadFiles(section, lambda: (1, 1), Silent())
+
+
+def test_what_a_killed_process_has_left_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    held = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    folders = [Path(process.stdout.readline().strip()) for process in held if process.stdout]
+    assert all(folder.is_dir() for folder in folders)
+    (folders[0] / "0_param.tensor.swp").write_bytes(b"x")
+    held[0].kill()
+    held[0].wait()
+    folder, lock = offload_files._folder(tmp_path)
+    assert {*tmp_path.iterdir()} == {folders[1], Path(folder.name)}
+    for process in held:
+        process.communicate()
+    lock.close()
+    folder.cleanup()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_how_much_has_to_be_in_memory(tmp_path: Path) -> None:
+    """The embedding of Llama is 128 x 512, a matrix of its MLP 512 x 1,024; a layer has seven matrices."""
+    source = tmp_path / "model"
+    families.causal_lm("llama-wide").save_pretrained(source)
+    for recomputed, count in ((False, 5), (True, 9)):
+        section = Model(name=str(source), gradient_checkpointing=recomputed)
+        for kind in (phases.AutoModelForCausalLM, phases.AutoModelForSequenceClassification):
+            assert parameters_in_memory(kind, str(source), Tokenizer(), section) == (512 * 1024, count)  # type: ignore[arg-type]
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"vocab_size": 2000}))
+    assert parameters_in_memory(phases.AutoModelForCausalLM, str(source), Tokenizer(), section)[0] == 2000 * 512  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhfcli.core import extensions
 from rlhfcli.core.metrics import read_metrics
 from tests.core import rank_worker
 
@@ -77,7 +78,22 @@ def test_every_stage_with_and_without_lora(tmp_path: Path, part: int) -> None:
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_offload_and_recomputed_activations_change_nothing(tmp_path: Path, family: str, kind: str) -> None:
     """On one rank and on two, against the same stage without, on one rank."""
-    cases = {f"{family}-{stage}-{kind}-{word}": f"{family}-{stage}-{kind}" for stage, word in LAYOUTS}
+    same_as_plain(tmp_path, {f"{family}-{stage}-{kind}-{word}": f"{family}-{stage}-{kind}" for stage, word in LAYOUTS})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("family", ["opt-wide", "llama-wide"])
+def test_offload_to_files_changes_nothing(tmp_path: Path, family: str, kind: str) -> None:
+    lacks = extensions.missing_for_files()
+    if lacks:
+        pytest.skip(f"{lacks} is missing")
+    plain = f"{family}-3-{kind}"
+    same_as_plain(tmp_path, {f"{plain}-{words}": plain for words in ("files", "files-tight-recomputed")})
+    assert not list(tmp_path.glob("*/files/*"))
+
+
+def same_as_plain(tmp_path: Path, cases: dict[str, str]) -> None:
     rank_worker.train(tmp_path / "one", 20, sorted({*cases, *cases.values()}))
     on_two_ranks(tmp_path / "two", 20, list(cases))
     for case, plain in cases.items():
