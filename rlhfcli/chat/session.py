@@ -9,9 +9,10 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.chat.transcript import Record, append
+from rlhfcli.core.adapted import language_model, reward_model
 from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, stream
-from rlhfcli.core.model import load_causal_lm, load_tokenizer
-from rlhfcli.core.reward_model import RewardModel, load_reward_model
+from rlhfcli.core.model import load_tokenizer
+from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.text_stream import TextStream, turn_stops
 from rlhfcli.data.dialogue import Dialogue, Origin, Turn
 from rlhfcli.data.encode import Encoder
@@ -168,8 +169,8 @@ def open_session(
     """Load what a chat needs.
 
     Args:
-        model: Folder or hub name of a causal language model.
-        reward: Folder or hub name of a reward model.
+        model: Folder or hub name of a causal language model, or an adapter's folder.
+        reward: Folder or hub name of a reward model, or an adapter's folder.
         chat: The recipe's chat section.
         template: For tokenizers that carry no chat template: base models.
         seed: Of the draws.
@@ -185,11 +186,11 @@ def open_session(
     # The reward model first: a wrong folder is then found before the bigger model is loaded.
     judge = None
     if reward:
-        scorer = load_reward_model(reward, trust_remote_code=reward in trusted)
+        scorer = reward_model(reward, trust_remote_code=reward in trusted)
         judge = Judge(scorer, _speaker(reward, template, trusted))
     settings = Decoding(chat.max_new_tokens, chat.temperature, chat.top_k, chat.top_p, seed)
     record = Record(saves or Path("chats.jsonl"), model, reward)
-    language = load_causal_lm(model, trust_remote_code=model in trusted)
+    language = language_model(model, trust_remote_code=model in trusted)
     return ChatSession(language, _speaker(model, template, trusted), settings, judge, record)
 
 

@@ -14,10 +14,10 @@ def chat(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Talk to this model folder instead of the run's.")
+        str | None, typer.Option("--model", "-m", help="Talk to this model or adapter folder, not the run's.")
     ] = None,
     reward: Annotated[
-        str | None, typer.Option("--reward", help="Score replies with this reward model; none: do not score.")
+        str | None, typer.Option("--reward", help="Model or adapter folder that scores; or none.")
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this one message and exit.")] = None,
     offline: OfflineOption = False,

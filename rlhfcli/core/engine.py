@@ -141,12 +141,13 @@ class Engine:
                 module._parameters = {name: fresh.get(p, p) for name, p in module._parameters.items()}
 
     def _put_together(self) -> dict[nn.Parameter | None, nn.Parameter]:
-        """Stage 3's parameters to whole ones, on the first rank; one after the other, since all may be too large."""
+        """Stage 3's parameters to whole ones, in the first rank's host memory: a GPU may not hold all of them."""
         fresh: dict[nn.Parameter | None, nn.Parameter] = {}
         for parameter in self.module.parameters():
             with self._zero.GatheredParameters([parameter]):
                 if rank() == 0:
-                    fresh[parameter] = nn.Parameter(parameter.data.clone(), parameter.requires_grad)
+                    whole = parameter.data.to("cpu", copy=True)
+                    fresh[parameter] = nn.Parameter(whole, parameter.requires_grad)
         return fresh
 
     def _copy_out_of_buffers(self) -> None:

@@ -19,6 +19,7 @@ from rlhfcli.errors import OutputError
 from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.schema import Lora
 
+REWARDS = "rlhf.json"  # of an adapter: what a reward model's config says beside its shapes
 SHARD_SIZE = "5GB"  # of one file of weights, unless somebody asks for another
 
 
@@ -99,12 +100,19 @@ def save_model(
         if adapter is not None:
             lora.save_adapter(model, partial / "adapter", adapter.settings, adapter.base_model, adapter.task_type)
             tokenizer.save_pretrained(partial / "adapter")
+            if adapter.task_type == "SEQ_CLS":
+                _save_rewards(model.config, partial / "adapter" / REWARDS)
             lora.merge(model)
             lora.remove(model)
             finish(partial / "adapter", None)
         model.save_pretrained(partial, max_shard_size=shard_size)
         tokenizer.save_pretrained(partial)
         finish(partial, card)
+
+
+def _save_rewards(config: Any, file: Path) -> None:
+    rewards = {"mean": config.mean, "std": config.std, **config.rlhf}
+    file.write_text(json.dumps(rewards, indent=2) + "\n", encoding="utf-8")
 
 
 def copy_adapter(source: Path, folder: Path, base_model: str, card: str) -> None:

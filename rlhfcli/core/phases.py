@@ -151,8 +151,7 @@ def train_reward(project: Project) -> Result:
     parts = reward_parts(project)
     module, (result, checkpoints) = parts.module, _train(project, parts)
     if rank() == 0:
-        statistics = _reward_statistics(module, project.prepared.pairs("validation"))
-        as_reward_model(module.config, project.recipe.reward.pooling, statistics)
+        as_reward_model(module.config, project.recipe.reward.pooling, _rewards(result))
         with project.sink.stage("saving reward/final"):
             folder, card = project.folder / "reward" / "final", cards.reward_card(project.recipe, result)
             save_model(module.model, project.tokenizer, folder, parts.adapter, card)
@@ -275,9 +274,7 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
     ]
 
 
-@torch.no_grad()
-def _reward_statistics(module: RewardModel, pairs: Sequence[EncodedPreference]) -> tuple[float, float]:
-    """Mean and standard deviation of the rewards of all validation answers."""
-    sequences = [sequence for pair in pairs for sequence in pair.sequences]
-    rewards = module.rewards(sequences, [len(pair.prompt) for pair in pairs for _ in pair.answers])
-    return float(rewards.mean()), float(rewards.std())
+def _rewards(result: Result) -> tuple[float, float]:
+    """Mean and standard deviation of the rewards of the validation answers, as the evaluation found them."""
+    found = result.evaluation
+    return (found["eval_chosen_mean"] + found["eval_rejected_mean"]) / 2, found["eval_reward_std"]

@@ -7,7 +7,6 @@ check               loads a folder as other programs do, and compares
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.core import cards, cross_check, deepspeed_chat, expected, export, lora
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_adapter
+from rlhfcli.core import cards, cross_check, deepspeed_chat, expected, export
+from rlhfcli.core.adapted import base_of, is_adapter, load_adapted, read_json
+from rlhfcli.core.adapter_files import ADAPTER_CONFIG
 from rlhfcli.core.cross_check import Outcome, Report
 from rlhfcli.core.expected import Reference
 from rlhfcli.core.model import is_reward_model, load_causal_lm, load_config, load_for_scoring, load_tokenizer, resolve
@@ -68,8 +68,8 @@ def of_run(run: RunFolder, phase: Literal["sft", "reward"]) -> Source:
         steps=int(noted.get("steps") or 0),
         tokens=int(noted.get("tokens") or 0),
         validation={key: value for key, value in noted.items() if key.startswith("eval_")},
-        sources=_json(run.data / MANIFEST).get("sources") or (),
-        measured=_json(run.evaluation / f"{phase}.json") or None,
+        sources=read_json(run.data / MANIFEST).get("sources") or (),
+        measured=read_json(run.evaluation / f"{phase}.json") or None,
         best=noted.get("best") or {},
     )
     tuned = phase == "reward" and run.recipe.reward.init_from == "sft"
@@ -86,7 +86,7 @@ def of_folder(folder: Path) -> Source:
     if not folder.is_dir():
         hint = "Give sft or reward, a phase of the run, or the folder of a model."
         raise ModelError("there is no such folder", where=str(folder), hint=hint)
-    return Source(folder, _data_beside(folder), None, _base_of(folder / "adapter"))
+    return Source(folder, _data_beside(folder), None, base_of(folder / "adapter"))
 
 
 def write(source: Source, target: Path, form: cards.Form, shard_size: str) -> Reference:
@@ -148,7 +148,7 @@ def check(folder: Path, reference: Reference | None = None) -> Report:
         raise ModelError("there is no such folder", where=str(folder))
     adapter = folder if (folder / ADAPTER_CONFIG).is_file() else folder / "adapter"
     if reference is None:
-        model, tokenizer = _adapted(folder) if adapter == folder else _load(folder)
+        model, tokenizer = _load(folder)
         reference = expected.reference(model, tokenizer, _examples(_data_beside(folder), model))
         del model
     if adapter == folder:
@@ -164,6 +164,8 @@ def check(folder: Path, reference: Reference | None = None) -> Report:
 def _load(folder: Path, *, trusted: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
     if deepspeed_chat.is_checkpoint(folder):
         return deepspeed_chat.load(folder)
+    if is_adapter(folder):
+        return load_adapted(folder, trust_remote_code=trusted), load_tokenizer(str(folder))
     config = load_config(str(folder), trust_remote_code=trusted)
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trusted)
     if not is_reward_model(config):
@@ -172,34 +174,13 @@ def _load(folder: Path, *, trusted: bool = False) -> tuple[Any, PreTrainedTokeni
     return RewardModel(load_for_scoring(section, str(folder))).eval(), tokenizer
 
 
-def _adapted(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
-    """An adapter on its base model, by our own loader."""
-    config, _, _ = read_adapter(folder)
-    base, tokenizer = _base_of(folder), load_tokenizer(str(folder))
-    if config.get("task_type") == "SEQ_CLS":
-        model: Any = RewardModel(load_for_scoring(Model(name=base, dtype="fp32"), base)).eval()
-    else:
-        model = load_causal_lm(base)
-    lora.load_adapter(model.model if isinstance(model, RewardModel) else model, folder)
-    return model, tokenizer
-
-
 def _in_peft(adapter: Path, reference: Reference) -> Outcome:
-    base = _base_of(adapter)
+    base = base_of(adapter)
     try:
         load_config(base)
     except RlhfError as error:
         return Outcome(cross_check.PEFT, None, f"its base model is not here: {error.where or base}")
     return cross_check.in_peft(adapter, base, reference)
-
-
-def _base_of(adapter: Path) -> str:
-    """The base model that an adapter names; in a run, the fine-tuned model of this run even if it was moved."""
-    named = str(_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
-    moved = adapter.resolve().parent.parent.parent / "sft" / "final"
-    if Path(named).parts[-2:] == ("sft", "final") and not Path(named).is_dir() and moved.is_dir():
-        return str(moved)
-    return named
 
 
 def _say_accelerator() -> None:
@@ -236,12 +217,3 @@ def _data_beside(folder: Path) -> Path | None:
     """The prepared data of the run that a model folder lies in."""
     run = folder.resolve().parent.parent
     return run / "data" if (run / "run.json").is_file() else None
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """What a file says; empty where it is not there, or cannot be read."""
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -109,9 +110,11 @@ class RewardTask:
         }
 
     def summary(self, sums: dict[str, float], weight: int) -> dict[str, float]:
-        """Means over the preferences."""
+        """Means over the preferences, and the standard deviation of all rewards."""
         names = {"loss": "loss", "right": "accuracy", "chosen": "chosen_mean", "rejected": "rejected_mean"}
-        return {name: sums[key] / weight for key, name in names.items()}
+        mean = (sums["chosen"] + sums["rejected"]) / 2 / weight
+        spread = math.sqrt(max(0.0, sums["squares"] / weight - mean * mean))
+        return {name: sums[key] / weight for key, name in names.items()} | {"reward_std": spread}
 
     def origin(self, row: int) -> str:
         """Where a preference came from."""
@@ -151,4 +154,4 @@ def _comparisons(pairs: Sequence[EncodedPreference]) -> dict[str, Tensor]:
 
 def _ranking(chosen: Tensor, rejected: Tensor) -> Sums:
     right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-    return {"right": right, "chosen": chosen, "rejected": rejected}
+    return {"right": right, "chosen": chosen, "rejected": rejected, "squares": (chosen**2 + rejected**2) / 2}

@@ -95,7 +95,11 @@ def test_both_phases_learn_and_save_what_others_load(tmp_path: Path, family: str
         assert float(theirs(torch.tensor([ids])).logits) == pytest.approx(
             float(load_reward_model(folder).rewards([ids])), abs=1e-4
         )
-    assert theirs.config.std > 0
+    rewards = load_reward_model(folder).rewards(
+        [sequence for pair in project.prepared.pairs("validation") for sequence in pair.sequences]
+    )
+    assert theirs.config.mean == pytest.approx(float(rewards.mean()), abs=1e-4)
+    assert theirs.config.std == pytest.approx(float(rewards.std(correction=0)), abs=1e-4) and theirs.config.std > 0.1
 
 
 class Listening(Silent):

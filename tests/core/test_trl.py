@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlhfcli.core import release
 from rlhfcli.core.reward_model import load_reward_model
 from tests.core import families, folders
 from tests.core.rank_worker import settings
@@ -55,11 +56,12 @@ def ours(folder: Path) -> Tensor:
 
 
 @pytest.mark.parametrize("family", families.SIX)
-def test_a_merged_reward_model(family: str, tmp_path: Path) -> None:
+def test_a_merged_reward_model_and_its_adapter(family: str, tmp_path: Path) -> None:
     final = folders.save(family, tmp_path, reward=True)[0]
     expected = ours(final)
     assert (expected[0] - expected[1]).abs() > 1e-3
-    torch.testing.assert_close(in_trl(final, tmp_path), expected, rtol=1e-4, atol=1e-4)
+    for folder in (final, final / "adapter"):
+        torch.testing.assert_close(in_trl(folder, tmp_path), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -70,4 +72,7 @@ def test_reward_models_that_two_ranks_have_trained_in_pieces(kind: str, tmp_path
     on_two_ranks(tmp_path, 3, cases)
     for case in cases:
         final = _project(tmp_path / case, **settings(case, 3)).folder / "reward" / "final"
-        torch.testing.assert_close(in_trl(final, tmp_path), ours(final), rtol=1e-4, atol=1e-4)
+        expected = ours(final)
+        for folder in (final, final / "adapter")[: 1 + (kind == "lora")]:
+            torch.testing.assert_close(in_trl(folder, tmp_path), expected, rtol=1e-4, atol=1e-4)
+            assert folder == final or release.check(folder).holds

@@ -69,6 +69,9 @@ def test_an_adapter(project, rlhf, tmp_path, sequences, phase, monkeypatch):
         assert (scores(theirs, sequences) - ours).abs().max() <= 1e-4
     else:
         assert AutoModelForCausalLM.from_pretrained(base)
+    option = {"sft": "--model", "reward": "--reward"}[phase]
+    done = rlhf("chat", "--prompt", "Hello!", option, str(to), folder=project.folder)
+    assert done.code == 0, done.err
     monkeypatch.chdir(to)
     exec(code_of(to), {})
 

@@ -38,7 +38,12 @@ LONGER = changes(
     eval__prompts="../prompts.jsonl",
 )
 AIMS = ("any", "evaluation", "checkpoint", "final")  # "any" is a step, more often than not
-KILLS = 12  # of each phase on each number of ranks
+KILLS = 12  # of each phase in each layout
+LAYOUTS = {
+    "one rank": [],
+    "two ranks": ["--ranks", "2"],
+    "two ranks, stage 3": ["--ranks", "2", *changes(deepspeed__zero_stage="3")],
+}
 
 
 def moment(phase: Path) -> str:
@@ -88,11 +93,11 @@ def train_until_killed(folder: Path, command: list[str], phase: str, aim: str, d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("phase", ["sft", "reward"])
-def test_a_training_killed_at_any_moment_goes_on_to_the_same_weights(tmp_path: Path, phase: str, ranks: int) -> None:
-    draw, trials, kinds = random.Random(f"{phase} {ranks}"), 0, Counter[str]()
-    many = [*LONGER, *(["--ranks", "2"] if ranks == 2 else [])]
+def test_a_training_killed_at_any_moment_goes_on_to_the_same_weights(tmp_path: Path, phase: str, layout: str) -> None:
+    draw, trials, kinds = random.Random(f"{phase} {layout}"), 0, Counter[str]()
+    many = [*LONGER, *LAYOUTS[layout]]
     whole = tmp_path / "whole"
     whole.mkdir()
     write_prompts(tmp_path)
@@ -113,7 +118,7 @@ def test_a_training_killed_at_any_moment_goes_on_to_the_same_weights(tmp_path: P
         assert "damaged" not in told
         same(whole / "runs/tiny", run, phase)
         shutil.rmtree(folder)
-    print(f"\n{phase} on {ranks}: {kinds.total()} kills in {trials} trainings, all the same weights: {dict(kinds)}")
+    print(f"\n{phase}, {layout}: {kinds.total()} kills in {trials} trainings, all the same weights: {dict(kinds)}")
     assert {"step", "evaluation", "checkpoint", "final"} <= set(kinds)
 
 
