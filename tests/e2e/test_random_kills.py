@@ -42,7 +42,7 @@ KILLS = 12  # of each phase in each layout
 LAYOUTS = {
     "one rank": [],
     "two ranks": ["--ranks", "2"],
-    "two ranks, stage 3": ["--ranks", "2", *changes(deepspeed__zero_stage="3")],
+    "two ranks, stage 3": ["--ranks", "2", "--set", "deepspeed.zero_stage=3"],
 }
 
 
