@@ -16,6 +16,7 @@ from rlhfcli.errors import UserError
 FILES = "async_io"  # DeepSpeed's extension that reads and writes tensors in files
 INSTALL = "apt-get install libaio-dev g++ ninja-build"
 _STALE_AFTER = 600.0  # seconds; no extension builds for ten minutes
+_LOADS_IN = 20.0  # seconds; loading one that is built takes less
 _PROBE = "#include <libaio.h>\nint main() { return io_submit(0, 0, 0); }\n"
 
 
@@ -74,6 +75,7 @@ def prepare_files() -> str | None:
     lacks = missing_for_files()
     if lacks:
         raise UserError(f"deepspeed.nvme needs {lacks}", hint=f"{INSTALL}; without nvme, memory is used.")
+    _free(FILES)
     locks = [lock for lock in stale_locks() if lock.parent.name in (FILES, "pin_memory")]
     if locks:
         raise UserError(
@@ -82,6 +84,25 @@ def prepare_files() -> str | None:
             hint=f"If nothing is building: rm {' '.join(map(str, locks))}",
         )
     return None if built(FILES) else f"DeepSpeed builds {FILES} for deepspeed.nvme, once: some minutes"
+
+
+def _free(name: str) -> None:
+    """Take away the lock of a process that was killed while it loaded an extension that is built.
+
+    A build would have written something since; loading writes nothing, and is soon over.
+    """
+    for lock in [*_cache().glob(f"{name}/lock"), *_cache().glob(f"*/{name}/lock")]:
+        while (lock.parent / f"{name}.so").is_file():
+            try:
+                since = lock.stat().st_mtime
+            except FileNotFoundError:
+                break
+            if any(file != lock and file.stat().st_mtime > since for file in lock.parent.iterdir()):
+                break
+            if time.time() - since > _LOADS_IN:
+                lock.unlink(missing_ok=True)
+            else:
+                time.sleep(0.1)
 
 
 def _cache() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,26 @@ def test_a_build_is_announced_and_never_waits_for_a_killed_one(cache: Path, monk
     assert str(caught.value) == (
         f"{stale}: deepspeed.nvme would wait for a build that was killed\nIf nothing is building: rm {stale}"
     )
+
+
+def test_a_lock_that_was_left_while_loading_is_taken_away(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process was killed while it loaded what is built: torch would wait for it for ever."""
+    left = lock(cache, "async_io", 1e9)
+    built = left.with_name("async_io.so")
+    built.touch()
+    os.utime(built, (1e8, 1e8))
+    assert extensions.prepare_files() is None
+    assert not left.exists()
+
+    left.touch()  # just now: somebody may be loading
+    monkeypatch.setattr(extensions, "_LOADS_IN", 0.3)
+    before = time.monotonic()
+    assert extensions.prepare_files() is None
+    assert time.monotonic() - before > 0.2 and not left.exists()
+
+    left.touch()
+    os.utime(left, (1e9, 1e9))
+    built.touch()  # written since: it is being built anew
+    with pytest.raises(UserError, match="would wait for a build that was killed"):
+        extensions.prepare_files()
+    assert left.exists()

@@ -84,11 +84,11 @@ def train_until_killed(folder: Path, command: list[str], phase: str, aim: str, d
         assert process.poll() is None and time.monotonic() < deadline, end(process)
         time.sleep(0.005)
     time.sleep(draw.uniform(0.0, 1.5))
+    victims = [process.pid, *(ranks_of(process).values() if process.poll() is None else ())]
     while aim != "any" and moment(place) not in (aim, "finished"):
         assert time.monotonic() < deadline
         time.sleep(0.0005)
     time.sleep(draw.uniform(0.0, 0.01))
-    victims = [process.pid, *(ranks_of(process).values() if process.poll() is None else ())]
     return moment(place) if kill(process, draw.choice(victims)) else None
 
 
