@@ -276,5 +276,5 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
 
 def _rewards(result: Result) -> tuple[float, float]:
     """Mean and standard deviation of the rewards of the validation answers, as the evaluation found them."""
-    found = result.evaluation
+    found = result.history[-1] | result.evaluation  # a best step of an older version lacks the deviation
     return (found["eval_chosen_mean"] + found["eval_rejected_mean"]) / 2, found["eval_reward_std"]
