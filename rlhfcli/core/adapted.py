@@ -18,8 +18,8 @@ from rlhfcli.recipe.schema import Model
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether a folder holds an adapter alone."""
-    return (Path(name) / ADAPTER_CONFIG).is_file() and not (Path(name) / "config.json").is_file()
+    """Whether a folder holds an adapter; transformers, too, looks for this file first."""
+    return (Path(name) / ADAPTER_CONFIG).is_file()
 
 
 def language_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -103,7 +103,11 @@ def _rewards(file: Path) -> tuple[str, tuple[float, float]]:
     match read_json(file):
         case {"pooling": "last" | "mean" | "tokenwise" as pooling, "mean": float(mean), "std": float(std)}:
             return pooling, (mean, std)
-    raise ModelError("it does not say how rewards are read", where=str(file), hint="Delete it to read the last token.")
+    raise ModelError(
+        "it does not say how rewards are read",
+        where=str(file),
+        hint="Export the adapter again: rlhf export reward FOLDER --format adapter.",
+    )
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any
 from rlhfcli.recipe.schema import Deepspeed
 
 # Numbers that are reduced, and at stage 3 stepped, at a time. DeepSpeed's own are 10 and 20 times as large: 2 GB and
-# 4 GB of float32 that stay beside the model, and no step was faster with them.
+# 4 GB of float32 that stay beside the model.
 GROUP = 50_000_000
+BUFFERS = 5  # parameters from files that are in memory at the same time, if not more are needed
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Files:
 
     folder: str
     largest: int = 0
-    buffers: int = 5
+    buffers: int = BUFFERS
 
 
 def configuration(

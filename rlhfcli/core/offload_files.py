@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlhfcli.core import extensions
 from rlhfcli.core import model as models
-from rlhfcli.core.deepspeed_config import Files
+from rlhfcli.core.deepspeed_config import BUFFERS, Files
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Deepspeed, Model
@@ -83,7 +83,8 @@ def in_memory(model: nn.Module, *, recomputed: bool) -> tuple[int, int]:
     """The same of a model that is there, if only its shapes are."""
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     matrices = [sum(p.dim() > 1 for p in layer.parameters()) for layer in layers if recomputed]
-    return max(parameter.numel() for parameter in model.parameters()), max([5, *(count + 2 for count in matrices)])
+    largest = max(parameter.numel() for parameter in model.parameters())
+    return largest, max([BUFFERS, *(count + 2 for count in matrices)])
 
 
 def _folder(place: Path) -> tuple[tempfile.TemporaryDirectory[str], IO[str]]:

@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.core import cards, cross_check, deepspeed_chat, expected, export
 from rlhfcli.core.adapted import base_of, is_adapter, load_adapted, read_json
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG
 from rlhfcli.core.cross_check import Outcome, Report
 from rlhfcli.core.expected import Reference
 from rlhfcli.core.model import is_reward_model, load_causal_lm, load_config, load_for_scoring, load_tokenizer, resolve
@@ -146,7 +145,7 @@ def check(folder: Path, reference: Reference | None = None) -> Report:
     _say_accelerator()
     if not folder.is_dir():
         raise ModelError("there is no such folder", where=str(folder))
-    adapter = folder if (folder / ADAPTER_CONFIG).is_file() else folder / "adapter"
+    adapter = folder if is_adapter(folder) else folder / "adapter"
     if reference is None:
         model, tokenizer = _load(folder)
         reference = expected.reference(model, tokenizer, _examples(_data_beside(folder), model))

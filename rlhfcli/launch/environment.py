@@ -44,6 +44,6 @@ def _keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     if mallopt:
         mallopt(_TRIM_THRESHOLD, -1)
-        # DeepSpeed's buckets are larger, and would leave holes of their size; older ones take 2**25 at most
+        # what is larger would leave holes of its size; older ones take 2**25 at most
         if not mallopt(_MMAP_THRESHOLD, 2**30):
             mallopt(_MMAP_THRESHOLD, 2**25)
