@@ -16,10 +16,15 @@ class Turn:
     Args:
         role: Who speaks.
         content: The text, without template words.
+        reasoning: What an assistant thought before it answered, for templates that write it
+            (``message.reasoning_content``); empty where the data has none.
+        train: Whether SFT learns this turn; only an assistant's turn is ever learnt.
     """
 
     role: Role
     content: str
+    reasoning: str = ""
+    train: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,12 @@ class Dialogue:
     Args:
         turns: At least one of them the assistant's.
         origin: Where it came from.
+        tools: What the assistant may call, as a JSON list that the chat template is given; empty for none.
     """
 
     turns: tuple[Turn, ...]
     origin: Origin
+    tools: str = ""
 
     @property
     def last_answer(self) -> int:
@@ -71,6 +78,7 @@ class Preference:
         margins: By how much the better one is preferred, one number per comparison; empty where the data does not
             say.
         kind: A label to report accuracy by (``wrong``, ``rude`` ...), where the data has one.
+        tools: What the assistant may call, as a JSON list that the chat template is given; empty for none.
     """
 
     prompt: tuple[Turn, ...]
@@ -79,6 +87,7 @@ class Preference:
     origin: Origin
     margins: tuple[float, ...] = ()
     kind: str | None = None
+    tools: str = ""
 
     @classmethod
     def pair(
@@ -127,4 +136,4 @@ class Preference:
 
     def preferred(self) -> Dialogue:
         """The dialogue that ends with the best answer: what SFT learns from a preference."""
-        return Dialogue((*self.prompt, Turn("assistant", self.answers[0])), self.origin)
+        return Dialogue((*self.prompt, Turn("assistant", self.answers[0])), self.origin, self.tools)

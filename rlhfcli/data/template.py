@@ -6,6 +6,7 @@ that is transformers' convention, and it is what keeps BOS from standing there t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,13 +71,14 @@ def writes_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation_prompt: bool) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation_prompt: bool, tools: str = "") -> str:
     """Write turns with the tokenizer's template.
 
     Args:
         tokenizer: With a chat template.
         turns: Any dialogue.
         generation_prompt: Append the words after which the assistant's answer begins.
+        tools: What the assistant may call, as a JSON list; empty for none.
 
     Returns:
         Text that holds all special tokens.
@@ -84,8 +86,16 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation
     Raises:
         jinja2.TemplateError: The template refuses these turns.
     """
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt))
+    messages = [_message(turn) for turn in turns]
+    given = json.loads(tools) if tools else None
+    text = tokenizer.apply_chat_template(messages, tools=given, tokenize=False, add_generation_prompt=generation_prompt)
+    return str(text)
+
+
+def _message(turn: Turn) -> dict[str, str]:
+    """A turn as templates know it; ``reasoning_content`` is the key of Qwen, DeepSeek, SmolLM and vLLM."""
+    message = {"role": turn.role, "content": turn.content}
+    return message | {"reasoning_content": turn.reasoning} if turn.reasoning else message
 
 
 def _read_template(name: str) -> str:
