@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.export import complete_or_absent, finish
-from rlhfcli.core.model import device, fit_embeddings, load_config, load_tokenizer, set_dropout
+from rlhfcli.core.model import device, fit_embeddings, load_config, load_tokenizer
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, writes_bos
 from rlhfcli.errors import ModelError
@@ -96,7 +96,6 @@ def load(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
 def _built(config: Any, folder: Path) -> PreTrainedModel:
     """The architecture that ``config.json`` describes, with a head."""
     config.num_labels = 1
-    set_dropout(config, 0.0)
     try:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     except Exception as error:  # a config with anything in it makes transformers raise anything

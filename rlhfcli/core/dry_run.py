@@ -13,6 +13,7 @@ from rlhfcli.core import model as models
 from rlhfcli.core import trace
 from rlhfcli.core.bench import memory_limit_gb, peak_gb
 from rlhfcli.core.deepspeed_config import Files, in_effect
+from rlhfcli.core.dropout import set_config, set_modules
 from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.offload_files import in_memory
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
@@ -136,13 +137,14 @@ def _parts(project: Project, name: str) -> Parts:
     tuned = project.folder / "sft" / "final"
     base = str(tuned) if name == "reward" and recipe.reward.init_from == "sft" and tuned.exists() else section.name
     config = models.load_config(base, trust_remote_code=section.trust_remote_code)
-    models.set_dropout(config, section.dropout)
+    dropouts = set_config(config, section.dropout)
     config.num_labels = 1
     kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification
     way = way_of(small_model(kind, config, trust_remote_code=section.trust_remote_code))
     bf16 = models.computes_bf16(section.dtype)
     with trace.without_memory():
         model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
+        set_modules(model, dropouts)
         models.fit_embeddings(model, project.tokenizer)
         if name == "sft":
             return sft_parts_of(project, model, way)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core import checksums, lora
 from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_adapter
+from rlhfcli.core.dropout import restore_config
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.schema import Lora
@@ -105,6 +106,7 @@ def save_model(
             lora.merge(model)
             lora.remove(model)
             finish(partial / "adapter", None)
+        restore_config(model)
         model.save_pretrained(partial, max_shard_size=shard_size)
         tokenizer.save_pretrained(partial)
         finish(partial, card)

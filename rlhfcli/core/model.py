@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhfcli.core import checksums
+from rlhfcli.core.dropout import set_config, set_modules
 from rlhfcli.core.partitioned import shape_of
 from rlhfcli.data.template import set_template
 from rlhfcli.errors import ModelError
@@ -36,8 +37,6 @@ from rlhfcli.recipe.schema import Model
 BUILTIN = "builtin:tiny"
 RESERVED_PADS = ("<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad|>", "<unk>")
 NEW_PAD = "<|pad|>"
-_DROPOUTS = ("dropout", "attention_dropout", "hidden_dropout", "activation_dropout", "resid_pdrop", "embd_pdrop",
-             "attn_pdrop", "layerdrop")  # fmt: skip
 
 
 def resolve(name: str) -> str:
@@ -112,7 +111,7 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
     Args:
         name: Hub name, local folder or ``builtin:tiny``.
         trust_remote_code: Run code that comes with the model.
-        dropout: Sets every dropout of the model.
+        dropout: Takes the place of the model's own (see ``dropout``).
 
     Returns:
         The model in evaluation mode.
@@ -128,7 +127,7 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
             where=name,
             hint="Use it as the reward model (--reward), and a language model, such as .../sft/final, as the model.",
         )
-    set_dropout(config, dropout)
+    dropouts = set_config(config, dropout)
     with _explained(name, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -138,6 +137,7 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
             output_loading_info=True,
         )
     _check_filled(name, report["missing_keys"])
+    set_modules(model, dropouts)
     return model.to(device()).eval()
 
 
@@ -157,7 +157,7 @@ def load_for_scoring(section: Model, folder: str) -> PreTrainedModel:
     config = load_config(folder, trust_remote_code=section.trust_remote_code)
     new_head = not is_reward_model(config)
     config.num_labels = 1
-    set_dropout(config, section.dropout)
+    dropouts = set_config(config, section.dropout)
     with _explained(folder, "model"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             resolve(folder),
@@ -168,6 +168,7 @@ def load_for_scoring(section: Model, folder: str) -> PreTrainedModel:
         )
     missing = report["missing_keys"]
     _check_filled(folder, [name for name in missing if not (new_head and name.startswith("score."))])
+    set_modules(model, dropouts)
     return model.to(device()).eval()
 
 
@@ -189,13 +190,6 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
 def is_reward_model(config: Any) -> bool:
     """Whether a config belongs to a model that gives scores rather than tokens."""
     return any("SequenceClassification" in name for name in config.architectures or [])
-
-
-def set_dropout(config: Any, dropout: float) -> None:
-    """Set every dropout that the family's config has."""
-    for key in _DROPOUTS:
-        if isinstance(getattr(config, key, None), int | float):
-            setattr(config, key, dropout)
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -31,7 +31,11 @@ class Model(Section):
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, more time"
     )
-    dropout: Share = Field(0.0, description="sets every dropout of the model")
+    dropout: Share = Field(
+        0.0,
+        description="takes the place of each dropout that the model's own config has above zero; 0: none; layers are "
+        "never dropped",
+    )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
 

@@ -25,15 +25,15 @@ from transformers import (
 )
 
 VOCABULARY = 128
-_IDS: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2}
-_NEW: dict[str, Any] = _IDS | {
+IDS: dict[str, Any] = {"vocab_size": VOCABULARY, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 2}
+NEW: dict[str, Any] = IDS | {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "max_position_embeddings": 128,
 }
-_OPT: dict[str, Any] = _IDS | {
+OPT: dict[str, Any] = IDS | {
     "hidden_size": 32,
     "ffn_dim": 64,
     "num_hidden_layers": 2,
@@ -42,42 +42,42 @@ _OPT: dict[str, Any] = _IDS | {
     "dropout": 0.0,
 }
 CONFIGS: dict[str, Any] = {
-    "opt": lambda: OPTConfig(**_OPT, word_embed_proj_dim=32),
-    "opt-350m": lambda: OPTConfig(**_OPT, word_embed_proj_dim=16, do_layer_norm_before=False),
-    "llama": lambda: LlamaConfig(**_NEW, num_key_value_heads=2),
-    "qwen3": lambda: Qwen3Config(**_NEW, num_key_value_heads=2, head_dim=8),
-    "gpt-neox": lambda: GPTNeoXConfig(**_NEW),
+    "opt": lambda: OPTConfig(**OPT, word_embed_proj_dim=32),
+    "opt-350m": lambda: OPTConfig(**OPT, word_embed_proj_dim=16, do_layer_norm_before=False),
+    "llama": lambda: LlamaConfig(**NEW, num_key_value_heads=2),
+    "qwen3": lambda: Qwen3Config(**NEW, num_key_value_heads=2, head_dim=8),
+    "gpt-neox": lambda: GPTNeoXConfig(**NEW),
     "gpt2": lambda: GPT2Config(
-        **_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+        **IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
     ),
-    "bloom": lambda: BloomConfig(**_IDS, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0, attention_dropout=0),
-    "gemma": lambda: GemmaConfig(**_NEW, num_key_value_heads=1, head_dim=8),
+    "bloom": lambda: BloomConfig(**IDS, hidden_size=32, n_layer=2, n_head=4, hidden_dropout=0, attention_dropout=0),
+    "gemma": lambda: GemmaConfig(**NEW, num_key_value_heads=1, head_dim=8),
     "gemma2": lambda: Gemma2Config(
-        **_NEW, num_key_value_heads=2, head_dim=8, sliding_window=6, attn_logit_softcapping=2.0
+        **NEW, num_key_value_heads=2, head_dim=8, sliding_window=6, attn_logit_softcapping=2.0
     ),
-    "mistral": lambda: MistralConfig(**_NEW, num_key_value_heads=2, sliding_window=6),
+    "mistral": lambda: MistralConfig(**NEW, num_key_value_heads=2, sliding_window=6),
 }
 # families that take the forest as a mask; their windows and rotations are as large as those of real models
 MASKED: dict[str, Any] = {
     "gptj": lambda: GPTJConfig(
-        **_IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, rotary_dim=4, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+        **IDS, n_embd=32, n_layer=2, n_head=4, n_positions=128, rotary_dim=4, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
     ),
     "falcon": lambda: FalconConfig(
-        **_IDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, hidden_dropout=0, attention_dropout=0
+        **IDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, hidden_dropout=0, attention_dropout=0
     ),
-    "stablelm": lambda: StableLmConfig(**_NEW, num_key_value_heads=2),
+    "stablelm": lambda: StableLmConfig(**NEW, num_key_value_heads=2),
     "gpt-oss": lambda: GptOssConfig(
-        **_NEW, num_key_value_heads=2, head_dim=8, sliding_window=6, num_local_experts=4, num_experts_per_tok=2,
+        **NEW, num_key_value_heads=2, head_dim=8, sliding_window=6, num_local_experts=4, num_experts_per_tok=2,
         layer_types=["sliding_attention", "full_attention"],
     ),
 }  # fmt: skip
 # with tensors that are worth a file each, also when two ranks cut them up
 _WIDE = {"hidden_size": 512, "num_attention_heads": 4}
 WIDE: dict[str, Any] = {
-    "opt-wide": lambda: OPTConfig(**_OPT | _WIDE | {"ffn_dim": 1024}, word_embed_proj_dim=512),
-    "llama-wide": lambda: LlamaConfig(**_NEW | _WIDE | {"intermediate_size": 1024}, num_key_value_heads=2),
+    "opt-wide": lambda: OPTConfig(**OPT | _WIDE | {"ffn_dim": 1024}, word_embed_proj_dim=512),
+    "llama-wide": lambda: LlamaConfig(**NEW | _WIDE | {"intermediate_size": 1024}, num_key_value_heads=2),
 }
-GPT_NEO = GPTNeoConfig(**_IDS, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]])
+GPT_NEO = GPTNeoConfig(**IDS, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]])
 FAMILIES = list(CONFIGS)
 PADDED = ("bloom",)  # its position biases count the cells of a row
 SIX = [

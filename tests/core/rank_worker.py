@@ -5,6 +5,7 @@ python -m torch.distributed.run --nproc_per_node=2 -m tests.core.rank_worker FOL
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ def settings(case: str, steps: int, files: Path) -> dict[str, Any]:
     """``llama-3-lora-tight-all-recomputed``: family, stage, ``lora`` or ``full``, and any of these words.
 
     ``tight``: some rank lacks a batch; ``optimizer``, ``all``: what is offloaded; ``files``: all of it, to ``files``;
-    ``recomputed``: activations are.
+    ``recomputed``: activations are; ``dropped``: activations, too, each rank its own, of a base that also drops layers.
     """
     family = max((name for name in families.CONFIGS | families.WIDE if case.startswith(f"{name}-")), key=len)
     stage, kind, *more = case.removeprefix(f"{family}-").split("-")
@@ -33,7 +34,7 @@ def settings(case: str, steps: int, files: Path) -> dict[str, Any]:
         phase["lora"] = {"rank": 4}
     return {
         "family": family,
-        "model": {"gradient_checkpointing": "recomputed" in more},
+        "model": {"gradient_checkpointing": "recomputed" in more, "dropout": 0.2 if "dropped" in more else 0.0},
         "deepspeed": {"zero_stage": int(stage), "config": families.DIVIDED if "tight" in more else {}, **offload},
         "phase": phase,
         "reward": {"pooling": "mean"} if "mean" in more else {},
@@ -47,12 +48,19 @@ def train(folder: Path, steps: int, cases: list[str]) -> None:
     for case in cases:
         if ranks.rank() == 0:
             _project(folder / case, **settings(case, steps, folder / "files"))  # writes the base model
+            if "dropped" in case:
+                _drop_layers(next((folder / case).glob("base-*/config.json")))
         ranks.meet()
         project = _project(folder / case, **settings(case, steps, folder / "files"))
         phases.train_sft(project)
         ranks.meet()
         phases.train_reward(project)
         ranks.meet()
+
+
+def _drop_layers(config: Path) -> None:
+    """As Meta's OPT models, with a LayerDrop of its own besides."""
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dropout": 0.1, "layerdrop": 0.9}))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def test_in_parts_and_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_family_that_scales_its_logits_computes_them_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = GraniteConfig(**families._NEW, num_key_value_heads=2, logits_scaling=8.0)
+    config = GraniteConfig(**families.NEW, num_key_value_heads=2, logits_scaling=8.0)
     model = AutoModelForCausalLM.from_config(config).eval()
     assert not head_is_apart(model)
     expected, _, _ = _loss_and_gradients(model)

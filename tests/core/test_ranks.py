@@ -68,6 +68,16 @@ def test_two_ranks_make_the_same_losses_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_dropout_on_two_ranks_and_no_layer_is_left_out(tmp_path: Path) -> None:
+    """With layers that each rank drops by itself, stage 3 would wait for ever and stages 1 and 2 mix gradients up."""
+    cases = ["opt-2-full-dropped", "opt-3-full-dropped"]
+    on_two_ranks(tmp_path, 6, cases)
+    for case in cases:
+        lines = list(read_metrics(tmp_path / case / "run" / "sft" / "metrics.jsonl"))
+        assert lines[-1]["step"] == 6 and lines[-1]["eval_loss"] < lines[0]["eval_loss"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_every_stage_with_and_without_lora(tmp_path: Path, part: int) -> None:
     compare(tmp_path, 20, MANY[part::4])
