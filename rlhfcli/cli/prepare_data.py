@@ -53,7 +53,7 @@ def prepare_data(
         data_page.check(html, overwrite=overwrite)
     job = work.begin(recipe, overrides or [], offline=offline)
     work.claim(job, "data", overwrite=overwrite)
-    prepared, tokenizer = work.prepare_or_take(job, strict=strict)
+    prepared, tokenizer = work.prepare_or_take(job, strict=strict, anew=overwrite)
     manifest = prepared.manifest | {"overlap": work.overlap(job, prepared)}
     loss_on = job.recipe.sft.loss_on
     if html is not None:

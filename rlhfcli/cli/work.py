@@ -88,13 +88,14 @@ def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
         return load_tokenizer(model.name, work.recipe.data.template, trust_remote_code=model.trust_remote_code)
 
 
-def prepare(work: Work, tokenizer: PreTrainedTokenizerBase, *, strict: bool = False) -> Prepared:
+def prepare(work: Work, tokenizer: PreTrainedTokenizerBase, *, strict: bool = False, anew: bool = False) -> Prepared:
     """Read, check, split and encode the data, or take what is already prepared.
 
     Args:
         work: The opened project.
         tokenizer: With its template.
         strict: A row that cannot be used is an error.
+        anew: Make it even if it is there already.
 
     Returns:
         The store.
@@ -106,7 +107,7 @@ def prepare(work: Work, tokenizer: PreTrainedTokenizerBase, *, strict: bool = Fa
 
     with work.run.starting():
         prepared = launch.wait_for_first(
-            lambda: data.prepare(work.recipe, tokenizer, work.run.data, work.sink),
+            lambda: data.prepare(work.recipe, tokenizer, work.run.data, work.sink, anew=anew),
             lambda: _made_by_first(work.run.data),
         )
     if launch.first():
@@ -116,12 +117,15 @@ def prepare(work: Work, tokenizer: PreTrainedTokenizerBase, *, strict: bool = Fa
     return prepared
 
 
-def prepare_or_take(work: Work, *, strict: bool) -> tuple[Prepared, Callable[[], PreTrainedTokenizerBase]]:
+def prepare_or_take(
+    work: Work, *, strict: bool, anew: bool = False
+) -> tuple[Prepared, Callable[[], PreTrainedTokenizerBase]]:
     """The prepared data, if possible without waiting for torch and transformers.
 
     Args:
         work: The opened project.
         strict: A row that cannot be used is an error.
+        anew: Make it even if it is there already.
 
     Returns:
         The store, and what loads the tokenizer when it is wanted.
@@ -130,9 +134,9 @@ def prepare_or_take(work: Work, *, strict: bool) -> tuple[Prepared, Callable[[],
 
     tokenizer = functools.cache(lambda: tokenizer_of(work))
     with work.run.starting():
-        found = data.ready(work.recipe, work.run.data)
+        found = None if anew else data.ready(work.recipe, work.run.data)
     if found is None:
-        return prepare(work, tokenizer(), strict=strict), tokenizer
+        return prepare(work, tokenizer(), strict=strict, anew=anew), tokenizer
     work.sink.note(f"prepared data: {work.run.data} is up to date")
     if strict:
         found.refuse_faults()

@@ -21,7 +21,8 @@ from rlhfcli.core.cross_check import Outcome, Report
 from rlhfcli.core.expected import Reference
 from rlhfcli.core.model import is_reward_model, load_causal_lm, load_config, load_for_scoring, load_tokenizer, resolve
 from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.data.store import MANIFEST, Prepared
+from rlhfcli.data.manifest import MANIFEST, damage
+from rlhfcli.data.store import Prepared
 from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
 from rlhfcli.recipe.run_folder import RunFolder
 from rlhfcli.recipe.schema import Model
@@ -200,8 +201,8 @@ def _card(source: Source, form: cards.Form) -> str:
 
 
 def _examples(data: Path | None, model: Any) -> list[list[int]]:
-    """Of the prepared validation data, as many as are needed and there."""
-    if data is None or not (data / MANIFEST).is_file():
+    """Of the prepared validation data, as many as are needed and there; none of a store that is not whole."""
+    if data is None or damage(data):
         return []
     prepared, some = Prepared(data), slice(expected.EXAMPLES)
     try:

@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import tiny
+from rlhfcli.data.counts import PHASES
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.intake import Intake
+from rlhfcli.data.manifest import MANIFEST, damage, others_in, read_manifest, write_manifest
+from rlhfcli.data.overlap import PROMPTS
 from rlhfcli.data.sources import Stream, code_identity, file_identity, open_source
-from rlhfcli.data.store import MANIFEST, Prepared
-from rlhfcli.errors import OutputError
+from rlhfcli.data.split import PARTS
+from rlhfcli.data.store import REJECTED, Prepared, file_name
+from rlhfcli.errors import DataError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.schema import Recipe
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepared", "prepare", "ready"]
 
+_FILES = {MANIFEST, REJECTED, PROMPTS, *(file_name(phase, part) for phase in PHASES for part in PARTS)}
 _TOKENIZER_FILES = ("*token*", "*vocab*", "merges*", "*.model", "*.tiktoken", "*.jinja", "config.json")
 
 
@@ -48,18 +53,29 @@ def ready(recipe: Recipe, folder: Path) -> Prepared | None:
     Raises:
         DataError: A source cannot be found.
     """
-    quick = _quick(recipe, _open_sources(recipe))
-    if quick is None or not (folder / MANIFEST).is_file():
-        return None
-    prepared = Prepared(folder)
-    return prepared if prepared.manifest.get("quick") == quick else None
+    quick = _quick(recipe, _open_sources(recipe, folder))
+    try:
+        if quick is None or read_manifest(folder).get("quick") != quick or damage(folder):
+            return None
+        return Prepared(folder)
+    except (FileNotFoundError, DataError):
+        return None  # ``prepare`` says what is wrong with it
 
 
-def _open_sources(recipe: Recipe) -> list[list[Stream]]:
-    return [open_source(source, recipe.seed, number) for number, source in enumerate(recipe.data.sources)]
+def _open_sources(recipe: Recipe, folder: Path) -> list[list[Stream]]:
+    try:
+        return [open_source(source, recipe.seed, number) for number, source in enumerate(recipe.data.sources)]
+    except DataError as error:
+        fault = damage(folder) if folder.is_dir() and any(folder.iterdir()) else None
+        if fault is None:
+            raise
+        lost = f"{folder} is damaged, too ({fault}), and can only be made anew from all of its sources."
+        raise DataError(error.what, where=error.where, hint=f"{lost}\n{error.hint or ''}".rstrip()) from None
 
 
-def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, sink: Sink) -> Prepared:
+def prepare(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, sink: Sink, *, anew: bool = False
+) -> Prepared:
     """Make the data of a recipe ready for training, or find it ready.
 
     Args:
@@ -67,6 +83,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, si
         tokenizer: With its chat template set.
         folder: Where the store is, or is to be.
         sink: Hears what is going on.
+        anew: Make it even if it is ready.
 
     Returns:
         The store.
@@ -75,20 +92,20 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, si
         DataError: A source or a row cannot be used, or a part would be empty.
         OutputError: The folder cannot be written, or holds something else.
     """
-    sources = recipe.data.sources
     with sink.stage("looking at the data sources"):
-        streams = _open_sources(recipe)
+        streams = _open_sources(recipe, folder)
         fingerprint = _fingerprint(recipe, tokenizer, streams)
-    stored = _stored_fingerprint(folder)
-    if stored == fingerprint:
+        reason = _why_anew(folder, fingerprint)
+    if reason == "" and not anew:
         sink.note(f"prepared data: {folder} is up to date")
         return Prepared(folder)
-    if stored is not None:
-        sink.note(f"prepared data: {folder} was made of other inputs, and is made anew")
+    _refuse_other_files(folder)
+    if reason:
+        sink.note(f"prepared data: {folder} {reason}, and is made anew")
     encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
     with _beside(folder) as unfinished:
         with Intake(recipe.data, encoder, unfinished, sink) as intake:
-            for source, found in zip(sources, streams, strict=True):
+            for source, found in zip(recipe.data.sources, streams, strict=True):
                 intake.take(source, found)
             intake.check()
         manifest = {
@@ -100,7 +117,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, si
             "sources": [count.as_json() for count in intake.counts],
             "tokens": _statistics(recipe, intake),
         }
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_manifest(unfinished, manifest)
     return Prepared(folder)
 
 
@@ -156,25 +173,51 @@ def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     return blake2b(backend.to_str().encode(), digest_size=16).hexdigest()
 
 
-def _stored_fingerprint(folder: Path) -> str | None:
-    """What the store in a folder was made of; ``None`` where there is none.
+def _why_anew(folder: Path, fingerprint: str) -> str | None:
+    """Why the store in a folder cannot be taken; empty if it can, ``None`` where there is no store."""
+    try:
+        stored = read_manifest(folder)["fingerprint"]
+    except OSError:  # no folder, or none of ours, which ``_refuse_other_files`` finds out
+        stored = None
+        if not (folder.is_dir() and any(entry.suffix == ".arrow" for entry in folder.iterdir())):
+            return None
+    except DataError:
+        stored = None
+    if stored not in (None, fingerprint):
+        return "was made of other inputs"
+    fault = damage(folder)
+    return f"cannot be used ({fault})" if fault else ""
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Make sure that nothing but a store, whole or not, is replaced.
 
     Raises:
-        OutputError: Something else is there, which must not be overwritten.
+        OutputError: Something else is there.
     """
     if not folder.exists():
-        return None
-    manifest = folder / MANIFEST
+        return
+    others = others_in(folder, _FILES) if folder.is_dir() else [folder.name]
+    ours = [name for name in _FILES if (folder / name).exists()]
+    if not others and (not ours or len(ours) > 1 or _is_manifest(folder)):
+        return
+    what = f"holds other files, too: {', '.join(others[:5])}" if ours and others else "holds something else"
+    raise OutputError(
+        f"the folder for the prepared data {what}",
+        where=str(folder),
+        hint="Nothing was touched. Choose another output_dir, or move that away.",
+    )
+
+
+def _is_manifest(folder: Path) -> bool:
+    """Whether the only file of a folder is a store's."""
     try:
-        if not any(folder.iterdir()):
-            return None
-        return str(json.loads(manifest.read_text(encoding="utf-8"))["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise OutputError(
-            "the folder for the prepared data holds something else",
-            where=str(folder),
-            hint="Nothing was touched. Choose another output_dir, or move that folder away.",
-        ) from None
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True  # it is another file of ours
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "fingerprint" in content
 
 
 @contextmanager

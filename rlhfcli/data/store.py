@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from rlhfcli.data.counts import Phase
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.manifest import REMAKE, read_manifest
 from rlhfcli.data.split import Part
 from rlhfcli.errors import DataError
 
-MANIFEST = "manifest.json"
 REJECTED = "rejected_rows.jsonl"
 _SHOWN = 20  # rows that an error names
 _BATCH = 1024  # rows that are written, and found, together
@@ -111,8 +111,12 @@ class _Stored(Sequence[Example], Generic[Example]):
     """
 
     def __init__(self, path: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        self._batches = [reader.get_batch(k) for k in range(reader.num_record_batches)]
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self._batches = [reader.get_batch(k) for k in range(reader.num_record_batches)]
+        except (pa.ArrowException, OSError) as error:
+            what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+            raise DataError(f"a file of the prepared data {what}", where=str(path), hint=REMAKE) from None
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
 
     def __len__(self) -> int:
@@ -188,11 +192,15 @@ class Prepared:
 
     Args:
         folder: Where ``prepare`` wrote it.
+
+    Raises:
+        FileNotFoundError: There is none.
+        DataError: Its manifest is not as it was written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        self.manifest: dict[str, Any] = read_manifest(folder)
 
     def dialogues(self, part: str) -> StoredDialogues:
         """What SFT learns from.

@@ -1,0 +1,126 @@
+"""The manifest of a store: what it was made of, every count, and the sums of its files and of itself.
+
+A store is whole if all of it is as it was written: a changed token, count or reason is noticed before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from rlhfcli.errors import DataError
+
+MANIFEST = "manifest.json"
+REMAKE = "rlhf prepare-data --overwrite makes it anew."
+_JUNK = (".DS_Store", "Thumbs.db")  # what file managers leave
+_whole: dict[Path, list[tuple[int, int]]] = {}  # folder → size and time of its files when they were last summed
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the manifest of a store whose other files are all there.
+
+    Args:
+        folder: The store.
+        content: What it was made of, and its counts.
+    """
+    files = {file.name: {"size": file.stat().st_size, "blake2b": sum_of(file)} for file in sorted(folder.iterdir())}
+    sealed = {**content, "files": files}
+    text = json.dumps({**sealed, "sum": _seal(sealed)}, indent=1, ensure_ascii=False)
+    # Half a character, such as a file name that is not UTF-8 brings along, becomes the escape that JSON has for it.
+    (folder / MANIFEST).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a store.
+
+    Args:
+        folder: The store.
+
+    Returns:
+        What was written.
+
+    Raises:
+        FileNotFoundError: There is none.
+        DataError: It is not as it was written.
+    """
+    where = str(folder / MANIFEST)
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise DataError(f"{MANIFEST} cannot be read", where=where, hint=REMAKE)
+    if "sum" not in content and "fingerprint" in content:
+        raise DataError(f"{MANIFEST} was written by an older version", where=where, hint=REMAKE)
+    if content.pop("sum", None) != (seal := _seal(content)):
+        raise DataError(f"{MANIFEST} is not as it was written", where=where, hint=REMAKE)
+    return {**content, "sum": seal}
+
+
+def damage(folder: Path) -> str | None:
+    """Look whether a store is whole. Sizes first; files that this process has summed are not summed again.
+
+    Args:
+        folder: The store.
+
+    Returns:
+        What is wrong with which file; ``None`` if nothing is.
+    """
+    try:
+        files = read_manifest(folder)["files"]
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except DataError as error:
+        return error.what
+    seen = []
+    for name, entry in files.items():
+        try:
+            found = (folder / name).stat()
+        except OSError as error:
+            return f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name} cannot be read"
+        if found.st_size != entry["size"]:
+            return f"{name} has {found.st_size:,} bytes instead of {entry['size']:,}"
+        seen.append((found.st_size, found.st_mtime_ns))
+    if _whole.get(folder) != seen:
+        for name, entry in files.items():
+            if sum_of(folder / name) != entry["blake2b"]:
+                return f"{name} is not as it was written"
+        _whole[folder] = seen
+    return None
+
+
+def others_in(folder: Path, own: set[str]) -> list[str]:
+    """What stands in a folder beside the files of a store.
+
+    Args:
+        folder: Exists.
+        own: Names that a store has.
+
+    Returns:
+        Names, sorted.
+    """
+    names = (entry.name for entry in folder.iterdir())
+    return sorted(name for name in names if name not in own and name not in _JUNK and not name.startswith(".nfs"))
+
+
+def sum_of(file: Path) -> str:
+    """A hash of a file's content; empty where it cannot be read."""
+    digest = blake2b(digest_size=16)
+    try:
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """A hash of a manifest's entries, however they are laid out."""
+    as_read = json.loads(json.dumps(content))  # keys are texts there
+    return blake2b(json.dumps(as_read, sort_keys=True).encode(), digest_size=16).hexdigest()
