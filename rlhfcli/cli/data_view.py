@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from rlhfcli.data.column_use import described
 from rlhfcli.evaluation.report import Column, Table
 
 PARTS = {
@@ -95,9 +96,18 @@ def _sources(manifest: Mapping[str, Any]) -> Table:
     for source in manifest["sources"]:
         counts = (source["read"], source["kept"], source["cut"], sum(source["dropped"].values()))
         rows.append((source["path"], ", ".join(source["shapes"]), *(f"{count:,}" for count in counts)))
+    return Table("Data", columns, tuple(rows), "\n".join(_about_sources(manifest)) or None)
+
+
+def _about_sources(manifest: Mapping[str, Any]) -> list[str]:
+    """What stands below the table of sources: what cut means, and which columns nobody reads."""
+    limit, several = manifest["data"]["max_length"], len(manifest["sources"]) > 1
     cut = sum(source["cut"] for source in manifest["sources"])
-    limit = manifest["data"]["max_length"]
-    return Table("Data", columns, tuple(rows), f"cut: shortened to {limit:,} tokens." if cut else None)
+    lines = [f"cut: shortened to {limit:,} tokens."] if cut else []
+    for source in manifest["sources"]:
+        about = described(source.get("columns_not_read", {}), source.get("carried", {}))
+        lines += [f"{source['path']}: {line}" if several else line for line in about]
+    return lines
 
 
 def _left_out(manifest: Mapping[str, Any]) -> Table | None:

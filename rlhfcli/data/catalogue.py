@@ -130,7 +130,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("nvidia/HelpSteer2-scores",
           Ranked(Prompt("prompt", clean=helpsteer_turns), "rows.*.response", "rows.*.helpfulness"),
           "the same answers with scores for helpfulness", held_out="validation", hub="nvidia/HelpSteer2",
-          join=SamePrompt("prompt", "response")),
+          join=SamePrompt("prompt", "response", ("helpfulness",))),
     Entry("nvidia/HelpSteer3", HELPSTEER3, "two answers in many languages, and how strongly people prefer one",
           "multi", held_out="validation", subset="preference"),
     Entry("Skywork/Skywork-Reward-Preference-80K-v0.2", Paired(kind="source"), "a small, strong mixture of pairs"),

@@ -7,13 +7,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlhfcli.data.column_use import ColumnUse
 from rlhfcli.data.split import PARTS
 
 Phase = Literal["sft", "reward"]
 PHASES: tuple[Phase, ...] = ("sft", "reward")
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "duplicate but for upper case and white space"
-DUPLICATES = (DUPLICATE, NEAR_DUPLICATE)
+SAME_BUT_UNREAD = "duplicate but for columns that are not read"
+DUPLICATES = (DUPLICATE, NEAR_DUPLICATE, SAME_BUT_UNREAD)
 
 
 @dataclass
@@ -55,6 +57,7 @@ class SourceCount:
         dropped: Rows that none uses, by reason.
         faults: Those of them that are to blame on the row: not duplicates, nor what the recipe does not want.
         phases: The same by phase.
+        columns: Which columns are not read, and what is used beside the texts.
     """
 
     path: str
@@ -65,6 +68,7 @@ class SourceCount:
     dropped: Counter[str] = field(default_factory=Counter)
     faults: int = 0
     phases: dict[Phase, PhaseCount] = field(default_factory=lambda: {phase: PhaseCount() for phase in PHASES})
+    columns: ColumnUse = field(default_factory=ColumnUse)
 
     def as_json(self) -> dict[str, Any]:
         """For the manifest."""
@@ -76,6 +80,8 @@ class SourceCount:
             "cut": self.cut,
             "dropped": _sorted(self.dropped),
             "faults": self.faults,
+            "columns_not_read": self.columns.shares(),
+            "carried": _sorted(self.columns.carried),
             **{phase: count.as_json() for phase, count in self.phases.items()},
         }
 
@@ -86,4 +92,4 @@ def short_reason(reason: str) -> str:
 
 
 def _sorted(reasons: Counter[str]) -> dict[str, int]:
-    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+    return dict(sorted((+reasons).items(), key=lambda item: (-item[1], item[0])))

@@ -59,8 +59,8 @@ class Dialogue:
 
     @property
     def last_answer(self) -> int:
-        """Which turn is the assistant's last one; what follows it teaches nothing."""
-        return max(k for k, turn in enumerate(self.turns) if turn.role == "assistant")
+        """Which turn is the last one that is learnt; what follows it teaches nothing."""
+        return max(k for k, turn in enumerate(self.turns) if turn.role == "assistant" and turn.train)
 
 
 @dataclass(frozen=True)

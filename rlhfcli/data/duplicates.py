@@ -5,50 +5,63 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from rlhfcli.data.counts import DUPLICATE, NEAR_DUPLICATE
+from rlhfcli.data.counts import DUPLICATE, NEAR_DUPLICATE, SAME_BUT_UNREAD
 from rlhfcli.data.dialogue import Dialogue, Preference, Turn
 from rlhfcli.data.split import normalised
+
+_SHORT = 6  # bytes of a digest that only tells two rows apart
 
 
 class Seen:
     """Remembers examples by their digests, some hundred bytes each.
 
     Two examples are the same if they teach the same: the turns up to the last answer of a dialogue; of a preference
-    the prompt, the answers, and which one is preferred.
+    the prompt, the answers, and which one is preferred; of both also the tools, the reasoning, and which turns are
+    learnt.
     """
 
     def __init__(self) -> None:
-        self._exact: set[bytes] = set()
+        self._exact: dict[bytes, bytes] = {}
         self._normalised: set[bytes] = set()
 
-    def add(self, example: Dialogue | Preference) -> str | None:
+    def add(self, example: Dialogue | Preference, unread: str = "") -> str | None:
         """Remember an example.
 
         Args:
             example: A dialogue or a preference.
+            unread: What its row says beside it.
 
         Returns:
             ``None`` the first time, else what kind of duplicate it is.
         """
-        turns, order = _said(example)
-        near = _digest(normalised(turns), order)
-        exact = _digest("\x1e".join(f"{turn.role}\x1f{turn.content}" for turn in turns), order)
+        turns, besides = _said(example)
+        near = _digest(normalised(turns), besides)
+        exact = _digest("\x1e".join(f"{turn.role}\x1f{turn.content}" for turn in turns), besides)
+        rest = _digest(unread, "")[:_SHORT]
         if near not in self._normalised:
             self._normalised.add(near)
-            self._exact.add(exact)
+            self._exact[exact] = rest
             return None
         if exact in self._exact:
-            return DUPLICATE
-        self._exact.add(exact)
+            return DUPLICATE if self._exact[exact] == rest else SAME_BUT_UNREAD
+        self._exact[exact] = rest
         return NEAR_DUPLICATE
 
 
 def _said(example: Dialogue | Preference) -> tuple[Sequence[Turn], str]:
-    """All turns that count, and which of the last ones are preferred to which."""
+    """All turns that count, and what else does: the order of the answers, tools, reasoning, turns not learnt."""
     if isinstance(example, Dialogue):
-        return example.turns[: example.last_answer + 1], ""
-    answers = (Turn("assistant", answer) for answer in example.answers)
-    return (*example.prompt, *answers), str(example.order)
+        turns: Sequence[Turn] = example.turns[: example.last_answer + 1]
+        order = ""
+    else:
+        turns = (*example.prompt, *(Turn("assistant", answer) for answer in example.answers))
+        order = str(example.order)
+    thoughts = [f"{k}\x1f{turn.reasoning}\x1f{turn.train}" for k, turn in enumerate(turns) if not _plain(turn)]
+    return turns, "\x1e".join((order, example.tools, *thoughts))
+
+
+def _plain(turn: Turn) -> bool:
+    return turn.train and not turn.reasoning
 
 
 def _digest(text: str, order: str) -> bytes:

@@ -9,8 +9,9 @@ from typing import Any
 from rlhfcli.data.dialogue import Preference, Turn
 from rlhfcli.data.files import readable
 from rlhfcli.data.formats import Row, convert, detect_shape, named_shapes
+from rlhfcli.data.message import turns_of
 from rlhfcli.data.sources import Stream, local_streams
-from rlhfcli.data.turns import RowProblem, split_transcript, text_of, turns_of
+from rlhfcli.data.turns import RowProblem, split_transcript, text_of
 from rlhfcli.errors import DataError
 
 BUILTIN = "builtin:tiny"

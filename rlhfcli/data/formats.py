@@ -24,12 +24,14 @@ from rlhfcli.data.catalogue import (
     entries_of,
     find_entry,
 )
+from rlhfcli.data.column_use import WatchedRow
 from rlhfcli.data.columns import Row
 from rlhfcli.data.dialogue import Origin
 from rlhfcli.data.joins import Join
 from rlhfcli.data.preference_readers import Paired, Ranked
 from rlhfcli.data.prompts import ALPACA, Prompt
 from rlhfcli.data.readers import Answered, Example, Messages, Reader
+from rlhfcli.data.side_columns import with_side_columns
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
 
@@ -151,7 +153,7 @@ def convert(row: Any, shape: Shape, origin: Origin) -> Example:
     """Make a dialogue or a preference of a row.
 
     Args:
-        row: As it was read.
+        row: As it was read; a ``WatchedRow`` knows afterwards which of its columns were not.
         shape: The shape of its file.
         origin: Where it stands.
 
@@ -167,4 +169,5 @@ def convert(row: Any, shape: Shape, origin: Origin) -> Example:
     missing = [column for column in shape.needs if column not in row] if shape.join is None else []
     if missing:
         raise RowProblem(f"the row lacks {', '.join(missing)}")
-    return shape.reader(row, origin)
+    watched = row if isinstance(row, WatchedRow) else WatchedRow(row)
+    return with_side_columns(shape.reader(watched, origin), watched)

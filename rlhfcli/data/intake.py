@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -11,12 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from rlhfcli.data.column_use import WatchedRow, described
 from rlhfcli.data.counts import DUPLICATES, PHASES, Phase, SourceCount, short_reason
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference
 from rlhfcli.data.duplicates import Seen
 from rlhfcli.data.encode import Encoder, Outcome, too_long
 from rlhfcli.data.files import Unreadable, readable
 from rlhfcli.data.formats import Example, Shape, convert, detect_shape, named_shapes
+from rlhfcli.data.joins import Join
 from rlhfcli.data.overlap import PromptWriter
 from rlhfcli.data.sources import Stream, renamed
 from rlhfcli.data.split import PARTS, Part, part_of, position, prompt_key, share_of
@@ -117,6 +119,8 @@ class Intake:
                 self._sink.advance(min(total, done + stream.meter.done), {"rows": count.read})
             done += stream.meter.size
         self._sink.end()
+        for line in described(count.columns.shares(), count.columns.carried):
+            self._sink.note(f"{source.path}: {line}")
         unusable = sum(number for reason, number in count.dropped.items() if reason not in DUPLICATES)
         if count.read and unusable == count.read and self._first_fault:
             reason, rows_with_it = count.dropped.most_common(1)[0]
@@ -137,7 +141,7 @@ class Intake:
         if shape.name not in count.shapes:
             count.shapes.append(shape.name)
         rows = chain(first, rows)
-        for chunk in _chunks(rows if shape.join is None else shape.join(rows)):
+        for chunk in _chunks(rows if shape.join is None else _joined(rows, shape.join, count)):
             yield chunk, shape
 
     def check(self) -> None:
@@ -190,10 +194,13 @@ class Intake:
     def _row(self, raw: Any, origin: Origin, shape: Shape, source: Source, count: SourceCount) -> _Row | None:
         """Convert a row and decide who learns from it; ``None`` and a count where nobody does."""
         try:
-            example = convert(readable(raw), shape, origin)
+            row = readable(raw)
+            watched = WatchedRow(row) if isinstance(row, Mapping) else row
+            example = convert(watched, shape, origin)
+            unread = count.columns.add(watched, example, joined=shape.join is not None)
             key = prompt_key(example)
             wanted, copies = self._wanted(example, key, source)
-            phases = self._not_seen(example, wanted, count)
+            phases = self._not_seen(example, wanted, count, unread)
         except RowProblem as problem:
             self._drop(count, raw, origin, str(problem), fault=problem.fault)
             return None
@@ -220,9 +227,10 @@ class Intake:
             raise _NotWanted(f"outside the share that weight {source.weight} takes")
         return wanted, copies
 
-    def _not_seen(self, example: Example, wanted: list[Phase], count: SourceCount) -> list[Phase]:
+    def _not_seen(self, example: Example, wanted: list[Phase], count: SourceCount, unread: str) -> list[Phase]:
         """The phases that have not met this example, at least one; of a preference, SFT only sees the best answer."""
-        found = {phase: self._seen[phase].add(_as_dialogue(example) if phase == "sft" else example) for phase in wanted}
+        said = {phase: _as_dialogue(example) if phase == "sft" else example for phase in wanted}
+        found = {phase: self._seen[phase].add(each, unread) for phase, each in said.items()}
         phases = [phase for phase, reason in found.items() if reason is None]
         reasons = [reason for reason in found.values() if reason is not None]
         if not phases:
@@ -285,6 +293,17 @@ def _copies(example: Example, key: str, weight: float) -> int:
         return whole
     answers = example.answers if isinstance(example, Preference) else (example.turns[example.last_answer].content,)
     return whole + (position("\x1e".join((key, *answers)), "weight") < weight - whole)
+
+
+def _joined(rows: Iterator[Located], join: Join, count: SourceCount) -> Iterator[Located]:
+    """Rows that are put together, with the columns counted that nobody reads of them."""
+
+    def watched() -> Iterator[Located]:
+        for row, origin in rows:
+            count.columns.add_unjoined(row, join.reads)
+            yield row, origin
+
+    return join(watched())
 
 
 def _chunks(rows: Iterator[Located]) -> Iterator[list[Located]]:

@@ -22,6 +22,10 @@ class Join(Protocol):
     def needs(self) -> tuple[str, ...]:
         """Columns of the rows in the file."""
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns of these rows that are used, those included that a row may lack."""
+
     def __call__(self, rows: Iterable[Located]) -> Iterator[Located]:
         """Yield joined rows; rows that are no part of one pass through, or come as ``Unreadable`` with the reason."""
 
@@ -33,15 +37,22 @@ class SamePrompt:
     Args:
         prompt: The column that they share.
         answer: The column in which they differ.
+        also: Other columns that are used.
     """
 
     prompt: str
     answer: str
+    also: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns of the rows in the file."""
         return (self.prompt, self.answer)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that are used."""
+        return (*self.needs, *self.also)
 
     def __call__(self, rows: Iterable[Located]) -> Iterator[Located]:
         """Yield joined rows; each stands where the first of its rows stood."""
@@ -67,6 +78,11 @@ class MessageTrees:
     def needs(self) -> tuple[str, ...]:
         """Columns of the rows in the file."""
         return ("message_id", "parent_id", "text", "role")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that are used."""
+        return (*self.needs, "rank", "deleted", "lang")
 
     def __call__(self, rows: Iterable[Located]) -> Iterator[Located]:
         """Yield one row for each ranking and dialogue; it stands where its question stood. Holds all messages."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlhfcli.data.column_use import peek
 from rlhfcli.data.columns import Clean, Row, as_is, as_number, column_of, number_at, value_at
 from rlhfcli.data.dialogue import Origin, Preference
 from rlhfcli.data.prompts import Prompt, Turns, answer_of, answers_of, check_prompt, whole_dialogue, with_system
@@ -122,7 +123,7 @@ class Ranked:
         return found if measured else replace(found, margins=())  # a rank says who is better, not by how much
 
     def _has(self, row: Row, paths: str | tuple[str, ...]) -> bool:
-        return not self.optional or all(row.get(column_of(path)) is not None for path in _paths(paths))
+        return not self.optional or all(peek(row, column_of(path)) is not None for path in _paths(paths))
 
     def _numbers(self, row: Row, paths: str | tuple[str, ...], count: int) -> list[float]:
         found = _each(row, paths, "scores")
@@ -216,7 +217,7 @@ def _pair(reader: Labelled | Compared, row: Row, origin: Origin, better: int, ma
 def _margin(row: Row) -> float | None:
     """By how much the chosen answer is better, where the row says so."""
     for columns in MARGINS:
-        if any(row.get(column) is None for column in columns):
+        if any(peek(row, column) is None for column in columns):
             continue
         numbers = [number_at(row, column) for column in columns]
         if len(numbers) == 1:

@@ -7,20 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhfcli.data.column_use import peek
 from rlhfcli.data.columns import Clean, Row, as_is, column_of, value_at
 from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.turns import (
-    HUMAN_ASSISTANT,
-    RowProblem,
-    Speakers,
-    is_transcript,
-    split_transcript,
-    text_of,
-    turn_of,
-    turns_of,
-)
+from rlhfcli.data.message import turn_of, turns_of
+from rlhfcli.data.turns import HUMAN_ASSISTANT, RowProblem, Speakers, is_transcript, split_transcript, text_of
 
 Turns = tuple[Turn, ...]
+SYSTEM = ("system", "system_prompt")
 _ASSISTANT = re.compile(r"\s*Assistant[:：]")
 
 
@@ -78,10 +72,10 @@ ALPACA = Prompt("instruction", below="input", history="history", speakers=None)
 
 def with_system(row: Row, turns: Turns) -> Turns:
     """Put the text of a ``system`` column in front, unless the dialogue has one."""
-    system = row.get("system", row.get("system_prompt"))
-    if not isinstance(system, str) or not system.strip() or turns[0].role == "system":
+    column = next((name for name in SYSTEM if peek(row, name) is not None), None)
+    if column is None or turns[0].role == "system" or not str(peek(row, column)).strip():
         return turns
-    return (Turn("system", text_of(system, "system")), *turns)
+    return (Turn("system", text_of(row[column], column)), *turns)
 
 
 def answer_of(value: Any, what: str, clean: Clean = as_is) -> str:

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from rlhfcli.data.columns import Clean, Row, as_is, column_of, value_at
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.message import turns_of
 from rlhfcli.data.prompts import Prompt, Turns, answer_of, with_system
-from rlhfcli.data.turns import RowProblem, turns_of
+from rlhfcli.data.turns import RowProblem
 
 Example = Dialogue | Preference
 
@@ -86,6 +87,8 @@ def _dialogue(turns: Turns, origin: Origin) -> Dialogue:
         raise RowProblem("no turn is the assistant's: there is nothing to learn")
     if next(turn.role for turn in turns if turn.role != "system") == "assistant":
         raise RowProblem("the assistant speaks first: there is no prompt")
+    if not any(turn.role == "assistant" and turn.train for turn in turns):
+        raise RowProblem("the row says that none of the assistant's turns is to be learnt", fault=False)
     return Dialogue(turns, origin)
 
 

@@ -1,8 +1,7 @@
-"""Messages of all kinds become ``Turn``; dialogues that are written as one text are split into turns."""
+"""Texts of a row, and dialogues that are written as one text; ``message`` reads lists of messages."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,14 @@ from rlhfcli.data.dialogue import Role, Turn
 ROLES: dict[str, Role] = {
     "user": "user", "human": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
-    "bot": "assistant", "function_call": "assistant",
+    "bot": "assistant", "ai": "assistant", "function_call": "assistant", "tool_call": "assistant",
     "system": "system", "developer": "system",
-    "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
+    "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool", "tool_response": "tool",
 }  # fmt: skip
 """Other tools' words for who speaks."""
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
+_THOUGHT_PARTS = ("thinking", "reasoning")
+_PART_TEXTS = ("text", "value", "content")
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,10 @@ def text_of(value: Any, what: str) -> str:
     Raises:
         RowProblem: It is not text, or is blank.
     """
-    if isinstance(value, list) and value and all(isinstance(part, Mapping) and "text" in part for part in value):
-        value = "".join(str(part["text"]) for part in value)  # content parts, as multi-modal data has them
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        value, thought = join_parts(value, what)
+        if thought:
+            raise RowProblem(f"{what} has a part of reasoning, which only a message of the assistant can have")
     if not isinstance(value, str):
         raise RowProblem(f"{what} is {kind_of(value)}, not text")
     if not value.strip():
@@ -104,53 +108,34 @@ def text_of(value: Any, what: str) -> str:
     return value
 
 
-def turn_of(message: Any, what: str) -> Turn | None:
-    """Read one message: ``role``/``content`` or ``from``/``value``.
+def join_parts(parts: Sequence[Any], what: str) -> tuple[str, str]:
+    """Join the parts of a content, as multimodal templates and Anthropic write it: ``[{"type": "text", "text": …}]``.
 
     Args:
-        message: What the row holds.
-        what: How to call it in a message, such as ``turn 3``.
+        parts: Objects; a bare text counts as one.
+        what: How to call the content in a message.
 
     Returns:
-        The turn; ``None`` for a system turn without text, which says nothing.
+        The text, and what was thought before it (parts of the type ``thinking``).
 
     Raises:
-        RowProblem: It is no message, its role is unknown, or it has no text.
+        RowProblem: A part is neither.
     """
-    if not isinstance(message, Mapping):
-        raise RowProblem(f"{what} is {kind_of(message)}, not a message with a role and its content")
-    speaker = message.get("role", message.get("from"))
-    if not isinstance(speaker, str):
-        raise RowProblem(f"{what} does not say who speaks (role or from): it has {', '.join(map(str, message))}")
-    role = ROLES.get(speaker.strip().lower())
-    if role is None:
-        raise RowProblem(f"{what} has the unknown role {speaker!r} (known: {', '.join(ROLES)})")
-    content = message.get("content", message.get("value"))
-    if role == "system" and content in (None, ""):
-        return None
-    return Turn(role, text_of(_with_calls(content, message), f"{what} ({speaker})"))
-
-
-def turns_of(messages: Any, what: str) -> tuple[Turn, ...]:
-    """Read a list of messages.
-
-    Args:
-        messages: What the row holds.
-        what: The column's name.
-
-    Returns:
-        At least one turn.
-
-    Raises:
-        RowProblem: It is not a list of messages.
-    """
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise RowProblem(f"{what} is {kind_of(messages)}, not a list of messages")
-    found = [turn_of(message, f"{what}: turn {number}") for number, message in enumerate(messages, 1)]
-    turns = tuple(turn for turn in found if turn is not None)
-    if not turns:
-        raise RowProblem(f"{what} has no turns")
-    return turns
+    said: list[str] = []
+    thought: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            said.append(part)
+            continue
+        kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
+        if kind in _THOUGHT_PARTS:
+            thought.append(_part_text(part, (kind, *_PART_TEXTS), what))
+            continue
+        others = [key for key, value in part.items() if value is not None and key not in ("type", *_PART_TEXTS)]
+        if kind not in _TEXT_PARTS or (kind is None and others):
+            raise RowProblem(f"{what} has a part of type {kind or others[0]}: only text can be read")
+        said.append(_part_text(part, _PART_TEXTS, what))
+    return "".join(said), "\n".join(filter(None, thought))
 
 
 def is_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT) -> bool:
@@ -190,13 +175,12 @@ def split_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT) -> tuple[T
     return tuple(turns)
 
 
-def _with_calls(content: Any, message: Mapping[str, Any]) -> Any:
-    """The content, with the tools that the assistant calls as JSON below it."""
-    calls = message.get("tool_calls") or message.get("function_call")
-    if not calls:
-        return content
-    written = json.dumps(calls, ensure_ascii=False, default=str)
-    return written if content in (None, "", []) else f"{text_of(content, 'content')}\n{written}"
+def _part_text(part: Mapping[str, Any], keys: Sequence[str], what: str) -> str:
+    """The text of a part; Arrow tables have null where a part has none."""
+    value = next((part[key] for key in keys if part.get(key) not in (None, "")), "")
+    if not isinstance(value, str):
+        raise RowProblem(f"{what} has a part whose text is {kind_of(value)}")
+    return value
 
 
 def kind_of(value: Any) -> str:

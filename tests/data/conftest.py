@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from rlhfcli.data.template import set_template
+from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Recipe
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|start_header_id|>",
@@ -78,6 +79,21 @@ def write_lines(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+class Notes(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
 
 
 def pair(number: int, **more: Any) -> dict[str, Any]:

@@ -14,21 +14,13 @@ from rlhfcli.data.prepare import prepare, ready
 from rlhfcli.data.store import REJECTED
 from rlhfcli.errors import DataError, OutputError
 from rlhfcli.progress import Silent
-from tests.data.conftest import pair
+from tests.data.conftest import Notes, pair
 
 PAIRS = [pair(number, kind="even" if number % 2 == 0 else "odd", margin=number / 2) for number in range(60)]
 DIALOGUES = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"it is {n}"}]}
     for n in range(60)
 ]
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def add_up(prepared):

@@ -1,0 +1,152 @@
+"""Which columns of a row were read: what is not read is said, with its share of the rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhfcli.data import message
+from rlhfcli.data.dialogue import Dialogue, Preference
+
+TOOLS = "tools are given to the chat template"
+REASONING = "reasoning is given to the chat template"
+UNLEARNT = "some turns are not learnt (weight, train, loss, masked …)"
+
+
+class WatchedRow(Mapping[str, Any]):
+    """A row that remembers which of its columns were read.
+
+    Args:
+        row: As it was read from its file.
+    """
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self._row = row
+        self.read: set[str] = set()
+
+    def __getitem__(self, column: str) -> Any:
+        value = self._row[column]
+        self.read.add(column)
+        return value
+
+    def __contains__(self, column: object) -> bool:
+        return column in self._row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._row)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def peek(self, column: str) -> Any:
+        """The value of a column, or ``None``, without having read it."""
+        return self._row.get(column)
+
+    def unread(self) -> dict[str, Any]:
+        """The columns that hold something and were not read, and the keys of messages: ``messages[].name``."""
+        found = {str(name): value for name, value in self._row.items() if name not in self.read and is_there(value)}
+        for name in self.read:
+            for each in _messages(self._row.get(name)):
+                for key, value in each.items():
+                    if key not in message.KEYS and is_there(value):
+                        found.setdefault(f"{name}[].{key}", value)
+        return found
+
+
+def described(shares: Mapping[str, float], carried: Mapping[str, int]) -> list[str]:
+    """What a person should know about the columns of a source.
+
+    Args:
+        shares: As ``ColumnUse.shares`` has them.
+        carried: What is used beside the texts, with its rows.
+
+    Returns:
+        Lines; none where there is nothing to say.
+    """
+    names = [name if share == 1 else f"{name} ({_percent(share)})" for name, share in shares.items()]
+    lines = [f"columns not read: {', '.join(names)}"] if names else []
+    return lines + [f"{what}: {count:,} {'row' if count == 1 else 'rows'}" for what, count in carried.items() if count]
+
+
+def _percent(share: float) -> str:
+    return "under 1 %" if share < 0.01 else f"{min(99, round(100 * share))} %"
+
+
+def is_there(value: Any) -> bool:
+    """Whether a cell holds something: not null, not empty, not pandas' NaN."""
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return value is not None and not (isinstance(value, str | list | dict) and not value)
+
+
+def peek(row: Mapping[str, Any], column: str) -> Any:
+    """The value of a column without having read it; ``None`` where it holds nothing."""
+    value = row.peek(column) if isinstance(row, WatchedRow) else row.get(column)
+    return value if is_there(value) else None
+
+
+@dataclass
+class ColumnUse:
+    """What became of the columns of a source.
+
+    Args:
+        rows: Rows that were understood.
+        unread: Rows in which a column holds something that nobody reads, by column.
+        carried: Rows in which something beside the texts is used, by what it is.
+    """
+
+    rows: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    carried: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: WatchedRow, example: Dialogue | Preference, *, joined: bool = False) -> str:
+        """Count a row that was understood.
+
+        Args:
+            row: After it was read.
+            example: What it became.
+            joined: It was put together of others, whose columns are counted.
+
+        Returns:
+            What was not read of it, as text to compare rows by.
+        """
+        left = {} if joined else row.unread()
+        self.rows += not joined
+        self.unread.update([*left, *_reasons_of_answers(row, example)])
+        turns = example.turns if isinstance(example, Dialogue) else example.prompt
+        self.carried[TOOLS] += bool(example.tools)
+        self.carried[REASONING] += any(turn.reasoning for turn in turns)
+        self.carried[UNLEARNT] += not all(turn.train for turn in turns)
+        return json.dumps(left, sort_keys=True, default=str) if left else ""
+
+    def add_unjoined(self, row: Any, read: Iterable[str]) -> None:
+        """Count the unread columns of a row that others are joined with; ``read`` are those that the join takes."""
+        if isinstance(row, Mapping):
+            self.rows += 1
+            self.unread.update(str(name) for name, value in row.items() if name not in read and is_there(value))
+
+    def shares(self) -> dict[str, float]:
+        """The columns that nobody reads, with the share of the rows in which they hold something."""
+        return {name: round(count / self.rows, 4) for name, count in sorted(self.unread.items())}
+
+
+def _reasons_of_answers(row: WatchedRow, example: Dialogue | Preference) -> list[str]:
+    """Columns whose answer was thought about first: a preference compares what was said."""
+    if isinstance(example, Dialogue):
+        return []
+    found = []
+    for name in sorted(row.read):
+        messages = _messages(row.peek(name))
+        if messages and str(messages[-1].get("role")) == "assistant" and message.has_reasoning(messages[-1]):
+            found.append(f"{name}[-1]: reasoning of the answer")
+    return found
+
+
+def _messages(value: Any) -> list[Mapping[str, Any]]:
+    """The messages in a cell: a list of them, or one."""
+    items = [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
+    return [item for item in items if isinstance(item, Mapping) and ("role" in item or "from" in item)]

@@ -1,0 +1,147 @@
+"""One message of a row: who speaks, what is said, what was thought before, and whether it is to be learnt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhfcli.data.dialogue import Turn
+from rlhfcli.data.turns import ROLES, RowProblem, join_parts, kind_of, text_of
+
+SPEAKER = ("role", "from")
+CONTENT = ("content", "value")
+CALLS = ("tool_calls", "function_call")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+LEARNT = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask", "loss_scale")
+"""Keys that say with 0 or ``false`` that a turn is not learnt."""
+NOT_LEARNT = ("masked",)
+"""Keys that say so with ``true``."""
+_DETAILS = ("train_detail", "training_detail")
+KEYS = frozenset((*SPEAKER, *CONTENT, *CALLS, *REASONING, *LEARNT, *NOT_LEARNT))
+"""What is read of a message."""
+_TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+
+
+def turn_of(message: Any, what: str) -> Turn | None:
+    """Read one message: ``role``/``content`` or ``from``/``value``.
+
+    Args:
+        message: What the row holds.
+        what: How to call it in a message, such as ``turn 3``.
+
+    Returns:
+        The turn; ``None`` for a system turn without text, which says nothing.
+
+    Raises:
+        RowProblem: It is no message, its role is unknown, or it has no text.
+    """
+    if not isinstance(message, Mapping):
+        raise RowProblem(f"{what} is {kind_of(message)}, not a message with a role and its content")
+    speaker = _first(message, SPEAKER)
+    if not isinstance(speaker, str):
+        raise RowProblem(f"{what} does not say who speaks (role or from): it has {', '.join(map(str, message))}")
+    role = ROLES.get(speaker.strip().lower())
+    if role is None:
+        raise RowProblem(f"{what} has the unknown role {speaker!r} (known: {', '.join(ROLES)})")
+    what = f"{what} ({speaker})"
+    content, thought = _first(message, CONTENT), ""
+    if isinstance(content, list) and content and all(isinstance(part, Mapping | str) for part in content):
+        content, thought = join_parts(content, what)
+    if role == "system" and content in (None, ""):
+        return None
+    text = text_of(_with_calls(content, message), what)
+    if role != "assistant":
+        return Turn(role, text)
+    return Turn(role, text, _reasoning(message, thought, what), is_learnt(message, what))
+
+
+def turns_of(messages: Any, what: str) -> tuple[Turn, ...]:
+    """Read a list of messages.
+
+    Args:
+        messages: What the row holds.
+        what: The column's name.
+
+    Returns:
+        At least one turn.
+
+    Raises:
+        RowProblem: It is not a list of messages.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise RowProblem(f"{what} is {kind_of(messages)}, not a list of messages")
+    found = [turn_of(message, f"{what}: turn {number}") for number, message in enumerate(messages, 1)]
+    turns = tuple(turn for turn in found if turn is not None)
+    if not turns:
+        raise RowProblem(f"{what} has no turns")
+    return turns
+
+
+def is_learnt(message: Mapping[str, Any], what: str) -> bool:
+    """Whether SFT is to learn a turn, as the row says; it is where the row does not say.
+
+    Args:
+        message: What the row holds.
+        what: How to call it in a message.
+
+    Raises:
+        RowProblem: It says something between yes and no, such as a weight of 0.5.
+    """
+    learnt = True
+    for key in (*LEARNT, *NOT_LEARNT):
+        value = message.get(key)
+        if value is None:
+            continue
+        said = truth_of(value)
+        if said is None:
+            raise RowProblem(f"{what} has {key} {value!r}: a turn is learnt (1, true) or not (0, false)")
+        learnt = learnt and said != (key in NOT_LEARNT)
+    for key in _DETAILS:
+        if message.get(key):
+            raise RowProblem(f"{what} has {key}: a turn is learnt as a whole, or not at all")
+    return learnt
+
+
+def truth_of(value: Any) -> bool | None:
+    """What a value says: ``true``, 1, or a text with one of these; ``None`` where it is neither yes nor no."""
+    return _TRUTH.get(str(value).strip().lower())
+
+
+def has_reasoning(message: Mapping[str, Any]) -> bool:
+    """Whether a message says what was thought before its answer."""
+    content = _first(message, CONTENT)
+    parts = content if isinstance(content, list) else []
+    return any(message.get(key) for key in REASONING) or any(
+        isinstance(part, Mapping) and part.get("type") in ("thinking", "reasoning") for part in parts
+    )
+
+
+def without_nulls(value: Any) -> Any:
+    """The same without keys that are null: Arrow tables give every object the keys of all others."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _first(message: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """The first of several keys that is there and not null; tables that were joined have both spellings."""
+    return next((message[key] for key in keys if message.get(key) is not None), None)
+
+
+def _reasoning(message: Mapping[str, Any], thought: str, what: str) -> str:
+    said = _first(message, REASONING)
+    if said in (None, "", []):
+        return thought
+    if isinstance(said, list):
+        said = "".join(join_parts(said, what))
+    return text_of(said, f"{what}: its reasoning") if not isinstance(said, str) or said.strip() else thought
+
+
+def _with_calls(content: Any, message: Mapping[str, Any]) -> Any:
+    """The content, with the tools that the assistant calls as JSON below it."""
+    calls = _first(message, CALLS)
+    if not calls:
+        return content
+    written = json.dumps(without_nulls(calls), ensure_ascii=False, default=str)
+    return written if content in (None, "", []) else f"{text_of(content, 'content')}\n{written}"

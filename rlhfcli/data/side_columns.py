@@ -1,0 +1,106 @@
+"""Columns beside the texts of a row whose meaning is known: tools, labels of good and bad answers, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rlhfcli.data.column_use import WatchedRow, is_there
+from rlhfcli.data.dialogue import Dialogue, Preference
+from rlhfcli.data.message import truth_of, without_nulls
+from rlhfcli.data.turns import RowProblem, kind_of
+
+TOOLS = ("tools", "functions")
+LABELS = ("kto_tag", "label")
+MEDIA = ("images", "image", "audios", "audio", "videos", "video")
+
+
+def with_side_columns(example: Dialogue | Preference, row: WatchedRow) -> Dialogue | Preference:
+    """Use what a row says beside its texts.
+
+    Args:
+        example: What its texts became.
+        row: Its columns; those that are used here count as read.
+
+    Returns:
+        The example with its tools.
+
+    Raises:
+        RowProblem: The row holds pictures or sound, or a bad answer that SFT must not imitate.
+    """
+    for column in MEDIA:
+        if column not in row.read and is_there(row.peek(column)):
+            raise RowProblem(f"{column} is not empty: the row is about more than text, which is all that can be read")
+    if isinstance(example, Dialogue):
+        _refuse_bad(row)
+    tools = _tools(row)
+    return replace(example, tools=tools) if tools else example
+
+
+def _refuse_bad(row: WatchedRow) -> None:
+    """KTO's data: one answer a row, with a label that says whether people want it."""
+    for column in LABELS:
+        value = row.peek(column)
+        if column in row.read or not _is_label(column, value):
+            continue
+        if truth_of(row[column]) is False:
+            raise RowProblem(f"{column} is false: an unwanted answer, which SFT does not imitate", fault=False)
+
+
+def _is_label(column: str, value: Any) -> bool:
+    """Whether a value says good or bad; numbers in a column ``label`` may be classes of anything."""
+    if column == "label" and (not isinstance(value, bool | str) or str(value).strip()[:1] in ("0", "1")):
+        return False
+    return value is not None and truth_of(value) is not None
+
+
+def _tools(row: WatchedRow) -> str:
+    """What the assistant may call, as OpenAI's list in JSON; empty where the row has none."""
+    for column in TOOLS:
+        if column not in row.read and is_there(row.peek(column)):
+            return tools_of(row[column], column)
+    nested = row.peek("input")  # OpenAI's preferences
+    if isinstance(nested, Mapping) and is_there(nested.get("tools")):
+        return tools_of(nested["tools"], "input.tools")
+    return ""
+
+
+def tools_of(value: Any, what: str) -> str:
+    """Read the tools of a row.
+
+    Args:
+        value: A list of functions, each OpenAI's ``{"type": "function", "function": …}`` or the function alone; an
+            object, a JSON text, or a list of JSON texts stand for these.
+        what: The column's name.
+
+    Returns:
+        OpenAI's list as JSON; empty for none.
+
+    Raises:
+        RowProblem: It is something else.
+    """
+    value = _parsed(value, what)
+    tools = [value] if isinstance(value, Mapping) else value
+    if not isinstance(tools, list):
+        raise RowProblem(f"{what} is {kind_of(value)}, not a list of tools")
+    found = [without_nulls(_parsed(tool, f"{what}: number {number}")) for number, tool in enumerate(tools, 1)]
+    for number, tool in enumerate(found, 1):
+        if not isinstance(tool, Mapping):
+            raise RowProblem(f"{what}: number {number} is {kind_of(tool)}, not a tool")
+    wrapped = [tool if "function" in tool or "name" not in tool else _wrapped(tool) for tool in found]
+    return json.dumps(wrapped, ensure_ascii=False) if wrapped else ""
+
+
+def _wrapped(tool: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": tool}
+
+
+def _parsed(value: Any, what: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else []
+    except (ValueError, RecursionError):
+        raise RowProblem(f"{what} is a text that is not JSON") from None
