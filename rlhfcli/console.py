@@ -220,6 +220,7 @@ def figures_text(figures: Mapping[str, float]) -> str:
         "loss": "loss {:.4f}",
         "accuracy": "accuracy {:.3f}",
         "eval_loss": "validation loss {:.4f}",
+        "eval_nll": "validation nll {:.4f}",
         "eval_accuracy": "validation accuracy {:.3f}",
         "learning_rate": "learning rate {:.1e}",
         "tokens_per_second": "{:,.0f} tokens/s",

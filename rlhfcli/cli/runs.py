@@ -31,7 +31,8 @@ class Phase:
         step: Last step in its metrics; 0 before the first.
         steps: How many there will be, if that is known.
         checkpoint: Step of its newest checkpoint.
-        best: Its lowest loss on the validation part.
+        best: Its lowest loss on the validation part; of a reward model its lowest nll, where the metrics have it.
+        figure: Which of them it is.
     """
 
     done: bool
@@ -39,6 +40,7 @@ class Phase:
     steps: int | None
     checkpoint: int | None
     best: float | None
+    figure: str = "loss"
 
 
 @dataclass
@@ -122,10 +124,11 @@ def _read_run(folder: Path) -> Run:
         checkpoints = [unfinished.step_of(each) for each in unfinished.checkpoints(folder / phase / "checkpoints")]
         if lines or done or checkpoints:
             step = max((_number(line.get("step")) or 0 for line in lines), default=0)
-            losses = [loss for line in lines if (loss := _number(line.get("eval_loss"))) is not None]
+            figure = "nll" if any("eval_nll" in line for line in lines) else "loss"
+            losses = [loss for line in lines if (loss := _number(line.get(f"eval_{figure}"))) is not None]
             steps = _steps(_part(recipe, phase), _rows(manifest, phase))
             best = min(losses, default=None)
-            run.phases[phase] = Phase(done, int(step), steps, max(checkpoints, default=None), best)
+            run.phases[phase] = Phase(done, int(step), steps, max(checkpoints, default=None), best, figure)
     results = {phase: _object(folder / "eval" / f"{phase}.json", run, needed=False) for phase in _PHASES}
     run.measured = bool(run.phases) and all(results[phase] for phase in run.phases)
     run.figures = _figures(run, results, _part(record, "parts"))
@@ -148,7 +151,7 @@ def _figures(run: Run, results: Mapping[str, Mapping[str, Any]], parts: Mapping[
     elif (accuracy := _number(_part(parts, "reward").get("eval_accuracy"))) is not None:
         figures["accuracy"] = accuracy
     elif "reward" in run.phases and run.phases["reward"].best is not None:
-        figures["reward_loss"] = run.phases["reward"].best
+        figures[f"reward_{run.phases['reward'].figure}"] = run.phases["reward"].best
     return figures
 
 
@@ -275,8 +278,7 @@ def figures(run: Run) -> str:
     if "accuracy" in found:
         ends = ", ".join(f"{100 * end:.1f}" for end in found.get("accuracy_ci95", ()))
         parts.append(f"accuracy {100 * found['accuracy']:.1f} %" + (f" [{ends}]" if ends else ""))
-    if "reward_loss" in found:
-        parts.append(f"reward loss {found['reward_loss']:.4f}")
+    parts += [f"reward {name} {found[f'reward_{name}']:.4f}" for name in ("nll", "loss") if f"reward_{name}" in found]
     return ", ".join(parts)
 
 

@@ -237,7 +237,10 @@ def train(work: Work, project: Project, phase: str) -> Result:
 def say_trained(work: Work, phase: str, result: Result) -> None:
     """The phase in one line."""
     before, after = result.history[0], result.evaluation
-    figures = f"validation loss {before['eval_loss']:.3f} → {after['eval_loss']:.3f}"
+    name = "nll" if phase == "reward" else "loss"  # a reward model's loss holds more, see RewardTask
+    # a history of an older version has no nll
+    begun = f"{before[f'eval_{name}']:.3f} → " if f"eval_{name}" in before else ""
+    figures = f"validation {name} {begun}{after[f'eval_{name}']:.3f}"
     if phase == "reward":
         figures += f", ranking accuracy {before['eval_accuracy']:.3f} → {after['eval_accuracy']:.3f}"
     if result.best:

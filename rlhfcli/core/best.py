@@ -46,11 +46,12 @@ def best_by(plan: Checkpoint, task: Task) -> Best | None:
 
     Args:
         plan: The recipe's checkpoint section.
-        task: Knows what its accuracy is called.
+        task: Knows what its nll and its accuracy are called.
 
     Returns:
         ``None`` where the last step is taken, however good it is.
     """
     if plan.best_by is None:
         return None
-    return Best("eval_loss", False) if plan.best_by == "loss" else Best(f"eval_{task.accuracy}", True)
+    # not by what the loss holds besides: centering and smoothing say nothing of how well answers are told apart
+    return Best(f"eval_{task.nll}", False) if plan.best_by == "loss" else Best(f"eval_{task.accuracy}", True)

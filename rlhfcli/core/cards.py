@@ -52,13 +52,16 @@ _FIGURES = {
             "ranking accuracy (a tie counts as half)",
             "{accuracy:.3f}, 95 % interval {accuracy_ci95[0]:.3f} to {accuracy_ci95[1]:.3f}, {pairs:,} pairs",
         ),
-        ("loss (guessing: 0.6931)", "{nll:.4f}"),
+        ("nll (guessing: 0.6931)", "{nll:.4f}"),
         ("verdict", "{verdict}: {reason}"),
     ),
 }
 _TRAINING = {
     "sft": (("loss on the validation part", "{eval_loss:.4f} nats per token"),),
-    "reward": (("ranking accuracy on the validation part (a tie counts as half)", "{eval_accuracy:.3f}"),),
+    "reward": (
+        ("ranking accuracy on the validation part (a tie counts as half)", "{eval_accuracy:.3f}"),
+        ("nll on the validation part (guessing: 0.6931)", "{eval_nll:.4f}"),
+    ),
 }
 _CLASSES = {"sft": "AutoModelForCausalLM", "reward": "AutoModelForSequenceClassification"}
 _TAGS = {"sft": ("text-generation", "[rlhf, sft]"), "reward": ("text-classification", "[rlhf, reward-model]")}

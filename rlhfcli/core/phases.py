@@ -266,14 +266,14 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
     stage, wanted = in_effect(recipe.deepspeed, world_size()).zero_stage, recipe.deepspeed.zero_stage
     alone = "" if stage == wanted else f" (of stage {wanted} one rank has nothing to divide)"
     device = f"{ranks}{module.model.device.type} × {torch.get_num_threads()} threads"
-    dropouts = dropout_of(module.model).description()
+    more = (loop.task.formula(), dropout_of(module.model).description())
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({100 * trained / total:.1f} %) · {precision} · "
         f"{device} · ZeRO stage {stage}{alone}{_OFFLOADED[recipe.deepspeed.offload]}",
         f"{plan.examples:,} examples → {plan.steps:,} steps of {plan.per_step}, in at most {plan.micro_batches} "
         f"micro-batches {'per rank ' if ranks else ''}of {loop.phase.micro_batch_tokens:,} tokens · "
         f"at most {plan.tokens:,} tokens in all · {how}",
-        *([dropouts] if dropouts else []),
+        *(line for line in more if line),
     ]
 
 

@@ -30,6 +30,9 @@ class RewardTask:
     answers were ranked, and the K scores are computed once for all comparisons. Accuracy, the mean scores and the
     centering term are weighted in the same way, and the loss of a batch is the mean over its preferences.
 
+    *loss* is what is trained: with margin, label smoothing and centering where the recipe has them. *nll* is the plain
+    ``-log sigmoid(r_w - r_l)`` of the rewards that people read. It alone can be compared with guessing, ``ln 2``.
+
     Args:
         pairs: The examples: preferences of two or more answers.
         settings: The recipe's reward section: pooling and loss.
@@ -39,6 +42,7 @@ class RewardTask:
 
     name = "reward"
     accuracy = "accuracy"
+    nll = "nll"
 
     def __init__(self, pairs: Sequence[EncodedPreference], settings: Reward, *, packed: bool, pad_id: int) -> None:
         self.pairs = pairs
@@ -85,8 +89,23 @@ class RewardTask:
         """Number of preferences."""
         return batch.examples
 
+    def formula(self) -> str:
+        """What the loss holds besides the nll, in words; empty where they are the same."""
+        loss, more = self.loss, []
+        if self.pooling == "tokenwise":
+            more.append("over the differing tokens")
+        if loss.margin:
+            more.append("with the margins of the data")
+        if loss.label_smoothing:
+            more.append(f"with label smoothing {loss.label_smoothing:g}")
+        if loss.centering:
+            more.append(f"with {loss.centering:g} · (chosen + rejected)²")
+        if not more:
+            return ""
+        return f"loss: the nll {', '.join(more)} · nll: -log sigmoid(chosen - rejected) alone; guessing costs 0.6931"
+
     def step(self, forward: Forward, batch: Batch) -> Sums:
-        """Sums of the loss, right rankings (a tie is half right) and scores, each a mean over a preference's order."""
+        """Sums of loss, nll, right rankings (a tie is half right) and scores, each a mean over a preference's order."""
         scores = forward(**batch.inputs())
         sequences, extra = len(batch.layout.lengths), batch.extra
         margin = extra["margin"] if self.loss.margin else None
@@ -111,10 +130,10 @@ class RewardTask:
 
     def summary(self, sums: dict[str, float], weight: int) -> dict[str, float]:
         """Means over the preferences, and the standard deviation of all rewards."""
-        names = {"loss": "loss", "right": "accuracy", "chosen": "chosen_mean", "rejected": "rejected_mean"}
+        names = {"right": "accuracy", "chosen": "chosen_mean", "rejected": "rejected_mean"}
         mean = (sums["chosen"] + sums["rejected"]) / 2 / weight
         spread = math.sqrt(max(0.0, sums["squares"] / weight - mean * mean))
-        return {name: sums[key] / weight for key, name in names.items()} | {"reward_std": spread}
+        return {names.get(key, key): sums[key] / weight for key in ("loss", "nll", *names)} | {"reward_std": spread}
 
     def origin(self, row: int) -> str:
         """Where a preference came from."""
@@ -154,4 +173,10 @@ def _comparisons(pairs: Sequence[EncodedPreference]) -> dict[str, Tensor]:
 
 def _ranking(chosen: Tensor, rejected: Tensor) -> Sums:
     right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-    return {"right": right, "chosen": chosen, "rejected": rejected, "squares": (chosen**2 + rejected**2) / 2}
+    return {
+        "nll": losses.bradley_terry(chosen, rejected),
+        "right": right,
+        "chosen": chosen,
+        "rejected": rejected,
+        "squares": (chosen**2 + rejected**2) / 2,
+    }

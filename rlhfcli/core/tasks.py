@@ -66,6 +66,7 @@ class Task(Protocol):
 
     name: str
     accuracy: str  # which figure of its summary says how much is right
+    nll: str  # which is the plain negative log-likelihood, whatever else the loss holds
 
     def lengths(self) -> list[int]:
         """Tokens that are computed for each example."""
@@ -84,6 +85,9 @@ class Task(Protocol):
 
     def summary(self, sums: dict[str, float], weight: int) -> dict[str, float]:
         """Figures for people from sums over many batches."""
+
+    def formula(self) -> str:
+        """What the loss holds besides the nll, in words; empty where they are the same."""
 
     def origin(self, row: int) -> str:
         """Where an example came from: its file and line, where the data knows."""
@@ -114,6 +118,7 @@ class SftTask:
 
     name = "sft"
     accuracy = "token_accuracy"
+    nll = "loss"
 
     def __init__(self, dialogues: Sequence[EncodedDialogue], loss_on: str, *, packed: bool, pad_id: int) -> None:
         self.dialogues = dialogues
@@ -167,6 +172,10 @@ class SftTask:
     def summary(self, sums: dict[str, float], weight: int) -> dict[str, float]:
         """Loss per token in nats, and token accuracy."""
         return {"loss": sums["loss"] / weight, "token_accuracy": sums["correct"] / weight}
+
+    def formula(self) -> str:
+        """Nothing: the loss is the nll."""
+        return ""
 
     def origin(self, row: int) -> str:
         """Where a dialogue came from."""

@@ -74,7 +74,7 @@ def reward_rows(result: Mapping[str, Any]) -> list[Table]:
         ("ranking accuracy (ties count half)", _with_interval(result)),
         *((f"  {names[key]}", _percent(share)) for key, share in result["baselines"].items() if share is not None),
         ("ties", _percent(result["ties"])),
-        ("loss (guessing: 0.6931)", f"{result['nll']:.4f}"),
+        ("nll (guessing: 0.6931)", f"{result['nll']:.4f}"),
         ("score of chosen answers", _spread(result, "chosen")),
         ("score of rejected answers", _spread(result, "rejected")),
     ]

@@ -199,13 +199,13 @@ def verdict(nll: float, constant: bool, interval: Sequence[float]) -> tuple[str,
         return "dead", "every answer gets the same score"
     if not nll < guessing - _NO_BETTER:  # written so that a NaN is dead, too
         cause = "no better than" if nll < guessing + _NO_BETTER else "worse than"
-        reason = f"its loss {nll:.4f} is {cause} guessing, ln 2 = {guessing:.4f}"
+        reason = f"its nll {nll:.4f} is {cause} guessing, ln 2 = {guessing:.4f}"
         if cause == "worse than" and interval[0] > 0.5:
             reason += ", although it ranks better: it is too sure where it errs; train it less"
         return "dead", reason
     if interval[0] <= 0.5:
         return "unclear", "the interval of its accuracy includes 0.5: too few pairs, or too little learnt"
-    return "alive", f"its loss {nll:.4f} is below guessing, ln 2 = {guessing:.4f}"
+    return "alive", f"its nll {nll:.4f} is below guessing, ln 2 = {guessing:.4f}"
 
 
 def _by_kind(margin: Tensor, preference: Tensor, kinds: Sequence[str]) -> dict[str, Any]:

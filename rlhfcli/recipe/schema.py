@@ -211,7 +211,8 @@ class Checkpoint(Section):
     best_by: Literal["loss", "accuracy"] | None = Field(
         None,
         description="write a checkpoint after the best evaluation so far, too, keep it, and save its weights in the "
-        "end; accuracy: of the ranking, in SFT of the tokens; null: the last step's weights",
+        "end; loss: in the reward phase the nll, without centering, margin and smoothing; accuracy: of the ranking, in "
+        "SFT of the tokens; null: the last step's weights",
     )
 
 

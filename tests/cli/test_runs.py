@@ -120,6 +120,8 @@ def test_the_best_figures(tmp_path: Path) -> None:
     (run / "sft" / "final").rmdir()
     metrics(run, "reward", {"step": 1, "eval_loss": 0.69, "eval_accuracy": 0.5})
     assert only(tmp_path).figures == {"sft_loss": 1.25, "reward_loss": 0.69}
+    metrics(run, "reward", *({"step": n, "eval_loss": 0.69, "eval_nll": 0.68} for n in (1, 2)))
+    assert only(tmp_path).figures == {"sft_loss": 1.25, "reward_nll": 0.68}
     write(run / "run.json", {"parts": {"reward": {"eval_accuracy": 0.625}}})
     assert only(tmp_path).figures == {"sft_loss": 1.25, "accuracy": 0.625}
     write(run / "eval" / "sft.json", {"perplexity": 3.5})
@@ -186,7 +188,14 @@ def test_json_alone(call: Call, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     assert datetime.fromisoformat(found["used"]).year == 2026
     assert (found["name"], found["path"]) == ("x", "elsewhere/x") and found["figures"] == {"sft_loss": 1.5}
-    assert found["phases"]["sft"] == {"done": False, "step": 2, "steps": 2, "checkpoint": None, "best": 1.5}
+    assert found["phases"]["sft"] == {
+        "done": False,
+        "step": 2,
+        "steps": 2,
+        "checkpoint": None,
+        "best": 1.5,
+        "figure": "loss",
+    }
 
 
 def test_no_runs_yet(call: Call) -> None:

@@ -25,6 +25,8 @@ from tests.core.resume_worker import settings
 from tests.core.test_phases import Data, _project
 from tests.core.test_resume import LORA, TRAIN, Listening, lines, on_two_ranks, resumed, same, stopped
 
+FIGURE = {"sft": "eval_loss", "reward": "eval_nll"}
+
 
 class Contrary(Data):
     """What is learnt makes the validation part worse: its dialogues end otherwise, its worse answers are the better."""
@@ -50,11 +52,8 @@ def contrary(folder: Path, by: str = "loss", **changes: Any) -> phases.Project:
 
 
 def best_line(project: phases.Project, phase: str) -> dict[str, float]:
-    return min((line for line in lines(project, phase) if "eval_loss" in line and line["step"] > 0), key=_loss)
-
-
-def _loss(line: dict[str, float]) -> float:
-    return line["eval_loss"]
+    found = [line for line in lines(project, phase) if "eval_loss" in line and line["step"] > 0]
+    return min(found, key=lambda line: line[FIGURE[phase]])
 
 
 def test_better_is_strictly_better() -> None:
@@ -73,7 +72,9 @@ def test_each_phase_has_its_accuracy() -> None:
     assert best_by(Checkpoint(), SftTask) is None  # type: ignore[arg-type]
     found = [best_by(plan, task).words for task in (SftTask, RewardTask)]  # type: ignore[arg-type, union-attr]
     assert found == ["highest token accuracy on the validation part", "highest accuracy on the validation part"]
-    assert best_by(Checkpoint(best_by="loss"), SftTask).words == "lowest loss on the validation part"  # type: ignore
+    by_loss = Checkpoint(best_by="loss")
+    assert best_by(by_loss, SftTask).words == "lowest loss on the validation part"  # type: ignore
+    assert best_by(by_loss, RewardTask).words == "lowest nll on the validation part"  # type: ignore
 
 
 @pytest.mark.parametrize(("stage", "lora"), [(0, LORA), (1, None), (2, LORA), (3, None)])
@@ -84,15 +85,16 @@ def test_the_best_step_is_what_is_saved(tmp_path: Path, stage: int, lora: Any) -
         result = TRAIN[phase](project)
         line, last = best_line(project, phase), lines(project, phase)[-1]
         step = int(line["step"])
-        assert step == 4 and last["step"] == 11 and last["eval_loss"] > line["eval_loss"]
-        assert result.steps == 11 and result.best == {"step": 4, "by": "lowest loss on the validation part"}
+        figure, name = FIGURE[phase], FIGURE[phase].removeprefix("eval_")
+        assert step == 4 and last["step"] == 11 and last[figure] > line[figure]
+        assert result.steps == 11 and result.best == {"step": 4, "by": f"lowest {name} on the validation part"}
         assert {"step": step} | result.evaluation == line
         assert (
-            f"the weights of step 4 of 11 are taken: they have the lowest loss on the validation part, "
-            f"{line['eval_loss']:.4f} (after the last step {last['eval_loss']:.4f})"
+            f"the weights of step 4 of 11 are taken: they have the lowest {name} on the validation part, "
+            f"{line[figure]:.4f} (after the last step {last[figure]:.4f})"
         ) in sink.notes
         card = (project.folder / phase / "final" / "README.md").read_text()
-        assert "11 steps" in card and "The weights are those after step 4, with the lowest loss" in card
+        assert "11 steps" in card and f"The weights are those after step 4, with the lowest {name}" in card
         assert not (project.folder / phase / "checkpoints").exists()
         _saved_after(project, phase, step)
 

@@ -19,6 +19,7 @@ from rlhfcli.core.steps import plan_steps
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import TrainingError
+from rlhfcli.evaluation.reward import ranking, score_pairs
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Phase, Recipe, Schedule
 from tests.core import families
@@ -72,6 +73,21 @@ def _project(tmp_path: Path, family: str = "opt", data: Any = None, **changes: A
 
 def _lines(tmp_path: Path, phase: str) -> Iterator[dict[str, float]]:
     yield from map(json.loads, (tmp_path / "run" / phase / "metrics.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "tokenwise"])
+def test_the_nll_of_a_training_is_that_of_an_evaluation(tmp_path: Path, pooling: str) -> None:
+    """Whatever the loss holds besides: guessing costs ln 2 of the nll alone."""
+    loss = {"centering": 0.5, "label_smoothing": 0.2}
+    project = _project(tmp_path, reward={"init_from": "base", "pooling": pooling, "loss": loss})
+    found = phases.train_reward(project)
+    model, pairs = load_reward_model(tmp_path / "run" / "reward" / "final"), project.prepared.pairs("validation")
+    measured = ranking(*score_pairs(model, pairs))
+    assert found.evaluation["eval_nll"] == pytest.approx(measured["nll"], abs=1e-5)
+    assert abs(found.evaluation["eval_loss"] - found.evaluation["eval_nll"]) > 1e-3
+    nll = found.evaluation["eval_nll"]
+    card = (tmp_path / "run" / "reward" / "final" / "README.md").read_text(encoding="utf-8")
+    assert f"| nll on the validation part (guessing: 0.6931) | {nll:.4f} |" in card
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 8}])

@@ -108,7 +108,7 @@ def _slow_loss(model: RewardModel, pair: EncodedPreference, settings: Reward) ->
     for sequence in pair.sequences:
         states = getattr(model.model, model.model.base_model_prefix)(torch.tensor([sequence]))
         scores.append([float(s) for s in states.last_hidden_state[0] @ model.score.weight[0]])
-    sums = {"loss": 0.0, "right": 0.0, "chosen": 0.0, "rejected": 0.0, "squares": 0.0}
+    sums = {"loss": 0.0, "nll": 0.0, "right": 0.0, "chosen": 0.0, "rejected": 0.0, "squares": 0.0}
     for (b, w), margin in zip(pair.order, pair.margins, strict=True):
         chosen, rejected = scores[b][-1], scores[w][-1]
         margin = margin if settings.loss.margin else 0.0
@@ -123,6 +123,7 @@ def _slow_loss(model: RewardModel, pair: EncodedPreference, settings: Reward) ->
         losses = [(1 - e) * math.log1p(math.exp(-d)) + e * math.log1p(math.exp(d)) for d in differences]
         loss = sum(losses) / len(losses) + settings.loss.centering * (chosen + rejected) ** 2
         parts = {"loss": loss, "right": float(chosen > rejected), "chosen": chosen, "rejected": rejected}
+        parts["nll"] = math.log1p(math.exp(rejected - chosen))
         parts["squares"] = (chosen**2 + rejected**2) / 2
         sums = {name: sums[name] + parts[name] / len(pair.order) for name in sums}
     return sums

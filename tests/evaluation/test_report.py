@@ -44,7 +44,7 @@ REWARD: dict[str, Any] = {
     "rejected_std": 0.5,
     "nll": 0.42,
     "verdict": "alive",
-    "reason": "its loss 0.4200 is below guessing, ln 2 = 0.6931",
+    "reason": "its nll 0.4200 is below guessing, ln 2 = 0.6931",
 }
 
 
