@@ -206,7 +206,7 @@ class OurSink:
         """Into the log."""
         print(text)
 
-    def begin(self, title: str, total: int, unit: str = "steps") -> None:
+    def begin(self, title: str, total: int, unit: str = "steps", done: int = 0) -> None:
         """Nothing."""
 
     def end(self) -> None:

@@ -13,8 +13,8 @@ class Sink(Protocol):
     def stage(self, name: str) -> AbstractContextManager[None]:
         """A named part that takes a while and cannot be counted ("loading the model"); timed."""
 
-    def begin(self, title: str, total: int, unit: str = "steps") -> None:
-        """Work of ``total`` units begins."""
+    def begin(self, title: str, total: int, unit: str = "steps", done: int = 0) -> None:
+        """Work of ``total`` units begins, or goes on after ``done`` of them."""
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
         """``done`` units in all are finished; ``metrics`` are the newest figures (loss, learning_rate, ...)."""
@@ -33,7 +33,7 @@ class Silent:
         """Nothing."""
         return nullcontext()
 
-    def begin(self, title: str, total: int, unit: str = "steps") -> None:
+    def begin(self, title: str, total: int, unit: str = "steps", done: int = 0) -> None:
         """Nothing."""
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:

@@ -1,30 +1,24 @@
 """What a terminal, a pipe and the other ranks see."""
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from rlhfcli import console
+from rlhfcli import console, words
 from rlhfcli.errors import ModelError, Problem, RecipeError, UserError
 
 ROOT = Path(__file__).parents[1]
 
 
 def terminal(width=80, **more):
-    return Console(
-        file=io.StringIO(),
-        force_terminal=True,
-        width=width,
-        highlight=False,
-        markup=False,
-        color_system=None,
-        **more,
-    )
+    return console.Screen(file=io.StringIO(), force_terminal=True, width=width, color_system=None, **more)
 
 
 def text_of(shown):
@@ -82,7 +76,7 @@ def work(sink, steps=20):
 
 
 def test_a_log_gets_few_plain_lines():
-    log = Console(file=io.StringIO(), force_terminal=False, width=80)
+    log = console.Screen(file=io.StringIO(), force_terminal=False, width=80)
     work(console.TerminalSink(log, line_every=60))
     lines = text_of(log).splitlines()
     assert "\x1b" not in text_of(log)
@@ -96,7 +90,7 @@ def test_a_log_gets_few_plain_lines():
 
 
 def test_a_log_gets_a_line_per_interval():
-    log = Console(file=io.StringIO(), force_terminal=False)
+    log = console.Screen(file=io.StringIO(), force_terminal=False)
     sink = console.TerminalSink(log, line_every=0)
     sink.begin("sft", 5)
     for step in range(1, 6):
@@ -132,7 +126,7 @@ def test_work_inside_work():
 
 
 def test_a_stage_that_fails_says_so():
-    log = Console(file=io.StringIO(), force_terminal=False)
+    log = console.Screen(file=io.StringIO(), force_terminal=False)
     with pytest.raises(ValueError, match="x"), console.TerminalSink(log).stage("loading"):
         raise ValueError("x")
     assert text_of(log).splitlines() == ["loading …", "loading  failed after 0.0 s"]
@@ -149,13 +143,149 @@ def test_other_ranks_are_silent():
     for rank, silent in (("1", True), ("0", False)):
         done = subprocess.run(
             [sys.executable, "-c", code],
-            env={"RANK": rank},
+            env={"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"},
             capture_output=True,
             text=True,
             check=True,
             cwd=ROOT,
         )
         assert (done.stdout + done.stderr == "") is silent
+
+
+EVIL = "\x1b]0;TITLE\x07\x1b[2J\x1b[H\x1b[32mAll checks passed.\x1b[0m\x9b\u202e\udcff"
+
+
+def every_way(evil):
+    """Everything that prints, with a text that would clear the screen."""
+    console.message(evil, style="bold")
+    console.next_steps([(evil, evil), evil])
+    console.show_error(UserError(evil, where=evil, hint=evil))
+    console.show_error(RecipeError([Problem(evil, evil, evil)]))
+    sink = console.TerminalSink()
+    with sink.stage(evil):
+        pass
+    sink.begin(evil, 2, evil)
+    sink.advance(2, {"rows": 1})
+    sink.end()
+    sink.note(evil)
+    table = Table(evil, title=Text(evil))
+    table.add_column(Text(evil, style="green"))
+    table.add_row(evil, Text(evil, style="red"))
+    console.result(table)
+
+
+@pytest.mark.parametrize(("is_terminal", "colours"), [(True, None), (True, "standard"), (False, None)])
+def test_no_control_character_of_others_is_printed(monkeypatch, capsys, is_terminal, colours):
+    streams = {
+        name: console.Screen(file=io.StringIO(), force_terminal=is_terminal, width=70, color_system=colours)
+        for name in ("messages", "results")
+    }
+    for name, stream in streams.items():
+        monkeypatch.setattr(console, name, stream)
+        monkeypatch.setattr(f"rlhfcli.console.screen.{name}", stream)
+    every_way(EVIL)
+    if is_terminal:
+        console.result(EVIL)  # another program gets it as it is
+    seen = text_of(streams["messages"]) + text_of(streams["results"]) + capsys.readouterr().out
+    own = r"\x1b\[(\?25[hl]|[\d;]*[mAK])|\r"  # Rich's own colours, and how its bars move
+    rest = re.sub(own, "", seen) if is_terminal else seen
+    assert not any(words.hides(line) for line in rest.splitlines())
+    assert "\u241b[2J\u241b[H" in rest
+    assert rest.count("All checks passed.") >= 12
+
+
+def test_styles_stay_where_they_are():
+    shown = terminal()
+    shown.print(Text("a\x9bb", style="").append("c\x1b", style="bold").append("d"))
+    assert text_of(shown) == "a\\x9bbc\u241bd\n"
+    text = console.screen.shown(Text("a\x9bb").append("c\x1b", style="bold").append("d"))
+    assert [(span.start, span.end) for span in text.spans] == [(6, 8)]
+
+
+CLOSED = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("how", CLOSED)
+def test_a_closed_stream_ends_nothing(how, tmp_path):
+    command = f"exec {sys.executable} -m rlhfcli recipes list {how}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert ("next:" in done.stderr) is ("2>&-" not in how)
+    assert ("tiny" in done.stdout) is (" >&-" not in f" {how}")
+
+
+def test_a_closed_stream_is_not_given_to_the_next_file(tmp_path):
+    code = (
+        "from rlhfcli import console\nimport os\n"
+        "with open('kept', 'w') as file:\n os.write(1, b'x'); os.write(2, b'x'); file.write('mine')\n"
+    )
+    command = f'exec {sys.executable} -c "$CODE" >&- 2>&-'
+    env = {"CODE": code, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(["bash", "-c", command], env=env, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [["recipes", "list"], ["recipes", "list", "--json"], ["runs"]])
+def test_stdout_on_a_full_disk_is_one_message(arguments, tmp_path):
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "runs/a/recipe.yaml").write_text("seed: 1\n")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rlhfcli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT)},
+        )
+    assert done.stderr == "output error: stdout: the results cannot be written: no space left on device\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_log_on_a_full_disk_ends_nothing():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rlhfcli", "recipes", "list"],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            cwd=ROOT,
+        )
+    assert done.returncode == 0
+    assert "tiny" in done.stdout
+
+
+def test_an_old_figure_says_when_it_was_measured():
+    log = console.Screen(file=io.StringIO(), force_terminal=False)
+    sink = console.TerminalSink(log, line_every=0)
+    sink.begin("sft", 85, done=15)
+    sink.advance(15, {"eval_loss": 1.5})
+    sink.advance(16, {"loss": 2.0, "memory_gb": 1.0})
+    sink.advance(20, {"loss": 1.0, "eval_loss": 1.25})
+    sink.end()
+    before, after, measured, summary = text_of(log).splitlines()
+    assert before.startswith("sft 15/85 steps · validation loss 1.5000 · ")
+    assert after.startswith("sft 16/85 steps · loss 2.0000 · validation loss 1.5000 (step 15) · 1.0 GB")
+    assert measured.startswith("sft 20/85 steps · loss 1.0000 · validation loss 1.2500 · 1.0 GB")
+    assert summary.startswith("sft: 20 of 85 steps (from step 16) in 0:00")
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        {"RANK": "1"},
+        {"RANK": "x"},
+        {"RANK": "1", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+        {"RANK": "", "WORLD_SIZE": "y"},
+    ],
+)
+def test_a_process_alone_is_not_silent(world):
+    command = [sys.executable, "-m", "rlhfcli", "sft", "--recipe", "none.yaml"]
+    done = subprocess.run(command, env=world, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: none.yaml: there is no such recipe file")
 
 
 @pytest.mark.parametrize(

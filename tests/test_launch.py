@@ -143,8 +143,10 @@ def report(folder: Path, number: int, error: BaseException, when: float = 0.0) -
     try:
         raise error
     except BaseException as raised:
-        os.environ["RANK"] = str(number)
-        rank._report(raised, folder)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "4"}.items():
+                patch.setenv(name, value)
+            rank._report(raised, folder)
     file = rank.report_of(folder, number)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"time": when}))
 
@@ -278,8 +280,10 @@ def test_a_log_goes_on_in_the_folder_of_the_run(tmp_path: Path) -> None:
 def test_the_first_rank_makes_what_the_others_find(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(rank, "together", lambda: calls.append("together"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for number in ("0", "1"):
         monkeypatch.setenv("RANK", number)
+        monkeypatch.setenv("LOCAL_RANK", number)
         launch.wait_for_first(lambda: calls.append("make"), lambda: calls.append("find"))
     assert calls == ["make", "together", "together", "find"]
 

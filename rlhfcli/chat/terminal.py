@@ -153,5 +153,4 @@ def _note(text: str) -> None:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    console.write_result(text)

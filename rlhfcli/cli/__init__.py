@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+import traceback
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +26,7 @@ from rlhfcli.cli.run import run
 from rlhfcli.cli.runs import runs
 from rlhfcli.cli.sft import sft
 from rlhfcli.errors import Interrupted, RlhfError
+from rlhfcli.words import visible
 
 _FIVE, _HELPERS = "The five verbs, in their order", "Around them"
 
@@ -77,6 +81,9 @@ def _options(
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 the user can mend it, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminated)
+    sys.excepthook = _show_bug
+    if getattr(sys.stdout, "errors", "") == "strict" and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal and file name knows every sign
     try:
         app(prog_name="rlhf")
     except Interrupted as end:
@@ -93,6 +100,11 @@ def main() -> None:
         if end.code == 130:  # typer turns Ctrl-C into this without a word, and we SIGTERM
             _interrupted()
         raise
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A bug keeps its ordinary traceback, in which text of a stranger's file does nothing, either."""
+    sys.stderr.write(visible("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _terminated(*_: object) -> None:

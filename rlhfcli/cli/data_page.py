@@ -9,9 +9,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from rlhfcli.cli import data_view, preview_view
-from rlhfcli.data.preview import PreviewDialogue, visible
+from rlhfcli.data.preview import PreviewDialogue
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.schema import Recipe
+from rlhfcli.words import visible
 
 _MARK = "<!-- rlhf prepare-data -->"
 _PAGE = (

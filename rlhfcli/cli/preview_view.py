@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rlhfcli.data.preview import Piece, PreviewDialogue, Previewer, PreviewPreference, spread, visible
+from rlhfcli.data.preview import Piece, PreviewDialogue, Previewer, PreviewPreference, spread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,7 +82,7 @@ def previews(shown: Sequence[Shown], console: Console) -> RenderableType:
     legend.append(f", {_FORK} where the answers part")
     parts: list[RenderableType] = [Text(), legend]
     for each in shown:
-        parts += [Text(), Text(visible(each.title), style="bold", overflow="fold")]
+        parts += [Text(), Text(each.title, style="bold", overflow="fold")]
         if isinstance(each.example, PreviewDialogue):
             parts.append(_pieces(each.example.pieces, signs))
         else:
@@ -137,21 +137,20 @@ def _preference(preference: PreviewPreference, signs: bool) -> list[RenderableTy
         for name, text in zip(names, texts, strict=True):
             table.add_row(Text(name, style="bold"), text)
     told = comparisons(preference)
-    return [_pieces(preference.prompt, signs), *([Text(visible(told), style="cyan")] if told else []), table]
+    return [_pieces(preference.prompt, signs), *([Text(told, style="cyan")] if told else []), table]
 
 
 def _answer(shared: str, rest: str, signs: bool) -> Text:
-    text = Text(overflow="fold").append(visible(shared), "" if signs else _TEMPLATE)
-    return text.append(_FORK, "" if signs else "bold yellow").append(visible(rest))
+    text = Text(overflow="fold").append(shared, "" if signs else _TEMPLATE)
+    return text.append(_FORK, "" if signs else "bold yellow").append(rest)
 
 
 def _pieces(pieces: Sequence[Piece], signs: bool) -> Text:
     text = Text(overflow="fold")
     for piece in pieces:
-        shown = visible(piece.text)
         if signs:
-            text.append(f"⟦{shown}⟧" if piece.trained else shown)
+            text.append(f"⟦{piece.text}⟧" if piece.trained else piece.text)
         else:
             style = _TEMPLATE if piece.template else ""
-            text.append(shown, f"{style} {_TRAINED}" if piece.trained else style)
+            text.append(piece.text, f"{style} {_TRAINED}" if piece.trained else style)
     return text

@@ -12,7 +12,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rlhfcli.cli import bench_view, data_view, memory_view
-from rlhfcli.data.preview import visible
 from rlhfcli.evaluation import report
 
 _BAR = 14  # cells of the longest bar of a histogram
@@ -22,7 +21,7 @@ _VERDICTS = {"alive": "green", "unclear": "yellow", "dead": "bold red"}
 def data_tables(manifest: Mapping[str, Any]) -> RenderableType:
     """What ``prepare-data`` made of every source: nothing is left out without a count."""
     parts = [_draw(data_view.tables(manifest)), Text(), _histograms(data_view.histograms(manifest))]
-    parts += [Text(visible(f"warning: {warning}"), style="yellow") for warning in data_view.warnings(manifest)]
+    parts += [Text(f"warning: {warning}", style="yellow") for warning in data_view.warnings(manifest)]
     return Group(*parts)
 
 
@@ -94,5 +93,5 @@ def _table(table: report.Table) -> RichTable:
         )
     for row in table.rows:
         # Text and not str: what a model says is no markup, even if it looks like it.
-        drawn.add_row(*(Text(visible(cell)) for cell in row))
+        drawn.add_row(*(Text(cell) for cell in row))
     return drawn

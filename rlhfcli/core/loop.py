@@ -95,7 +95,7 @@ class Loop:
         self.steps = plan_steps(task, phase, recipe.seed)
         self.validation_task: Task = validation
         self.validation = self._validation_share()
-        self._began, self._first = 0.0, 0  # when this training began, and after which step this sitting did
+        self._began = 0.0  # when this training did, earlier sittings counted
         self._ready: Iterator[Share] = iter(())  # this rank's share of each step to come
 
     def schedule(self) -> Schedule:
@@ -134,13 +134,12 @@ class Loop:
             Interrupted: The training ends early, after a step or in an evaluation.
         """
         start = (checkpoints.start if checkpoints else None) or Progress(0)
-        self._began, self._first = time.perf_counter() - start.seconds, start.step
-        title = f"{self.task.name} from step {start.step + 1:,}" if start.step else self.task.name
+        self._began = time.perf_counter() - start.seconds
         with ExitStack() as stack:
             stack.enter_context(self.journal)
             result, window = self._result_so_far(start), Window(**start.window)  # type: ignore[arg-type]
             stack.callback(self.sink.end)
-            self.sink.begin(title, len(self.steps) - start.step, "steps")
+            self.sink.begin(self.task.name, len(self.steps), "steps", start.step)
             if not result.history:
                 self._record(result, {"step": start.step} | self._evaluate(engine))
             self._ready = self._laid_out(engine.device, start.step)
@@ -166,7 +165,7 @@ class Loop:
         if number % self.recipe.logging.every == 0 or number == len(self.steps):
             self._record(result, line | {"seconds": self._seconds})
             window = Window()
-        self.sink.advance(number - self._first, line)
+        self.sink.advance(number, line)
         return window
 
     def _step(self, engine: Engine, number: int, rows: Sequence[int], window: Window) -> dict[str, float]:
@@ -271,7 +270,7 @@ class Loop:
     def _record(self, result: Result, line: dict[str, float]) -> None:
         result.history.append(line)
         self.journal.add(line)
-        self.sink.advance(int(line["step"]) - self._first, line)
+        self.sink.advance(int(line["step"]), line)
 
 
 def _evaluated(result: Result) -> bool:

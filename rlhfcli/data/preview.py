@@ -25,10 +25,6 @@ _MARK = "\ue000"  # stands for what a turn says; no template writes it
 _EXCHANGE: tuple[Role, ...] = ("user", "assistant")
 _SYSTEM: tuple[Role, ...] = ("system",)
 _LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
-_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {127: "\u2421"}
-_TURNING = {code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-_C1 = {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
-_VISIBLE = _CONTROL | _TURNING | _C1
 
 
 @dataclass(frozen=True)
@@ -184,11 +180,6 @@ def spread(examples: Sequence[Example], count: int) -> list[tuple[int, Example]]
     """
     count = min(count, len(examples))
     return [(k * len(examples) // count, examples[k * len(examples) // count]) for k in range(count)]
-
-
-def visible(text: str) -> str:
-    """Text that does nothing to a terminal or a page: control characters become signs for them."""
-    return text.translate(_VISIBLE)
 
 
 def _common_start(texts: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhfcli.errors import Interrupted, RecipeError, RlhfError
+from rlhfcli.words import visible
 
 FILES = "RLHF_RANK_FILES"  # where ranks and their parent leave each other word
 LAUNCHER = "RLHF_LAUNCHER"  # process number of the parent
@@ -29,12 +30,18 @@ Made = TypeVar("Made")
 
 def is_rank() -> bool:
     """Whether this process is one of several ranks."""
-    return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "LOCAL_RANK" in os.environ and _whole("WORLD_SIZE", 1) > 1
 
 
 def number() -> int:
-    """Which rank this process is; 0 where it is the only one."""
-    return int(os.environ.get("RANK", "0"))
+    """Which rank this process is; 0 where it is the only one, whatever a shell has left in ``RANK``."""
+    return _whole("RANK", 0) if is_rank() else 0
+
+
+def _whole(variable: str, usual: int) -> int:
+    """A whole number of the environment; what is none does not count."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else usual
 
 
 def first() -> bool:
@@ -79,7 +86,7 @@ def as_rank() -> Iterator[None]:
             code = 1 if isinstance(error, Interrupted) else getattr(error, "exit_code", 1)  # 1: see above
             raise SystemExit(code) from None
         if isinstance(error, RlhfError) and not isinstance(error, Interrupted) and not first():
-            sys.stderr.write(f"rank {number()}: {error}\n")  # the console of all but the first is silent
+            sys.stderr.write(visible(f"rank {number()}: {error}\n"))  # the console of all but the first is silent
         if any(words in str(error) for words in LOST):
             _blame_another(error)
         raise
@@ -120,11 +127,12 @@ def go_on_alone() -> bool:
     Returns:
         Whether this is the one that goes on.
     """
+    alone = first()
     if is_rank():
         together()
         _leave()
         os.environ["WORLD_SIZE"] = "1"
-    return first()
+    return alone
 
 
 def log_into(folder: Path) -> None:
@@ -170,7 +178,7 @@ def _report(error: BaseException, files: Path) -> None:
 
 def _blame_another(error: BaseException) -> None:
     """Under another launcher: end after the rank that has failed, so that its exit code is the one that counts."""
-    sys.stderr.write(f"rank {number()} has lost another rank: {error}\n")
+    sys.stderr.write(visible(f"rank {number()} has lost another rank: {error}\n"))
     time.sleep(PATIENCE)
     raise SystemExit(1) from error
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
 
 from rlhfcli import cli
 from rlhfcli.cli import data_page, data_view, preview_view, tables
+from rlhfcli.console import Screen
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.preview import Piece, PreviewDialogue, PreviewPreference
 from rlhfcli.data.statistics import PartStatistics
@@ -80,16 +80,16 @@ def _scaled(value: Any, scale: int) -> Any:
 
 
 def drawn(what: Any, width: int = 80, *, colour: bool = False) -> str:
-    console = Console(
+    console = Screen(
         file=io.StringIO(), width=width, force_terminal=colour, color_system="truecolor" if colour else None,
-        markup=False, highlight=False, emoji=False, legacy_windows=False,
+        legacy_windows=False,
     )  # fmt: skip
     console.print(what)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def previews(*shown: preview_view.Shown, width: int = 80, colour: bool = False) -> str:
-    console = Console(force_terminal=colour, color_system="truecolor" if colour else None, file=io.StringIO())
+    console = Screen(force_terminal=colour, color_system="truecolor" if colour else None, file=io.StringIO())
     return drawn(preview_view.previews(shown, console), width, colour=colour)
 
 
@@ -213,7 +213,7 @@ def test_trained_text_is_green_and_marked_where_there_is_no_colour() -> None:
 
 
 def test_no_color_is_obeyed() -> None:
-    console = Console(force_terminal=True, color_system="truecolor", no_color=True, file=io.StringIO())
+    console = Screen(force_terminal=True, color_system="truecolor", no_color=True, file=io.StringIO())
     assert "⟦" in drawn(preview_view.previews([DIALOGUE], console))
 
 

@@ -83,7 +83,7 @@ class Steps(Silent):
     def __init__(self) -> None:
         self.step, self.changed = 0, threading.Condition()
 
-    def begin(self, title: str, total: int, unit: str = "steps") -> None:
+    def begin(self, title: str, total: int, unit: str = "steps", done: int = 0) -> None:
         self.step = 0
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.preview import Piece, Previewer, PreviewPreference, spread, visible
+from rlhfcli.data.preview import Piece, Previewer, PreviewPreference, spread
 from rlhfcli.data.template import set_template
 from tests.data.test_masks import sentencepiece
 
@@ -134,10 +134,6 @@ def test_a_ranking_keeps_all_answers_and_comparisons(tokenizer) -> None:
 )
 def test_examples_from_all_over_a_part(total: int, count: int, chosen: list[int]) -> None:
     assert spread(range(100, 100 + total), count) == [(k, 100 + k) for k in chosen]
-
-
-def test_control_characters_are_shown_and_not_obeyed() -> None:
-    assert visible("a\x1b[31mb\x07\r\x7f\x9b\u202ec\n\td") == "a\u241b[31mb\u2407\u240d\u2421\\x9b\\u202ec\n\td"
 
 
 def test_the_human_assistant_template_needs_no_bos(make_tokenizer) -> None:

@@ -1,0 +1,120 @@
+"""A piece of work and its figures, in words."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+_WORDS = {
+    "rows": "{:,.0f} rows",
+    "loss": "loss {:.4f}",
+    "accuracy": "accuracy {:.3f}",
+    "eval_loss": "validation loss {:.4f}",
+    "eval_nll": "validation nll {:.4f}",
+    "eval_accuracy": "validation accuracy {:.3f}",
+    "learning_rate": "learning rate {:.1e}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+}
+_SELDOM = ("eval_loss", "eval_nll", "eval_accuracy")  # measured now and then: the words say after how many units
+
+
+class Work:
+    """One piece of work and its newest figures.
+
+    Args:
+        title: What it is.
+        total: Of how many units.
+        unit: Their name.
+        done: How many an earlier sitting has done.
+    """
+
+    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = self._first = done
+        self.figures: dict[str, float] = {}
+        self.bar: TaskID | None = None
+        self._measured: dict[str, int] = {}  # when each of the figures came that come seldom
+        self._began = time.monotonic()
+        self._last_line = -1.0
+
+    def advance(self, done: int, figures: Mapping[str, float]) -> None:
+        """Take in how far it is, and the newest figures.
+
+        Args:
+            done: Units in all.
+            figures: Those that are new.
+        """
+        self.done = done
+        self.figures.update(figures)
+        self._measured |= {name: done for name in _SELDOM if name in figures}
+
+    def due(self, every: float) -> bool:
+        """Whether a line is due: the first, then one per interval.
+
+        Args:
+            every: Seconds between two.
+        """
+        now = time.monotonic()
+        if self._last_line >= 0 and now - self._last_line < every:
+            return False
+        self._last_line = now
+        return True
+
+    def told(self) -> str:
+        """The figures in words; of an old one, when it was measured."""
+        unit = self.unit.removesuffix("s")
+        return figures_text(
+            self.figures, {name: f"{unit} {at:,}" for name, at in self._measured.items() if at != self.done}
+        )
+
+    def line(self) -> str:
+        """Progress as one line."""
+        passed, made = time.monotonic() - self._began, self.done - self._first
+        left = f"{clock(passed / made * (self.total - self.done))} left" if made > 0 else ""
+        parts = (f"{self.title} {self.done:,}/{self.total:,} {self.unit}", self.told(), left)
+        return " · ".join(part for part in parts if part)
+
+    def summary(self) -> str:
+        """What stays when the work is over."""
+        passed = clock(time.monotonic() - self._began)
+        begin = f" (from {self.unit.removesuffix('s')} {self._first + 1:,})" if self._first else ""
+        parts = (f"{self.title}: {self.done:,} of {self.total:,} {self.unit}{begin} in {passed}", self.told())
+        return " · ".join(part for part in parts if part)
+
+
+def figures_text(figures: Mapping[str, float], measured: Mapping[str, str] | None = None) -> str:
+    """Loss, learning rate, speed and memory in words.
+
+    Args:
+        figures: Metrics as the training loop names them; ``memory_gb`` is this process's peak if left out.
+        measured: Of those that are older than the rest, when they were measured: "step 20".
+
+    Returns:
+        "loss 1.234 · validation loss 1.301 (step 20) · learning rate 1.0e-04 · 12,345 tokens/s · 1.2 GB".
+    """
+    parts = []
+    for name, form in _WORDS.items():
+        if name in figures:
+            when = (measured or {}).get(name)
+            parts.append(form.format(figures[name]) + (f" ({when})" if when else ""))
+    if figures:
+        parts.append(f"{figures.get('memory_gb', _peak_memory_gb()):.1f} GB")
+    return " · ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``0:42``, ``12:03`` or ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _peak_memory_gb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
