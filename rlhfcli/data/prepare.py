@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import tiny
-from rlhfcli.data.counts import PHASES
+from rlhfcli.data.counts import PHASES, raised_share
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.intake import Intake
 from rlhfcli.data.manifest import MANIFEST, damage, others_in, read_manifest, write_manifest
@@ -28,7 +28,7 @@ from rlhfcli.data.store import REJECTED, Prepared, file_name
 from rlhfcli.errors import DataError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import leftovers
-from rlhfcli.recipe.schema import Recipe
+from rlhfcli.recipe.schema import Data, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,21 +104,32 @@ def prepare(
         sink.note(f"prepared data: {folder} {reason}, and is made anew")
     encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
     with _beside(folder) as unfinished:
-        with Intake(recipe.data, encoder, unfinished, sink) as intake:
-            for source, found in zip(recipe.data.sources, streams, strict=True):
-                intake.take(source, found)
-            intake.check()
+        intake = _take(recipe.data, streams, encoder, unfinished, sink)
+        share = intake.missing_share()
+        if share is not None:  # too few conversations: the share of one of them is less than a whole one
+            sink.note(raised_share(recipe.data.validation, share))
+            again = recipe.data.model_copy(update={"validation": share})
+            intake = _take(again, _open_sources(recipe, folder), encoder, unfinished, sink)
+        intake.check()
         manifest = {
             "fingerprint": fingerprint,
             "quick": _quick(recipe, streams),
             "seed": recipe.seed,
             "data": recipe.data.model_dump(),
+            "raised_validation": share,
             "template": tokenizer.chat_template,
             "sources": [count.as_json() for count in intake.counts],
             "tokens": _statistics(recipe, intake),
         }
         write_manifest(unfinished, manifest)
     return Prepared(folder)
+
+
+def _take(data: Data, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> Intake:
+    with Intake(data, encoder, folder, sink) as intake:
+        for source, found in zip(data.sources, streams, strict=True):
+            intake.take(source, found)
+    return intake
 
 
 def _statistics(recipe: Recipe, intake: Intake) -> dict[str, Any]:
