@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,13 +32,6 @@ from rlhfcli.recipe.schema import Data, Source
 _CHUNK = 512  # rows that are encoded together
 _FIRST = 10  # rows that show what shape a file has
 _START = 200  # characters of a rejected row that are written down
-_ONE_CONVERSATION = (
-    "All of them begin with the same question, so they are one conversation, which must not stand on two sides"
-)
-_ONE_CONVERSATION_HINT = (
-    "Give rows of other conversations. Or --set data.split_by=row: validation then measures unseen answers to a "
-    "question that is trained on."
-)
 Item = TypeVar("Item")
 Located = tuple[Any, Origin]
 
@@ -151,54 +143,6 @@ class Intake:
         rows = chain(first, rows)
         for chunk in _chunks(rows if shape.join is None else _joined(rows, shape.join, count)):
             yield chunk, shape
-
-    def check(self) -> None:
-        """Look whether every part of every phase that was given rows has some.
-
-        Raises:
-            DataError: A part is empty.
-        """
-        for phase in PHASES:
-            sizes = {part: sum(count.phases[phase].parts[part] for count in self.counts) for part in PARTS}
-            lost = sum(sum(count.phases[phase].dropped.values()) for count in self.counts)
-            if not any(sizes.values()) and not lost:
-                continue  # nobody gave this phase anything; it says so when it is asked for
-            for part, size in sizes.items():
-                if size == 0:
-                    raise self._empty(phase, part, sizes, lost)
-        if not any(count.kept for count in self.counts):
-            raise DataError("no row is left for any phase", where="data.sources", hint="Check weight, limit and phase.")
-
-    def missing_share(self) -> float | None:
-        """The share of the conversations that gives every phase a validation part.
-
-        Returns:
-            ``None`` where each has one, or has not two conversations to divide.
-        """
-        trained = [self.statistics[f"{phase}_train"].conversations for phase in PHASES
-                   if not self.statistics[f"{phase}_validation"].conversations]  # fmt: skip
-        lowest = [min(places) for places in trained if len(places) > 1]
-        return math.nextafter(max(lowest), 1) if lowest else None
-
-    def _empty(self, phase: Phase, part: Part, sizes: dict[Part, int], lost: int) -> DataError:
-        usable, share = sum(sizes.values()), self._data.validation
-        lost += sum(count.dropped[reason] for count in self.counts for reason in DUPLICATES)
-        rows = "1 row" if usable == 1 else f"{usable} rows"
-        what = f"the {part} part of the {phase} phase is empty: {rows} can be used, {lost} cannot"
-        if not usable:
-            hint = "Give other rows, or another data.max_length or data.truncation."
-            return DataError(what, where="data.sources", hint=hint)
-        if usable == 1:
-            what += "; one row cannot be learnt and measured with"
-            return DataError(what, where="data.sources", hint="Give more rows.")
-        if sum(len(self.statistics[f"{phase}_{each}"].conversations) for each in PARTS) == 1:
-            return DataError(f"{what}. {_ONE_CONVERSATION}", where="data.sources", hint=_ONE_CONVERSATION_HINT)
-        better = share / 2 if part == "train" else min(0.5, max(2 * share, 5 / usable))
-        return DataError(
-            f"{what}, and a share of {share} of the conversations is for validation",
-            where="data.validation",
-            hint=f"Give more rows, or another share: --set data.validation={better:.2g}",
-        )
 
     # --- one chunk ------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhfcli import tiny
 from rlhfcli.data.counts import PHASES, raised_share
+from rlhfcli.data.empty_parts import check_parts, missing_share
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.intake import Intake
 from rlhfcli.data.manifest import MANIFEST, damage, others_in, read_manifest, write_manifest
@@ -105,12 +106,12 @@ def prepare(
     encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
     with _beside(folder) as unfinished:
         intake = _take(recipe.data, streams, encoder, unfinished, sink)
-        share = intake.missing_share()
+        share = missing_share(intake.statistics)
         if share is not None:  # too few conversations: the share of one of them is less than a whole one
             sink.note(raised_share(recipe.data.validation, share))
             again = recipe.data.model_copy(update={"validation": share})
             intake = _take(again, _open_sources(recipe, folder), encoder, unfinished, sink)
-        intake.check()
+        check_parts(recipe.data, intake.counts, intake.statistics)
         manifest = {
             "fingerprint": fingerprint,
             "quick": _quick(recipe, streams),
