@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,27 +104,41 @@ def prepare(
     _refuse_other_files(folder)
     if reason:
         sink.note(f"prepared data: {folder} {reason}, and is made anew")
-    encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+    for note in filter(None, (stream.note for stream in chain.from_iterable(streams))):
+        sink.note(note)
     with _beside(folder) as unfinished:
-        intake = _take(recipe.data, streams, encoder, unfinished, sink)
-        share = missing_share(intake.statistics)
-        if share is not None:  # too few conversations: the share of one of them is less than a whole one
-            sink.note(raised_share(recipe.data.validation, share))
-            again = recipe.data.model_copy(update={"validation": share})
-            intake = _take(again, _open_sources(recipe, folder), encoder, unfinished, sink)
-        check_parts(recipe.data, intake.counts, intake.statistics)
-        manifest = {
-            "fingerprint": fingerprint,
-            "quick": _quick(recipe, streams),
-            "seed": recipe.seed,
-            "data": recipe.data.model_dump(),
-            "raised_validation": share,
-            "template": tokenizer.chat_template,
-            "sources": [count.as_json() for count in intake.counts],
-            "tokens": _statistics(recipe, intake),
-        }
-        write_manifest(unfinished, manifest)
+        _write(recipe, tokenizer, unfinished, sink, (fingerprint, streams))
     return Prepared(folder)
+
+
+def _write(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    sink: Sink,
+    inputs: tuple[str, list[list[Stream]]],
+) -> None:
+    """Write all files of a store into an empty folder."""
+    fingerprint, streams = inputs
+    encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+    intake = _take(recipe.data, streams, encoder, folder, sink)
+    share = missing_share(intake.statistics)
+    if share is not None:  # too few conversations: the share of one of them is less than a whole one
+        sink.note(raised_share(recipe.data.validation, share))
+        again = recipe.data.model_copy(update={"validation": share})
+        intake = _take(again, _open_sources(recipe, folder), encoder, folder, sink)
+    check_parts(recipe.data, intake.counts, intake.statistics)
+    manifest = {
+        "fingerprint": fingerprint,
+        "quick": _quick(recipe, streams),
+        "seed": recipe.seed,
+        "data": recipe.data.model_dump(),
+        "raised_validation": share,
+        "template": tokenizer.chat_template,
+        "sources": [count.as_json() for count in intake.counts],
+        "tokens": _statistics(recipe, intake),
+    }
+    write_manifest(folder, manifest)
 
 
 def _take(data: Data, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> Intake:

@@ -55,7 +55,9 @@ class Source(Section):
     columns: dict[str, str] = Field(
         {}, description="names that the shape knows for columns with other names: {prompt: question, chosen: best}"
     )
-    subset: str | None = Field(None, description="configuration of a hub data set that has several")
+    subset: str | None = Field(
+        None, description="configuration of a data set that has several: of the hub, or of a folder"
+    )
     split: str | None = Field(None, description="which split, where the source has several; left out: train")
     weight: float = Field(1.0, gt=0, description="share of the rows that is used; 2.0 takes every row twice")
     limit: Positive | None = Field(None, description="use at most so many rows")
