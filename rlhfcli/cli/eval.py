@@ -18,10 +18,12 @@ def evaluate(
     Writes <output_dir>/eval/sft.json and <output_dir>/eval/reward.json.
     """
     from rlhfcli import console
-    from rlhfcli.cli import work
+    from rlhfcli.cli import measuring, work
 
     job = work.begin(recipe, overrides or [], offline=offline)
-    results = work.evaluate(job)
+    measuring.refuse_nothing_trained(job)
+    with work.holding(job):
+        results = measuring.evaluate(job)
     if as_json:
         console.result(json.dumps(results, ensure_ascii=False))
         return

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,7 +70,10 @@ def export(
         _check(check)
     elif check is None and source is not None and to is not None:
         _claim(to, overwrite=overwrite)
-        _export(_find(source, recipe), to, (form.value, shard_size), compare=not no_check)
+        found = _find(source, recipe)
+        with _alone(to):
+            _claim(to, overwrite=overwrite)  # once more: another command may have been in there
+            _export(found, to, (form.value, shard_size), compare=not no_check)
     else:
         hint = "rlhf export reward TO writes a folder, rlhf export --check FOLDER checks one."
         raise UserError("say what to export and where to, or which folder to check", hint=hint)
@@ -83,6 +89,22 @@ def _claim(to: Path, *, overwrite: bool) -> None:
         raise OutputError("this folder exists", where=str(to), hint="Choose another name, or add --overwrite.")
 
 
+@contextmanager
+def _alone(to: Path) -> Iterator[None]:
+    """Keep other exports away from a folder."""
+    from rlhfcli.recipe import in_use
+    from rlhfcli.recipe.redact import command_line
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(
+                in_use.alone(to.parent, command_line(["rlhf", *sys.argv[1:]]), name=to.name, say=console.message)
+            )
+        except OSError as error:
+            raise OutputError(f"cannot be written: {error.strerror}", where=str(to)) from None
+        yield
+
+
 def _find(source: str, recipe: str | None) -> Source:
     if source in ("sft", "reward"):
         loaded = open_project(recipe)
@@ -90,10 +112,9 @@ def _find(source: str, recipe: str | None) -> Source:
         from rlhfcli.core import release
     if source not in ("sft", "reward"):
         return release.of_folder(Path(source).expanduser())
-    from rlhfcli.recipe.loader import dump
     from rlhfcli.recipe.run_folder import RunFolder
 
-    return release.of_run(RunFolder(loaded.recipe, dump), "sft" if source == "sft" else "reward")
+    return release.of_run(RunFolder(loaded.recipe), "sft" if source == "sft" else "reward")
 
 
 def _export(source: Source, to: Path, how: tuple[str, str], *, compare: bool) -> None:

@@ -52,8 +52,9 @@ def prepare_data(
     if html is not None:
         data_page.check(html, overwrite=overwrite)
     job = work.begin(recipe, overrides or [], offline=offline)
-    work.claim(job, "data", overwrite=overwrite)
-    prepared, tokenizer = work.prepare_or_take(job, strict=strict, anew=overwrite)
+    with work.holding(job):
+        work.claim(job, "data", overwrite=overwrite)
+        prepared, tokenizer = work.prepare_or_take(job, strict=strict, anew=overwrite)
     manifest = prepared.manifest | {"overlap": work.overlap(job, prepared)}
     loss_on = job.recipe.sft.loss_on
     if html is not None:

@@ -33,9 +33,10 @@ def reward(
 
     wish = going("reward", resume=resume, overwrite=overwrite, max_time=max_time)
     job = work.begin(recipe, overrides or [], offline=offline)
-    if resume and work.nothing_left(job, "reward", wish):
-        return
-    work.claim(job, "reward", overwrite=overwrite, resume=resume)
-    result = work.train(job, work.project_of(job, wish), "reward")
+    with work.holding(job):
+        if resume and work.nothing_left(job, "reward", wish):
+            return
+        work.claim(job, "reward", overwrite=overwrite, resume=resume)
+        result = work.train(job, work.project_of(job, wish), "reward")
     work.say_trained(job, "reward", result)
     console.next_steps(["rlhf eval", "rlhf chat"])

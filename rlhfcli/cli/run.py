@@ -29,23 +29,24 @@ def run(
     A phase that this run has already finished is not repeated, unless --overwrite is given.
     """
     from rlhfcli import console, launch
-    from rlhfcli.cli import work
+    from rlhfcli.cli import measuring, work
     from rlhfcli.cli.eval import show
     from rlhfcli.cli.going import going
 
     began = time.perf_counter()
     wish = going("run", resume=resume, overwrite=overwrite, max_time=max_time)
     job = work.begin(recipe, overrides or [], offline=offline)
-    work.claim(job, "data", overwrite=overwrite)
-    project = work.project_of(job, wish)
-    work.look_ahead(job, project)
-    for phase in ("sft", "reward"):
-        if work.nothing_left(job, phase, wish):
-            continue
-        work.claim(job, phase, overwrite=overwrite, resume=resume)
-        work.say_trained(job, phase, work.train(job, project, phase))
-    if not launch.go_on_alone():
-        return
-    show(work.evaluate(job))
+    with work.holding(job):
+        work.claim(job, "data", overwrite=overwrite)
+        project = work.project_of(job, wish)
+        work.look_ahead(job, project)
+        for phase in ("sft", "reward"):
+            if work.nothing_left(job, phase, wish):
+                continue
+            work.claim(job, phase, overwrite=overwrite, resume=resume)
+            work.say_trained(job, phase, work.train(job, project, phase))
+        if not launch.go_on_alone():
+            return
+        show(measuring.evaluate(job))
     console.message(f"All done in {time.perf_counter() - began:.0f} s. Everything is in {job.run.path}")
     console.next_steps(["rlhf chat"])

@@ -33,9 +33,10 @@ def sft(
 
     wish = going("sft", resume=resume, overwrite=overwrite, max_time=max_time)
     job = work.begin(recipe, overrides or [], offline=offline)
-    if resume and work.nothing_left(job, "sft", wish):
-        return
-    work.claim(job, "sft", overwrite=overwrite, resume=resume)
-    result = work.train(job, work.project_of(job, wish), "sft")
+    with work.holding(job):
+        if resume and work.nothing_left(job, "sft", wish):
+            return
+        work.claim(job, "sft", overwrite=overwrite, resume=resume)
+        result = work.train(job, work.project_of(job, wish), "sft")
     work.say_trained(job, "sft", result)
     console.next_steps(["rlhf chat", "rlhf reward", "rlhf eval"])

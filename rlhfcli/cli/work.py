@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from rlhfcli import console, launch
 from rlhfcli.cli.common import open_project
 from rlhfcli.errors import ModelError, OutputError
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.loader import Loaded, dump
+from rlhfcli.recipe.loader import Loaded
 from rlhfcli.recipe.run_folder import Part, Phase, RunFolder
 from rlhfcli.recipe.schema import Recipe
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rlhfcli.cli.going import Going
     from rlhfcli.core.loop import Result
     from rlhfcli.core.phases import Project
-    from rlhfcli.data.encoded import EncodedPreference
     from rlhfcli.data.prepare import Prepared
 
 
@@ -61,20 +61,42 @@ def begin(recipe: str | None, overrides: Sequence[str], *, offline: bool = False
     launch.in_this_process(offline=offline)
     loaded = open_project(recipe, overrides)
     launch.together()  # before the first rank writes anything: it might change what the others take to be the recipe
-    return Work(loaded, RunFolder(loaded.recipe, dump), console.TerminalSink())
+    return Work(loaded, RunFolder(loaded.recipe), console.TerminalSink())
+
+
+@contextmanager
+def holding(work: Work) -> Iterator[None]:
+    """Keep every other command out of the run folder while a block writes in it; of several ranks the first does.
+
+    Raises:
+        OutputError: Another command is at work in it.
+    """
+    if not launch.first():
+        yield
+        return
+    with work.run.held(console.message):
+        yield
 
 
 def claim(work: Work, part: Part, *, overwrite: bool, resume: bool = False) -> None:
     """Check that the run folder may be written, before anything expensive."""
     if launch.first():
-        work.run.open(part, overwrite=overwrite, resume=resume)
+        for key in work.run.open(part, overwrite=overwrite, resume=resume):
+            console.message(
+                f"{key} looks like a secret: {work.run.path}/recipe.yaml has *** in its place", style="yellow"
+            )
     launch.together()
 
 
 def nothing_left(work: Work, part: Phase, going: Going) -> bool:
-    """Whether a phase is finished and shall not be repeated; says so."""
+    """Whether a phase is finished and shall not be repeated; says so.
+
+    Raises:
+        OutputError: It was trained with other settings than those of this command.
+    """
     if going.overwrite or not work.run.finished(part) or work.run.checkpoints(part):
         return False
+    work.run.refuse_other_settings(part)
     console.message(f"{part}: already done, nothing to do (--overwrite repeats it)")
     return True
 
@@ -247,74 +269,3 @@ def say_trained(work: Work, phase: str, result: Result) -> None:
         figures += f" (after step {result.best['step']:,}: {result.best['by']})"
     folder = work.run.sft if phase == "sft" else work.run.reward
     console.message(f"{phase}: {result.steps:,} steps in {result.seconds:.0f} s, {figures}. Saved: {folder}")
-
-
-def evaluate(work: Work) -> dict[str, Any]:
-    """Measure what this run has trained, and write ``eval/*.json``.
-
-    Args:
-        work: The opened project.
-
-    Returns:
-        ``{"sft": …, "reward": …}``, whichever is there.
-
-    Raises:
-        ModelError: Nothing is trained yet.
-    """
-    if not work.run.finished("sft") and not work.run.finished("reward"):
-        raise ModelError("nothing is trained yet", where=str(work.run.path), hint="Run rlhf sft and rlhf reward first.")
-    claim(
-        work, "eval", overwrite=False
-    )  # other data than the models were made of would be measured, and replace theirs
-    tokenizer = tokenizer_of(work)
-    prepared = prepare(work, tokenizer)
-    results: dict[str, Any] = {}
-    if work.run.finished("sft"):
-        results["sft"] = _evaluate_sft(work, prepared)
-        work.run.write_result("sft", results["sft"])
-    if work.run.finished("reward"):
-        results["reward"] = _evaluate_reward(work, prepared)
-        work.run.write_result("reward", results["reward"])
-    work.run.note({"eval": {}})
-    return results
-
-
-def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
-    from rlhfcli.core.embeddings import fit_embeddings
-    from rlhfcli.core.model import load_causal_lm, load_tokenizer
-    from rlhfcli.data.evaluation_rows import read_prompts
-    from rlhfcli.evaluation.language import LanguageData, evaluate_language
-
-    recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
-    with work.sink.stage("loading both models"):
-        base, tuned = (
-            load_causal_lm(name, trust_remote_code=trusted) for name in (recipe.model.name, str(work.run.sft))
-        )
-        tokenizer = load_tokenizer(str(work.run.sft), trust_remote_code=trusted)
-        fit_embeddings(base, tokenizer, recipe.seed)  # the rows that fine-tuning began with
-    prompts = read_prompts(recipe.eval.prompts, recipe.seed) if recipe.eval.prompts else []
-    data = LanguageData(tokenizer, prepared.dialogues("validation"), prompts)
-    return evaluate_language(recipe, base, tuned, data, work.sink)
-
-
-def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
-    from rlhfcli.core.model import load_tokenizer
-    from rlhfcli.core.reward_model import load_reward_model
-    from rlhfcli.data.encode import Encoder
-    from rlhfcli.data.evaluation_rows import read_pairs
-    from rlhfcli.evaluation.reward import evaluate_reward
-
-    recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
-    with work.sink.stage("loading the reward model"):
-        model = load_reward_model(work.run.reward, trust_remote_code=trusted)
-        tokenizer = load_tokenizer(str(work.run.reward), trust_remote_code=trusted)
-    pairs: Sequence[EncodedPreference] = prepared.pairs("validation")
-    if recipe.eval.pairs:
-        encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
-        outcomes = encoder.preferences(read_pairs(recipe.eval.pairs, recipe.seed))
-        pairs = [outcome.example for outcome in outcomes if outcome.example is not None]
-        if len(pairs) < len(outcomes):
-            console.message(
-                f"{len(outcomes) - len(pairs):,} of {len(outcomes):,} pairs cannot be used and are left out"
-            )
-    return evaluate_reward(model, tokenizer, pairs, prepared.pairs("train"), work.sink)

@@ -44,7 +44,8 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes its final name only when everything is in it.
 
     Args:
-        folder: The final name. What stands there already is replaced, in two renames.
+        folder: The final name. What stands there already is replaced, in two renames. Nobody else may write it
+            meanwhile: what an earlier command has left beside it is tidied up; see ``recipe.in_use``.
 
     Raises:
         OutputError: It cannot be written; what stood there before is untouched.
@@ -68,7 +69,7 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
 
 
 def _tidy(folder: Path) -> None:
-    """Take away what a killed process left beside a folder, and put back what it had only moved aside."""
+    """Take away what a killed command left beside a folder, and put back what it had only moved aside."""
     for kind, path in leftovers.left(folder):
         if kind == "old" and not folder.exists():
             path.rename(folder)

@@ -1,16 +1,19 @@
-"""Names of what is written beside its place and then renamed, and what killed processes have left of such.
+"""Names of what is written beside its place and then renamed, and what commands that were killed have left of such.
 
-A name ends with the number of the process that writes it: ``.final.partial-4711`` becomes ``final``.
+A name ends with a mark of the process that writes it: ``.final.partial-3f9c01aa`` becomes ``final``. Who looks for
+leftovers holds the folder (see ``in_use``), so whatever is found was left by a command that is gone.
 """
 
 from __future__ import annotations
 
 import glob
-import os
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-_KINDS = ("partial", "old")
+_MARK = secrets.token_hex(4)  # not the process's number, which repeats in containers and on other machines
+_ENDING = re.compile(r"(partial|old)-[0-9a-f]+")
 
 
 def beside(place: Path, kind: str = "partial") -> Path:
@@ -20,11 +23,11 @@ def beside(place: Path, kind: str = "partial") -> Path:
         place: The final name.
         kind: ``partial``, or ``old`` for what was there before.
     """
-    return place.with_name(f".{place.name}.{kind}-{os.getpid()}")
+    return place.with_name(f".{place.name}.{kind}-{_MARK}")
 
 
 def left(place: Path) -> Iterator[tuple[str, Path]]:
-    """What processes that are gone have left beside a file or folder.
+    """What commands that are gone have left beside a file or folder. For whoever holds its folder.
 
     Args:
         place: The final name.
@@ -33,18 +36,11 @@ def left(place: Path) -> Iterator[tuple[str, Path]]:
         Kind, as in ``beside``, and path.
     """
     for path in sorted(place.parent.glob(f".{glob.escape(place.name)}.*-*")):
-        kind, _, process = path.name.removeprefix(f".{place.name}.").partition("-")
-        if kind in _KINDS and process.isdecimal() and _is_gone(int(process)):
-            yield kind, path
+        if found := _ENDING.fullmatch(path.name.removeprefix(f".{place.name}.")):
+            yield found[1], path
 
 
-def _is_gone(process: int) -> bool:
-    if process == os.getpid():  # an earlier one: in a container every command may have the same number
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:  # somebody else's
-        return False
-    return False
+def is_one(name: str) -> bool:
+    """Whether this is the name of something left, whatever its place."""
+    place, _, ending = name.rpartition(".")
+    return place.startswith(".") and _ENDING.fullmatch(ending) is not None

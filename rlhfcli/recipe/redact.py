@@ -1,9 +1,10 @@
-"""Takes secrets out of command lines before they are written down: ``run.json`` is read by others."""
+"""Takes secrets out of command lines and settings before they are written down: a run folder is read by others."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 HIDDEN = "***"
 _NAMES = r"(?:api_?key|key|token|secret|password|passwd|credentials?)"
@@ -13,8 +14,11 @@ _PATTERNS = (
     # user:password@host
     (re.compile(r"(\w://)[^/\s@]+@"), rf"\1{HIDDEN}@"),
     # what hubs and clouds give out, wherever it stands
-    (re.compile(r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}"), HIDDEN),
+    (re.compile(r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|AIza)[A-Za-z0-9_-]{12,}"), HIDDEN),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"), HIDDEN),  # a JSON web token
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*"), HIDDEN),
 )
+_KEY = re.compile(rf"(?i)(?:.*[^a-z0-9])?{_NAMES}")
 _OPTION = re.compile(rf"(?i)-{{1,2}}(?:[a-z0-9]+[-_])*{_NAMES}")
 
 
@@ -35,3 +39,44 @@ def command_line(arguments: Sequence[str]) -> str:
             argument = pattern.sub(hidden, argument)
         shown.append(argument)
     return " ".join(shown)
+
+
+def without_secrets(settings: Any) -> Any:
+    """Settings without what looks like a secret, by its value or by its key.
+
+    Args:
+        settings: Dictionaries, lists and plain values; left as they are.
+
+    Returns:
+        The same with ``***`` in each such place.
+    """
+    return _hidden(settings, secret=False)
+
+
+def hidden_keys(settings: Any, key: str = "") -> Iterator[str]:
+    """Dotted keys of the values in which a secret was hidden.
+
+    Args:
+        settings: As ``without_secrets`` gives them.
+        key: Of the settings as a whole.
+    """
+    if isinstance(settings, dict | list):
+        inner = settings.items() if isinstance(settings, dict) else enumerate(settings)
+        for name, value in inner:
+            yield from hidden_keys(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(settings, str) and HIDDEN in settings:
+        yield key
+
+
+def _hidden(value: Any, *, secret: bool) -> Any:
+    if isinstance(value, dict):
+        return {key: _hidden(inner, secret=_KEY.fullmatch(str(key)) is not None) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(inner, secret=secret) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if secret and value:
+        return HIDDEN
+    for pattern, hidden in _PATTERNS:
+        value = pattern.sub(hidden, value)
+    return value

@@ -9,40 +9,30 @@
       eval/           sft.json, reward.json
 
 Nothing in it is replaced silently: a folder that another recipe made is refused, and so is training a phase again,
-unless the user says ``--overwrite``.
+unless the user says ``--overwrite``; and even then only what this program has made. One command at a time writes in it.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from rlhfcli import __version__
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe import leftovers, unfinished
-from rlhfcli.recipe.redact import command_line
+from rlhfcli.recipe import belongings, in_use, leftovers, made_from, run_record, strict_yaml, unfinished
+from rlhfcli.recipe.redact import command_line, hidden_keys, without_secrets
 from rlhfcli.recipe.schema import Recipe
 
 Part = Literal["data", "sft", "reward", "eval"]
 Phase = Literal["sft", "reward"]
 PHASES: tuple[Phase, ...] = ("sft", "reward")
-
-# what a part was made from: if one of these differs, the part belongs to another recipe
-_MADE_FROM: dict[str, tuple[str, ...]] = {
-    "data": ("seed", "model.name", "data"),
-    "sft": ("seed", "model.name", "data", "sft"),
-    "reward": ("seed", "model.name", "data", "sft", "reward"),
-}
 _PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "safetensors")
 
 
@@ -51,14 +41,12 @@ class RunFolder:
 
     Args:
         recipe: The recipe of this command.
-        dump: Writes a recipe as YAML.
     """
 
-    def __init__(self, recipe: Recipe, dump: Callable[[Recipe], str]) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.path = Path(recipe.output_dir)
-        self._dump = dump
-        self._new = self._new_parent = False
+        self._made = self._made_parent = False  # by this command, which takes them away if it fails at its start
 
     @property
     def data(self) -> Path:
@@ -86,9 +74,27 @@ class RunFolder:
 
     def finished(self, part: Phase) -> bool:
         """Whether a phase is done: its final folder only appears when everything is in it."""
-        return (self.sft if part == "sft" else self.reward).is_dir()
+        return self._final(part).is_dir()
 
-    def open(self, writes: Part, *, overwrite: bool = False, resume: bool = False) -> None:
+    @contextmanager
+    def held(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+        """Keep every other command that writes out of this folder while a block runs.
+
+        Args:
+            say: Hears why it takes long.
+
+        Raises:
+            OutputError: Another command is at work in it, it is not one of ours, or it cannot be written.
+        """
+        belongings.refuse_other_folder(self.path)
+        with ExitStack() as stack:
+            stack.callback(self._remove_if_empty)
+            with self._told():
+                self._make()
+                stack.enter_context(in_use.alone(self.path, _command(), say=say))
+            yield
+
+    def open(self, writes: Part, *, overwrite: bool = False, resume: bool = False) -> list[str]:
         """Check that this command may write, and note the recipe.
 
         Args:
@@ -96,14 +102,19 @@ class RunFolder:
             overwrite: Replace what another recipe, or an earlier command, made of this part.
             resume: Go on with this part where an earlier command was stopped.
 
+        Returns:
+            Keys whose values hold a secret, which is not written.
+
         Raises:
             OutputError: The folder is not one of ours, belongs to another recipe, has this part already, or cannot
                 be written.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError("the output folder is a file", where=str(self.path), hint="Choose another output_dir.")
+        belongings.refuse_other_folder(self.path)
+        record = run_record.read(self.path)
+        self._refuse_itself()
+        self._refuse_others(writes)
         if not overwrite:
-            self._refuse_foreign(writes)
+            self._refuse_another_recipe(writes, record)
             self._keep_unfinished(writes, resume=resume)
             if writes in PHASES and self.finished(writes) and not self.checkpoints(writes):
                 raise OutputError(
@@ -111,18 +122,12 @@ class RunFolder:
                     where=str(self.path / writes / "final"),
                     hint="--overwrite trains it again; --set output_dir=… keeps both.",
                 )
-        self._new = not (self.path / "run.json").exists()
-        self._new_parent = not self.path.parent.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        settings = without_secrets(self.recipe.model_dump(mode="json"))
+        with self._told():
+            self._make()
             self.note({})  # first: it marks the folder as one of ours
-            _write(self.path / "recipe.yaml", self._dump(self.recipe))
-        except OSError as error:
-            raise OutputError(
-                f"the output folder cannot be written: {error.strerror}",
-                where=str(self.path),
-                hint="Choose another one: --set output_dir=…",
-            ) from None
+            _write(self.path / "recipe.yaml", strict_yaml.write(settings))
+        return list(hidden_keys(settings))
 
     @contextmanager
     def starting(self) -> Iterator[None]:
@@ -133,12 +138,12 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            ours = {self.path / "recipe.yaml", self.path / "run.json"}
-            if self._new and self.path.is_dir() and set(self.path.iterdir()) <= ours:
+            ours = {"recipe.yaml", "run.json", *in_use.FILES}
+            if self._made and self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= ours:
                 with suppress(OSError):
-                    shutil.rmtree(self.path)
-                    if self._new_parent:  # runs/; a folder of the user's stays
-                        self.path.parent.rmdir()
+                    for name in ("recipe.yaml", "run.json"):
+                        (self.path / name).unlink(missing_ok=True)
+                self._remove_if_empty()
             raise
 
     def note(self, done: dict[str, Any]) -> None:
@@ -147,27 +152,44 @@ class RunFolder:
         Args:
             done: Part to figures, such as ``{"sft": {"steps": 300}}``; the time is added.
         """
-        record = self.record()
+        try:
+            record = run_record.read(self.path)
+        except OutputError:  # it was whole when this command began, and what was trained since is to be noted
+            record = {}
         record.setdefault("started", _now())
         record["updated"] = _now()
         record["rlhf"] = __version__
         record["python"] = platform.python_version()
         record["packages"] = {name: _version(name) for name in _PACKAGES}
-        command = command_line(["rlhf", *sys.argv[1:]])  # no secrets
+        command = _command()
         if command not in record.setdefault("commands", []):
             record["commands"].append(command)
         for part, figures in done.items():
-            made = {"recipe": self._settings(part)} if part in ("sft", "reward") else {}
+            made = {"recipe": made_from.settings(self.recipe, part)} if part in PHASES else {}
             record.setdefault("parts", {})[part] = {**figures, **made, "finished": _now()}
-        _write(self.path / "run.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        _write(self.path / run_record.FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     def record(self) -> dict[str, Any]:
-        """What ``run.json`` says; empty where there is none, or none that can be read."""
-        try:
-            record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
+        """What ``run.json`` says; empty where there is none.
+
+        Raises:
+            OutputError: It cannot be read, or is damaged.
+        """
+        return run_record.read(self.path)
+
+    def refuse_other_settings(self, part: Phase) -> None:
+        """Check that a finished phase is what this recipe would give.
+
+        Raises:
+            OutputError: It was trained with other settings.
+        """
+        lines = made_from.changes(made_from.noted(self.path, self.record(), part), self.recipe, part, "trained")
+        if lines:
+            raise OutputError(
+                "\n".join([f"the {part} phase of this run is done, and was trained with other settings", *lines]),
+                where=str(self._final(part)),
+                hint="--overwrite trains it again with these; --set output_dir=… keeps both.",
+            )
 
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         """Write ``eval/<name>.json`` and return its path."""
@@ -176,34 +198,65 @@ class RunFolder:
         _write(file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         return file
 
-    def _refuse_foreign(self, writes: Part) -> None:
-        file = self.path / "recipe.yaml"
-        if not self.path.is_dir() or not any(self.path.iterdir()):
-            return
-        if not (self.path / "run.json").is_file():
+    def _final(self, part: Phase) -> Path:
+        return self.sft if part == "sft" else self.reward
+
+    def _make(self) -> None:
+        if not self.path.exists():
+            self._made, self._made_parent = True, not self.path.parent.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+        elif not (self.path / run_record.FILE).exists():
+            self._made = True
+
+    def _remove_if_empty(self) -> None:
+        if self._made:
+            with suppress(OSError):
+                self.path.rmdir()
+                if self._made_parent:  # runs/; a folder of the user's stays
+                    self.path.parent.rmdir()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
             raise OutputError(
-                "the output folder holds something else: it has files, but no run.json",
+                f"the output folder cannot be written: {error.strerror}",
                 where=str(self.path),
                 hint="Choose another one: --set output_dir=…",
-            )
-        parts = self.record().get("parts") or {}
-        before = _read(file)
-        different: dict[str, list[str]] = {}
-        for part in ("sft", "reward"):
+            ) from None
+
+    def _refuse_itself(self) -> None:
+        """Refuse to train a run on what the run itself has made: it would be replaced, or compared with itself."""
+        named = [("model.name", self.recipe.model.name, self.path)]
+        named += [(f"data.sources.{n}.path", each.path, self.data) for n, each in enumerate(self.recipe.data.sources)]
+        for key, name, within in named:
+            with suppress(OSError, ValueError, RuntimeError):
+                place = Path(name).expanduser().resolve()
+                if place.exists() and place.is_relative_to(within.resolve()):
+                    raise OutputError(
+                        f"{key} is something that this run has made itself: {name}",
+                        where=str(self.path),
+                        hint="Give the new run a folder of its own: --set output_dir=…",
+                    )
+
+    def _refuse_others(self, writes: Part) -> None:
+        """Refuse where something of the user's stands in the place of what is to be written."""
+        if writes in PHASES:
+            belongings.refuse_other_model(self._final(writes))
+        if not (self.data / belongings.DATA_MANIFEST).is_file():  # else it may be up to date, and stay as it is
+            belongings.refuse_other_data(self.data)
+
+    def _refuse_another_recipe(self, writes: Part, record: dict[str, Any]) -> None:
+        found: dict[str, list[str]] = {}
+        for part in PHASES:
             if part != writes and self.finished(part):
-                made = parts.get(part, {}).get("recipe") or {key: _get(before, key) for key in _MADE_FROM[part]}
-                now = self._settings("data" if writes == "eval" else part)
-                for key in sorted(now):
-                    if made.get(key) != now[key]:
-                        different.setdefault(key, []).append(part)
-        if different:
-            made_of = [part for part in ("sft", "reward") if any(part in found for found in different.values())]
-            raise OutputError(
-                f"the output folder belongs to another recipe: {', '.join(different)} differ"
-                f"{'s' if len(different) == 1 else ''} from what {' and '.join(made_of)} was made with",
-                where=str(file),
-                hint="Keep both with --set output_dir=…, or replace it with --overwrite.",
-            )
+                made = made_from.noted(self.path, record, part)
+                found[part] = made_from.changes(made, self.recipe, "data" if writes == "eval" else part, "before")
+        hint = "Keep both with --set output_dir=…, or replace it with --overwrite."
+        if writes == "eval":
+            hint = "Measure with the recipe that it was made with: leave out --recipe or --set."
+        made_from.refuse_changes(found, self.path / "recipe.yaml", hint)
 
     def _keep_unfinished(self, writes: Part, *, resume: bool) -> None:
         """Refuse what would lose a phase that was stopped, or make it impossible to go on with."""
@@ -217,25 +270,6 @@ class RunFolder:
                 )
             unfinished.refuse_other_settings(self.recipe, phase, self.path / phase)
 
-    def _settings(self, part: str) -> dict[str, Any]:
-        """What a part is made from."""
-        recipe = yaml.safe_load(self._dump(self.recipe))
-        return {key: _get(recipe, key) for key in _MADE_FROM[part]}
-
-
-def _read(file: Path) -> Any:
-    """The recipe of a run; ``None`` where it cannot be read, which is then another recipe."""
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-
-
-def _get(recipe: Any, key: str) -> Any:
-    for name in key.split("."):
-        recipe = recipe.get(name) if isinstance(recipe, dict) else None
-    return recipe
-
 
 def _write(file: Path, text: str) -> None:
     """Replace a file in one step, so that a kill leaves the old one or the new one."""
@@ -243,10 +277,14 @@ def _write(file: Path, text: str) -> None:
         path.unlink(missing_ok=True)
     partial = leftovers.beside(file)
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # bytes that are no UTF-8, as an escape
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _command() -> str:
+    return command_line(["rlhf", *sys.argv[1:]])  # no secrets
 
 
 def _now() -> str:

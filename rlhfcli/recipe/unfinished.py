@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.errors import OutputError
+from rlhfcli.recipe.redact import without_secrets
 from rlhfcli.recipe.schema import Recipe
 
 FINGERPRINT = "prepared data"
@@ -48,8 +49,16 @@ def settings(recipe: Recipe, phase: str) -> dict[str, Any]:
     names = ["seed", "model", "data", phase]
     if phase == "reward" and recipe.reward.init_from == "sft":
         names.append("sft")
-    whole = recipe.model_dump(mode="json", include=set(names))
-    return {key: value for key, value in _flat("", whole) if key not in _HARMLESS}
+    return flat(without_secrets(recipe.model_dump(mode="json", include=set(names))))
+
+
+def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys and their values, without those that only say how the same numbers are computed.
+
+    Args:
+        sections: Of a recipe, by name.
+    """
+    return {key: value for key, value in _flat("", dict(sections)) if key not in _HARMLESS}
 
 
 def refuse_other_settings(recipe: Recipe, phase: str, folder: Path) -> None:
@@ -82,15 +91,26 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], checkpoint
     Raises:
         OutputError: A value differs; every one is shown.
     """
-    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
-    if not keys:
+    shown = differences(before, now, "checkpoint")
+    if not shown:
         return
-    shown = [f"{key}: {_shown(before, key)} (checkpoint) {_shown(now, key)} (now)" for key in keys]
     raise OutputError(
         "\n".join(["the checkpoint was trained with other settings", *shown]),
         where=str(checkpoint),
         hint="Go on with the settings of the checkpoint, or begin again with --overwrite.",
     )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> list[str]:
+    """Every key whose value is another one, with both, as an error shows them.
+
+    Args:
+        before: Settings of what is there, by dotted key.
+        now: Those of this command.
+        where: What the former belong to.
+    """
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
+    return [f"{key}: {_shown(before, key)} ({where}) {_shown(now, key)} (now)" for key in keys]
 
 
 def _is_one(folder: Path) -> bool:
@@ -118,4 +138,4 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False) if key in values else "nothing"
+    return json.dumps(values[key], ensure_ascii=False, default=str) if key in values else "nothing"

@@ -1,28 +1,24 @@
-"""What a killed process leaves beside its place goes; what a process that runs writes there stays."""
+"""What commands that were killed left beside a place is found; everything else there is left alone."""
 
-import os
-import subprocess
+from __future__ import annotations
+
+from pathlib import Path
 
 from rlhfcli.recipe import leftovers
 
 
-def ended() -> int:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
-
-
-def test_only_what_the_dead_left_is_found(tmp_path):
-    dead, place = ended(), tmp_path / "a[b].json"
-    gone = [f".a[b].json.partial-{dead}", f".a[b].json.old-{dead}", f".a[b].json.partial-{10**20}"]
-    kept = [f".a[b].json.partial-{os.getppid()}", f".a[b].json.mine-{dead}", ".a[b].json.partial-x", f".ab.old-{dead}"]
+def test_only_what_has_the_form_of_a_leftover_is_found(tmp_path: Path) -> None:
+    place = tmp_path / "a[b].json"
+    gone = [".a[b].json.partial-4711", ".a[b].json.old-00ff", leftovers.beside(place).name]
+    kept = [".a[b].json.mine-12", ".a[b].json.partial-x", "ab.old-12", "a[b].json", ".a[b].json.lock"]
     for name in gone + kept:
         (tmp_path / name).touch()
     assert sorted(path.name for _, path in leftovers.left(place)) == sorted(gone)
     assert {kind for kind, _ in leftovers.left(place)} == {"partial", "old"}
+    assert all(map(leftovers.is_one, gone)) and not any(map(leftovers.is_one, kept))
 
 
-def test_an_earlier_process_with_our_number_is_dead(tmp_path):
-    place = tmp_path / "final"
-    leftovers.beside(place).mkdir()  # a container gives every command the same number
-    assert list(leftovers.left(place)) == [("partial", leftovers.beside(place))]
+def test_two_processes_never_write_to_one_place(tmp_path: Path) -> None:
+    """Not even where both have the same number, as in two containers."""
+    assert leftovers.beside(tmp_path / "x").name.startswith(".x.partial-")
+    assert len(leftovers.beside(tmp_path / "x").name) == len(".x.partial-") + 8

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.loader import dump
 from rlhfcli.recipe.run_folder import RunFolder
 from rlhfcli.recipe.schema import Recipe
 
@@ -25,12 +24,13 @@ def folder(**changes: Any) -> RunFolder:
         "model": {"name": "builtin:tiny"},
         "data": {"sources": [{"path": "builtin:tiny"}]},
     }
-    return RunFolder(Recipe.model_validate(sections | changes), dump)
+    return RunFolder(Recipe.model_validate(sections | changes))
 
 
 def finish(*parts: str) -> None:
     for part in parts:
         Path("runs/x", part, "final").mkdir(parents=True, exist_ok=True)
+        Path("runs/x", part, "final", "B2SUMS").touch()
 
 
 def test_a_new_folder_gets_the_recipe_and_the_record():
@@ -52,6 +52,132 @@ def test_a_recipe_that_somebody_wrote_by_hand_is_not_replaced():
     with pytest.raises(OutputError, match="holds something else"):
         folder().open("sft")
     assert Path("runs/x/recipe.yaml").read_text().startswith("# my notes")
+
+
+def write(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        Path("runs/x", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("runs/x", name).write_text(text)
+
+
+def everything() -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in Path("runs").rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("files", "part"),
+    [
+        ({"recipe.yaml": "# precious\noutput_dir: .\n", "data/mine.jsonl": "{}"}, "data"),
+        ({"sft/final/thesis.txt": "mine", "sft/checkpoints/mine/x": "mine"}, "sft"),
+        ({"run.json": "{}", "sft/final/thesis.txt": "mine"}, "sft"),
+        ({"run.json": "{}", "reward/final/B2SUMS": "0  a\n", "reward/final/thesis.txt": "mine"}, "reward"),
+        ({"run.json": "{}", "data/mine.jsonl": "{}"}, "sft"),
+        ({"run.json": "{}", "data": "a file"}, "data"),
+        ({"run.json": "{"}, "data"),
+        ({"run.json": '{"parts": {"sft": 3}}'}, "sft"),
+    ],
+)
+def test_overwriting_touches_nothing_that_is_not_ours(files, part):
+    write(files)
+    before = everything()
+    for run in (folder(), folder()):
+        with pytest.raises(OutputError), run.held():
+            run.open(part, overwrite=True)
+    assert everything() == before
+
+
+def test_a_run_is_not_trained_on_what_it_has_made():
+    folder().open("sft")
+    finish("sft")
+    Path("runs/x/data").mkdir()
+    own = {"model": {"name": str(Path("runs/x/sft/final").resolve())}}
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"model\.name is something that this run has made itself"):
+            folder(**own).open("sft", overwrite=overwrite)
+    with pytest.raises(OutputError, match=r"data\.sources\.0\.path is something that this run has made itself"):
+        folder(data={"sources": [{"path": "runs/x/data"}]}).open("sft", overwrite=True)
+    Path("runs/x/chat").mkdir()
+    folder(data={"sources": [{"path": "runs/x/chat"}]}).open("sft", overwrite=True)  # what was said is the user's
+    folder(**own, output_dir="runs/y").open("sft")
+
+
+def test_a_finished_phase_of_other_settings_is_not_taken_for_done():
+    run = folder()
+    run.open("sft")
+    made(run, "sft")
+    folder(logging={"every": 3}, sft={"micro_batch_tokens": 64}).refuse_other_settings("sft")
+    with pytest.raises(OutputError, match=r"trained with other settings\nsft.max_steps: null \(trained\) 6 \(now\)"):
+        folder(sft={"max_steps": 6}).refuse_other_settings("sft")
+
+
+def test_one_command_at_a_time():
+    with folder().held():
+        folder().open("data")
+        with pytest.raises(OutputError, match="in use by"), folder().held():
+            pass
+    with folder().held():
+        folder().open("data")
+
+
+def test_a_command_that_makes_nothing_leaves_nothing():
+    with folder().held():
+        assert Path("runs/x/.lock").exists()
+    assert not Path("runs").exists()
+
+
+BROKEN = [
+    ("", "is not JSON"),
+    ('{"updated": "2026', "is not JSON"),
+    ("\0\0\0", "is not JSON"),
+    ("[1]", "must hold keys, got a list"),
+    ("[" * 100_000, "is not JSON"),
+    ('{"parts": [1]}', "parts: must be a section, got a list"),
+    ('{"parts": {"sft": 3}}', "parts.sft: must be a section with keys of its own, got 3"),
+    ('{"parts": {"sft": {"recipe": [1]}}}', "parts.sft.recipe: must be a section, got a list"),
+    ('{"parts": {"sft": {"steps": "x"}}}', 'parts.sft.steps: must be a whole number, got the text "x"'),
+    ('{"parts": {"sft": {"eval_loss": "low"}}}', 'eval_loss must be a number, got the text "low"'),
+    ('{"commands": "x"}', 'commands: must be a list, got the text "x"'),
+    ('{"updated": 7}', "updated: must be text, got 7"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BROKEN)
+@pytest.mark.parametrize("part", ["data", "sft", "reward", "eval"])
+def test_a_record_that_was_edited_is_an_error_that_names_the_key(text, said, part):
+    folder().open("sft")
+    Path("runs/x/run.json").write_text(text)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError) as caught:
+            folder().open(part, overwrite=overwrite)
+        assert said in caught.value.what and caught.value.where == "runs/x/run.json"
+    assert Path("runs/x/run.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"parts": null, "commands": null, "mine": [1]}', '{"parts": {"sft": {"a": 1}}}']
+)
+def test_a_record_that_lacks_something_will_do(text):
+    folder().open("sft")
+    made(folder(), "sft")
+    Path("runs/x/run.json").write_text(text)
+    folder().open("reward")
+    assert json.loads(Path("runs/x/run.json").read_text())["commands"]
+    with pytest.raises(OutputError, match="sft was made with other settings"):
+        folder(seed=7).open("reward")
+
+
+def test_a_record_that_was_damaged_meanwhile_does_not_lose_what_was_trained():
+    run = folder()
+    run.open("sft")
+    Path("runs/x/run.json").write_text("{")
+    run.note({"sft": {"steps": 3}})
+    assert run.record()["parts"]["sft"]["steps"] == 3
+
+
+def test_what_is_no_unicode_is_written_as_an_escape(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["rlhf", "sft", "--recipe", "b\udcffd.yaml"])
+    folder().open("sft")
+    assert folder().record()["commands"] == ["rlhf sft --recipe b\udcffd.yaml"]
 
 
 @pytest.mark.parametrize("text", ["{", "", "[1]", "\0"])
@@ -78,7 +204,9 @@ def test_another_recipe_is_refused_once_something_is_made(part):
     folder(seed=7).open("sft")  # nothing is made yet
     finish("sft")
     before = Path("runs/x/recipe.yaml").read_text()
-    with pytest.raises(OutputError, match="another recipe: seed differs from what sft was made with"):
+    with pytest.raises(
+        OutputError, match=r"another recipe: sft was made with other settings\nseed: 7 \(before\) 8 \(now\)"
+    ):
         folder(seed=8).open(part)
     assert Path("runs/x/recipe.yaml").read_text() == before
 
@@ -100,7 +228,7 @@ def test_what_another_recipe_made_is_known_after_an_overwrite_that_did_not_end()
     made(run, "sft")
     again = folder(seed=7)
     again.open("data", overwrite=True)  # rlhf run --overwrite, killed before its SFT ended
-    with pytest.raises(OutputError, match="seed differs from what sft was made with"):
+    with pytest.raises(OutputError, match=r"sft was made with other settings\nseed: 1234 \(before\) 7 \(now\)"):
         again.open("reward")
     again.open("sft", overwrite=True)
     made_again = json.loads(Path("runs/x/run.json").read_text())["parts"]["sft"]
@@ -115,7 +243,9 @@ def test_a_reward_model_of_an_earlier_sft_is_noticed_but_can_be_measured():
     again = folder(sft={"epochs": 2.0})
     again.open("sft", overwrite=True)
     again.note({"sft": {"steps": 2}})
-    with pytest.raises(OutputError, match="sft differs from what reward was made with"):
+    with pytest.raises(
+        OutputError, match=r"reward was made with other settings\nsft.epochs: 1.0 \(before\) 2.0 \(now\)"
+    ):
         again.open("data")
     again.open("eval")
     again.open("reward", overwrite=True)
@@ -159,3 +289,19 @@ def test_the_record_holds_no_secrets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sys.argv", ["rlhf", "sft", "--set", "logging.wandb_key=abc123"])
     folder().open("sft")
     assert "abc123" not in Path("runs/x/run.json").read_text() and "wandb_key" in Path("runs/x/run.json").read_text()
+
+
+def test_no_secret_of_the_settings_is_written_anywhere():
+    token = "hf_abcDEF0123456789abcDEF"
+    source = {"path": f"https://me:{token}@host/rows.jsonl", "columns": {"prompt": token}}
+    run = folder(data={"sources": [source]}, deepspeed={"config": {"comet": {"api_key": "plain"}}})
+    assert run.open("sft") == [
+        "data.sources.0.path",
+        "data.sources.0.columns.prompt",
+        "deepspeed.config.comet.api_key",
+    ]
+    run.note({"sft": {"steps": 1}})
+    finish("sft")
+    run.open("reward")  # it is still known as the same recipe
+    for file in Path("runs/x").rglob("*.*"):
+        assert token not in file.read_text() and "plain" not in file.read_text()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.loader import dump
 from rlhfcli.recipe.run_folder import RunFolder
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.recipe.unfinished import checkpoints, refuse_changes, refuse_other_settings, settings, step_of
@@ -21,7 +20,7 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
 
 
 def run(folder: Path, **changes: Any) -> RunFolder:
-    return RunFolder(recipe(folder, **changes), dump)
+    return RunFolder(recipe(folder, **changes))
 
 
 def leave(folder: Path, phase: str, step: int, **changes: Any) -> Path:

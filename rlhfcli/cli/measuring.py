@@ -1,0 +1,91 @@
+"""Measuring what a run has trained; torch is imported only when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhfcli import console
+from rlhfcli.cli.work import Work, claim, prepare, tokenizer_of
+from rlhfcli.errors import ModelError
+
+if TYPE_CHECKING:
+    from rlhfcli.data.encoded import EncodedPreference
+    from rlhfcli.data.prepare import Prepared
+
+
+def evaluate(work: Work) -> dict[str, Any]:
+    """Measure what this run has trained, and write ``eval/*.json``.
+
+    Args:
+        work: The opened project.
+
+    Returns:
+        ``{"sft": …, "reward": …}``, whichever is there.
+
+    Raises:
+        ModelError: Nothing is trained yet.
+    """
+    refuse_nothing_trained(work)
+    # other data than the models were made of would be measured, and replace theirs
+    claim(work, "eval", overwrite=False)
+    tokenizer = tokenizer_of(work)
+    prepared = prepare(work, tokenizer)
+    results: dict[str, Any] = {}
+    if work.run.finished("sft"):
+        results["sft"] = _evaluate_sft(work, prepared)
+        work.run.write_result("sft", results["sft"])
+    if work.run.finished("reward"):
+        results["reward"] = _evaluate_reward(work, prepared)
+        work.run.write_result("reward", results["reward"])
+    work.run.note({"eval": {}})
+    return results
+
+
+def refuse_nothing_trained(work: Work) -> None:
+    """Check that there is something to measure.
+
+    Raises:
+        ModelError: There is not.
+    """
+    if not work.run.finished("sft") and not work.run.finished("reward"):
+        raise ModelError("nothing is trained yet", where=str(work.run.path), hint="Run rlhf sft and rlhf reward first.")
+
+
+def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
+    from rlhfcli.core.model import load_causal_lm, load_tokenizer
+    from rlhfcli.data.evaluation_rows import read_prompts
+    from rlhfcli.evaluation.language import LanguageData, evaluate_language
+
+    recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
+    with work.sink.stage("loading both models"):
+        base, tuned = (
+            load_causal_lm(name, trust_remote_code=trusted) for name in (recipe.model.name, str(work.run.sft))
+        )
+        tokenizer = load_tokenizer(str(work.run.sft), trust_remote_code=trusted)
+    prompts = read_prompts(recipe.eval.prompts, recipe.seed) if recipe.eval.prompts else []
+    data = LanguageData(tokenizer, prepared.dialogues("validation"), prompts)
+    return evaluate_language(recipe, base, tuned, data, work.sink)
+
+
+def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
+    from rlhfcli.core.model import load_tokenizer
+    from rlhfcli.core.reward_model import load_reward_model
+    from rlhfcli.data.encode import Encoder
+    from rlhfcli.data.evaluation_rows import read_pairs
+    from rlhfcli.evaluation.reward import evaluate_reward
+
+    recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
+    with work.sink.stage("loading the reward model"):
+        model = load_reward_model(work.run.reward, trust_remote_code=trusted)
+        tokenizer = load_tokenizer(str(work.run.reward), trust_remote_code=trusted)
+    pairs: Sequence[EncodedPreference] = prepared.pairs("validation")
+    if recipe.eval.pairs:
+        encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+        outcomes = encoder.preferences(read_pairs(recipe.eval.pairs, recipe.seed))
+        pairs = [outcome.example for outcome in outcomes if outcome.example is not None]
+        if len(pairs) < len(outcomes):
+            console.message(
+                f"{len(outcomes) - len(pairs):,} of {len(outcomes):,} pairs cannot be used and are left out"
+            )
+    return evaluate_reward(model, tokenizer, pairs, prepared.pairs("train"), work.sink)

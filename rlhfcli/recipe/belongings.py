@@ -1,0 +1,97 @@
+"""What in a folder this program has made, told apart from what people keep there: only the former is ever replaced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from rlhfcli.errors import OutputError
+from rlhfcli.recipe import in_use, leftovers
+
+SUMS = "B2SUMS"  # of a model folder: its files, one a line
+DATA_MANIFEST = "manifest.json"
+_SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}  # made by file managers
+_DATA = re.compile(r"manifest\.json|rejected_rows\.jsonl|((sft|reward)_(train|validation)|training_prompts)\.arrow")
+_SHOWN = 3
+
+
+def refuse_other_folder(run: Path) -> None:
+    """Check that a run folder is ours, or empty, or not there.
+
+    Raises:
+        OutputError: It is a file, or has files and no ``run.json``.
+    """
+    if run.exists() and not run.is_dir():
+        raise OutputError("the output folder is a file", where=str(run), hint="Choose another output_dir.")
+    others = [name for name in _names(run) if name not in in_use.FILES and not leftovers.is_one(name)]
+    if others and not (run / "run.json").is_file():
+        raise OutputError(
+            f"the output folder holds something else: it has files ({_some(others)}), but no run.json",
+            where=str(run),
+            hint="Choose another one: --set output_dir=… (--overwrite replaces only what rlhf has made.)",
+        )
+
+
+def refuse_other_model(folder: Path) -> None:
+    """Check that a model folder may be replaced.
+
+    Args:
+        folder: Such as ``sft/final``; need not be there.
+
+    Raises:
+        OutputError: Something is in it that was not saved with the model.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    _refuse(folder, others_in_model(folder), "a model that rlhf has made")
+
+
+def others_in_model(folder: Path) -> list[str]:
+    """What in a model folder was not saved with the model, by its sums."""
+    if not folder.is_dir():
+        return [folder.name]
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return _names(folder)
+    ours = {line.partition("  ")[2] for line in lines} | {SUMS, "README.md"}
+    inner = {"adapter"} if (folder / "adapter").is_dir() and not others_in_model(folder / "adapter") else set()
+    return [name for name in _names(folder) if name not in ours | inner]
+
+
+def refuse_other_data(folder: Path) -> None:
+    """Check that the folder of the prepared data may be replaced.
+
+    Raises:
+        OutputError: Something is in it that was not prepared.
+    """
+    if folder.exists() and not folder.is_dir():
+        _refuse(folder, [folder.name], "prepared data")
+    _refuse(folder, [name for name in _names(folder) if not _is_data(name)], "prepared data")
+
+
+def _is_data(name: str) -> bool:
+    return _DATA.fullmatch(name) is not None
+
+
+def _refuse(folder: Path, others: Iterable[str], ours: str) -> None:
+    if others := list(others):
+        raise OutputError(
+            f"holds something else than {ours}: {_some(others)}",
+            where=str(folder),
+            hint="Nothing was touched. Move it elsewhere, or choose another output_dir.",
+        )
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.name not in _SYSTEM)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise OutputError(f"cannot be read: {error.strerror}", where=str(folder)) from None
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")

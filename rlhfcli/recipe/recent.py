@@ -1,0 +1,156 @@
+"""Which run a command takes that names none: the one that was used last, of those that have what the verb needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from rlhfcli.errors import RecipeError
+from rlhfcli.recipe import strict_yaml, unfinished
+
+AHEAD = 3600.0  # seconds that a clock of another machine may be ahead of ours
+_PHASES = ("sft", "reward")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a verb needs to find in a run.
+
+    Args:
+        name: In words.
+        found: Whether a run has it.
+    """
+
+    name: str
+    found: Callable[[Path], bool]
+
+
+def _made(*phases: str) -> Callable[[Path], bool]:
+    return lambda run: any((run / phase / "final").is_dir() for phase in phases)
+
+
+def _can_train_reward(run: Path) -> bool:
+    if _made("sft")(run) or unfinished.checkpoints(run / "reward" / "checkpoints"):
+        return True
+    try:
+        recipe = strict_yaml.read((run / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml").data
+    except (OSError, ValueError, RecipeError):
+        return False
+    section = recipe.get("reward") if isinstance(recipe, dict) else None
+    return isinstance(section, dict) and section.get("init_from") == "base"
+
+
+NEEDS = {
+    "reward": Need("sft/final", _can_train_reward),
+    "eval": Need("a trained model", _made(*_PHASES)),
+    "chat": Need("sft/final", _made("sft")),
+    "export sft": Need("sft/final", _made("sft")),
+    "export reward": Need("reward/final", _made("reward")),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The run that a command takes.
+
+    Args:
+        run: Its folder; ``None`` where there is no run.
+        why: In words.
+    """
+
+    run: Path | None
+    why: str
+
+
+def choose(runs: Path, verb: str = "", changes: Sequence[str] = ()) -> Choice:
+    """Choose the run of a command without ``--recipe``.
+
+    Args:
+        runs: Folder of the runs.
+        verb: Which command, as in ``NEEDS``; any other takes the newest run.
+        changes: What ``--set`` says.
+
+    Returns:
+        The newest run that has what the verb needs; where none has, the newest.
+    """
+    found = newest_first(runs)
+    if not found:
+        return Choice(None, f"built in; no --recipe, and no run in {runs}/ yet")
+    need = NEEDS.get(verb)
+    if verb == "reward" and any(change.replace(" ", "") == "reward.init_from=base" for change in changes):
+        need = None
+    fitting = [run for run in found if need is None or _has(need, run)]
+    if need is None or not fitting or fitting[0] == found[0]:
+        return Choice(found[0], f"the newest run in {runs}/")
+    return Choice(fitting[0], f"the newest run in {runs}/ with {need.name}; {found[0]} is newer and has none")
+
+
+def newest_first(runs: Path) -> list[Path]:
+    """The runs below a folder, the one that was used last first.
+
+    Args:
+        runs: Folder of runs; those without a ``recipe.yaml`` that can be read are left out.
+    """
+    try:
+        entries = sorted(runs.iterdir())
+    except OSError:
+        return []
+    found = [entry for entry in entries if _is_file(entry / "recipe.yaml")]
+    return sorted(found, key=lambda run: _order(last_used(run)), reverse=True)
+
+
+def last_used(run: Path) -> float:
+    """When a run was last worked on, in seconds since 1970.
+
+    Args:
+        run: Its folder; the ``updated`` of its ``run.json`` counts, and when its ``metrics.jsonl`` grew. What lies in
+            the future was written by a clock that was wrong, and does not count if anything else is there.
+    """
+    moments = [_said(run), *(_changed(run / phase / "metrics.jsonl") for phase in _PHASES)]
+    known = [moment for moment in moments if moment is not None]
+    if not any(map(_plausible, known)):
+        known += [moment for name in ("run.json", "recipe.yaml") if (moment := _changed(run / name)) is not None]
+    return max(known, key=_order, default=0.0)
+
+
+def _order(moment: float) -> tuple[bool, float]:
+    return _plausible(moment), moment
+
+
+def _plausible(moment: float) -> bool:
+    return moment <= time.time() + AHEAD
+
+
+def _said(run: Path) -> float | None:
+    try:
+        said = json.loads((run / "run.json").read_text(encoding="utf-8"))["updated"]
+        moment = datetime.fromisoformat(str(said).replace("Z", "+00:00"))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _changed(file: Path) -> float | None:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file() and os.access(file, os.R_OK)
+    except OSError:  # in a folder that only somebody else may look into
+        return False
+
+
+def _has(need: Need, run: Path) -> bool:
+    try:
+        return need.found(run)
+    except OSError:
+        return False
