@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from rlhfcli.data.column_use import described
+from rlhfcli.data.counts import raised_share
 from rlhfcli.evaluation.report import Column, Table
 
 PARTS = {
@@ -145,7 +146,21 @@ def _parts(manifest: Mapping[str, Any]) -> Table:
         "tokens: of a preference, the prompt once and all answers; answers: the share of the tokens that the "
         "assistant says; longest: tokens of the longest row, of a preference with its longest answer."
     )
+    note += _conversations(manifest)
     return Table("What the phases learn from", columns, tuple(rows), note)
+
+
+def _conversations(manifest: Mapping[str, Any]) -> str:
+    """How many conversations each side has; one never stands on both."""
+    sides = []
+    for phase in ("SFT", "reward"):
+        train, held_out = (manifest["tokens"][f"{phase.lower()}_{part}"] for part in ("train", "validation"))
+        if train["conversations"] + held_out["conversations"]:
+            counted = _counted(train["conversations"], "conversation")
+            sides.append(f"{phase} {counted} to train on, {held_out['conversations']:,} to measure with")
+    text = f" Rows that begin with the same question stay together: {'; '.join(sides)}." if sides else ""
+    raised = manifest.get("raised_validation")
+    return text + (f" {raised_share(manifest['data']['validation'], raised)}." if raised else "")
 
 
 def _lengths(manifest: Mapping[str, Any]) -> Table | None:

@@ -53,6 +53,7 @@ def refuse_nothing_trained(work: Work) -> None:
 
 
 def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
+    from rlhfcli.core.embeddings import fit_embeddings
     from rlhfcli.core.model import load_causal_lm, load_tokenizer
     from rlhfcli.data.evaluation_rows import read_prompts
     from rlhfcli.evaluation.language import LanguageData, evaluate_language
@@ -63,6 +64,7 @@ def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
             load_causal_lm(name, trust_remote_code=trusted) for name in (recipe.model.name, str(work.run.sft))
         )
         tokenizer = load_tokenizer(str(work.run.sft), trust_remote_code=trusted)
+        fit_embeddings(base, tokenizer, recipe.seed)  # the rows that fine-tuning began with
     prompts = read_prompts(recipe.eval.prompts, recipe.seed) if recipe.eval.prompts else []
     data = LanguageData(tokenizer, prepared.dialogues("validation"), prompts)
     return evaluate_language(recipe, base, tuned, data, work.sink)

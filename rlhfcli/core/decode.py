@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhfcli.core.embeddings import check_ids
 from rlhfcli.data.encode import end_token
 from rlhfcli.errors import DataError, ModelError
 
@@ -71,8 +72,9 @@ def generate(
         One answer per prompt, in order, without the end token.
 
     Raises:
-        ModelError: A prompt fills the model's whole context.
+        ModelError: A prompt fills the model's whole context, or has an id that the model does not know.
     """
+    check_ids(model, prompts)
     rooms = [_room(model, prompt, settings) for prompt in prompts]
     draws = _draws(settings, len(prompts))
     answers: list[list[int]] = [[]] * len(prompts)
@@ -102,8 +104,9 @@ def stream(model: PreTrainedModel, prompt: list[int], settings: Decoding, end_id
         Token ids.
 
     Raises:
-        ModelError: The prompt fills the model's whole context.
+        ModelError: The prompt fills the model's whole context, or has an id that the model does not know.
     """
+    check_ids(model, [prompt])
     room = _room(model, prompt, settings)
     draws = _draws(settings, 1)
     cache = _Continuation(model, [prompt], pad_id=prompt[0])

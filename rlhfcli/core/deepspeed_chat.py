@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.export import complete_or_absent, finish
-from rlhfcli.core.model import device, fit_embeddings, load_config, load_tokenizer
+from rlhfcli.core.model import device, load_config, load_tokenizer
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, writes_bos
 from rlhfcli.errors import ModelError

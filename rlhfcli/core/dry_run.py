@@ -14,6 +14,7 @@ from rlhfcli.core import trace
 from rlhfcli.core.bench import memory_limit_gb, peak_gb
 from rlhfcli.core.deepspeed_config import Files, in_effect
 from rlhfcli.core.dropout import set_config, set_modules
+from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.offload_files import in_memory
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
@@ -145,7 +146,7 @@ def _parts(project: Project, name: str) -> Parts:
     with trace.without_memory():
         model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
         set_modules(model, dropouts)
-        models.fit_embeddings(model, project.tokenizer)
+        fit_embeddings(model, project.tokenizer)
         if name == "sft":
             return sft_parts_of(project, model, way)
         return reward_parts_of(project, RewardModel(model, bf16=bf16), base, way)

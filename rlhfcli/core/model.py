@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -95,6 +96,7 @@ def load_tokenizer(
         raise ModelError(
             "the tokenizer has no end token", where=name, hint="Set eos_token in its tokenizer_config.json."
         )
+    _check_end_token(Path(resolve(name)), tokenizer)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         vocabulary = tokenizer.get_vocab()
         reserved = [token for token in RESERVED_PADS if token in vocabulary and token != tokenizer.eos_token]
@@ -192,15 +194,6 @@ def is_reward_model(config: Any) -> bool:
     return any("SequenceClassification" in name for name in config.architectures or [])
 
 
-def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make room for tokens that the tokenizer has gained; never shrink, and tell the model which one is the pad."""
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-
-
 @contextmanager
 def recomputed_activations(model: Any) -> Iterator[None]:
     """Let a transformers model recompute activations in the backward pass (gradient checkpointing) for a while."""
@@ -219,6 +212,24 @@ def parameter_counts(model: nn.Module) -> tuple[int, int]:
     """How many parameters a model has, and how many of them are trained."""
     counts = [(shape_of(p).numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in counts), sum(n for n, trained in counts if trained)
+
+
+def _check_end_token(folder: Path, tokenizer: Any) -> None:
+    """Refuse an end token that transformers has made up because ``tokenizer_config.json``, which names it, is missing.
+
+    Raises:
+        ModelError: It is not in the tokenizer's own file.
+    """
+    file = folder / "tokenizer.json"
+    if (folder / "tokenizer_config.json").is_file() or not file.is_file():
+        return
+    if Tokenizer.from_file(str(file)).token_to_id(tokenizer.eos_token) is None:
+        raise ModelError(
+            f"there is no tokenizer_config.json, and the end token that transformers takes instead "
+            f"({tokenizer.eos_token}) is not in tokenizer.json",
+            where=str(folder),
+            hint="Copy tokenizer_config.json from where the model comes from: it names the end token.",
+        )
 
 
 def _looks_local(name: str) -> bool:

@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rlhfcli.core import extensions
 from rlhfcli.core import model as models
 from rlhfcli.core.deepspeed_config import BUFFERS, Files
+from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Deepspeed, Model
@@ -75,7 +76,7 @@ def parameters_in_memory(kind: Any, base: str, tokenizer: PreTrainedTokenizerBas
     config = models.load_config(base, trust_remote_code=section.trust_remote_code)
     with torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=section.trust_remote_code)
-        models.fit_embeddings(model, tokenizer)
+        fit_embeddings(model, tokenizer)
     return in_memory(model, recomputed=section.gradient_checkpointing)
 
 

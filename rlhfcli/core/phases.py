@@ -22,6 +22,7 @@ from rlhfcli.core import model as models
 from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.deepspeed_config import in_effect
 from rlhfcli.core.dropout import dropout_of
+from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.export import Adapter, as_reward_model, save_model
 from rlhfcli.core.loop import Loop, Result
@@ -121,8 +122,9 @@ def sft_parts(project: Project) -> Parts:
             model = models.load_causal_lm(
                 section.name, trust_remote_code=section.trust_remote_code, dropout=section.dropout
             )
-            models.fit_embeddings(model, project.tokenizer)
+            added = fit_embeddings(model, project.tokenizer, recipe.seed)
         way = _way_to_train(AutoModelForCausalLM, model, section)
+    _note(project, added)
     set_seed(recipe.seed)  # however many numbers were drawn meanwhile
     return replace(sft_parts_of(project, model, way), files=files)
 
@@ -168,8 +170,9 @@ def reward_parts(project: Project) -> Parts:
     with project.sink.stage("loading the model"):
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
             module = new_reward_model(recipe.model, base, recipe.seed)
-            models.fit_embeddings(module.model, project.tokenizer)
+            added = fit_embeddings(module.model, project.tokenizer, recipe.seed)
         way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe.model)
+    _note(project, added)
     set_seed(recipe.seed)
     return replace(reward_parts_of(project, module, base, way), files=files)
 
@@ -184,6 +187,11 @@ def reward_parts_of(project: Project, module: RewardModel, base: str, way: Way) 
     adapter = _adapt(module.model, phase, base, "SEQ_CLS")
     module.score.requires_grad_(True)
     return Parts(way.fitted(phase), module, (train, validation), adapter, way)
+
+
+def _note(project: Project, text: str) -> None:
+    if text:
+        project.sink.note(text)
 
 
 def _way_to_train(kind: Any, model: Any, section: Model) -> Way:

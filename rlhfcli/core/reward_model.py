@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from rlhfcli.core import layout
+from rlhfcli.core.embeddings import check_ids
 from rlhfcli.core.last_layer import each_once, reading
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.micro_batches import MicroBatches
@@ -115,6 +116,7 @@ class RewardModel(nn.Module):
         pooling = (getattr(self.config, "rlhf", None) or {}).get("pooling", "last")
         if pooling == "mean" and prompt_lengths is None:
             raise ValueError("a reward model with mean pooling has to know where the answers begin")
+        check_ids(self.model, sequences)
         way = self._way
         sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=way.packed)
         result = torch.empty(len(sequences))

@@ -91,5 +91,18 @@ def short_reason(reason: str) -> str:
     return re.sub(r"\bturn \d+", "a turn", reason)
 
 
+def raised_share(asked: float, used: float) -> str:
+    """Say that more is kept aside than the recipe asks for.
+
+    Args:
+        asked: ``data.validation``.
+        used: The share that has a conversation for every phase.
+    """
+    return (
+        f"data.validation: {asked:g} of these few conversations is less than one; {used:.2g} are kept aside, so that "
+        "every phase has one to measure with"
+    )
+
+
 def _sorted(reasons: Counter[str]) -> dict[str, int]:
     return dict(sorted((+reasons).items(), key=lambda item: (-item[1], item[0])))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Literal
 
 from rlhfcli.data.counts import DUPLICATE, NEAR_DUPLICATE, SAME_BUT_UNREAD
 from rlhfcli.data.dialogue import Dialogue, Preference, Turn
 from rlhfcli.data.split import normalised
 
 _SHORT = 6  # bytes of a digest that only tells two rows apart
+Duplicates = Literal["drop", "drop_exact", "keep"]
 
 
 class Seen:
@@ -18,9 +20,13 @@ class Seen:
     Two examples are the same if they teach the same: the turns up to the last answer of a dialogue; of a preference
     the prompt, the answers, and which one is preferred; of both also the tools, the reasoning, and which turns are
     learnt.
+
+    Args:
+        policy: ``data.duplicates``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Duplicates = "drop") -> None:
+        self._policy = policy
         self._exact: dict[bytes, bytes] = {}
         self._normalised: set[bytes] = set()
 
@@ -34,18 +40,21 @@ class Seen:
         Returns:
             ``None`` the first time, else what kind of duplicate it is.
         """
+        if self._policy == "keep":
+            return None
         turns, besides = _said(example)
-        near = _digest(normalised(turns), besides)
         exact = _digest("\x1e".join(f"{turn.role}\x1f{turn.content}" for turn in turns), besides)
         rest = _digest(unread, "")[:_SHORT]
-        if near not in self._normalised:
-            self._normalised.add(near)
-            self._exact[exact] = rest
-            return None
         if exact in self._exact:
             return DUPLICATE if self._exact[exact] == rest else SAME_BUT_UNREAD
         self._exact[exact] = rest
-        return NEAR_DUPLICATE
+        if self._policy == "drop_exact":
+            return None
+        near = _digest(normalised(turns), besides)
+        if near in self._normalised:
+            return NEAR_DUPLICATE
+        self._normalised.add(near)
+        return None
 
 
 def _said(example: Dialogue | Preference) -> tuple[Sequence[Turn], str]:

@@ -19,6 +19,7 @@ from rlhfcli.errors import DataError
 
 Rows = Iterator[tuple[Any, Origin]]
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+KNOWN = f"Known: {', '.join(SUFFIXES)}, and .gz of any."
 _AGAIN = "Download or export it again."
 _WANTED = 'A JSON file holds a list of rows, [{"prompt": …}, …], or one row on each line (.jsonl).'
 
@@ -77,14 +78,14 @@ class Meter:
         self._position = position
 
 
-def without_gz(path: Path) -> Path:
+def without_packing(path: Path) -> Path:
     """The name without ``.gz``."""
     return path.with_suffix("") if path.suffix == ".gz" else path
 
 
 def is_data_file(path: Path) -> bool:
     """Whether a file's name says that it holds rows."""
-    return without_gz(path).suffix.lower() in SUFFIXES
+    return without_packing(path).suffix.lower() in SUFFIXES
 
 
 def read_rows(path: Path, meter: Meter | None = None) -> Rows:
@@ -100,7 +101,7 @@ def read_rows(path: Path, meter: Meter | None = None) -> Rows:
     Raises:
         DataError: The file is missing, empty, not readable, or not what its name says.
     """
-    kind = without_gz(path).suffix.lower()
+    kind = without_packing(path).suffix.lower()
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".arrow": _arrow}
     empty = True
     meter = meter or Meter(0)

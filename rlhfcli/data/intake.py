@@ -21,7 +21,7 @@ from rlhfcli.data.formats import Example, Shape, convert, detect_shape, named_sh
 from rlhfcli.data.joins import Join
 from rlhfcli.data.overlap import PromptWriter
 from rlhfcli.data.sources import Stream, renamed
-from rlhfcli.data.split import PARTS, Part, part_of, position, prompt_key, share_of
+from rlhfcli.data.split import PARTS, Part, conversation_key, part_of, place_of, position, prompt_key, row_key, share_of
 from rlhfcli.data.statistics import PartStatistics
 from rlhfcli.data.store import REJECTED, Writer
 from rlhfcli.data.turns import RowProblem
@@ -47,7 +47,7 @@ class _Row:
     Args:
         raw: As it was read.
         example: What it became.
-        key: Of its prompt.
+        place: Of its conversation, in [0, 1): the lowest are kept aside.
         part: Training or validation.
         copies: How often it is written.
         phases: Who is to learn from it.
@@ -55,7 +55,7 @@ class _Row:
 
     raw: Any
     example: Example
-    key: str
+    place: float
     part: Part
     copies: int
     phases: list[Phase]
@@ -82,7 +82,7 @@ class Intake:
         self._data = data
         self._encoder = encoder
         self._sink = sink
-        self._seen: dict[Phase, Seen] = {phase: Seen() for phase in PHASES}
+        self._seen: dict[Phase, Seen] = {phase: Seen(data.duplicates) for phase in PHASES}
         self._first_fault = ""
         self._writers = {(phase, part): Writer(folder, phase, part) for phase in PHASES for part in PARTS}
         self._prompts = PromptWriter(folder)
@@ -144,40 +144,6 @@ class Intake:
         for chunk in _chunks(rows if shape.join is None else _joined(rows, shape.join, count)):
             yield chunk, shape
 
-    def check(self) -> None:
-        """Look whether every part of every phase that was given rows has some.
-
-        Raises:
-            DataError: A part is empty.
-        """
-        for phase in PHASES:
-            sizes = {part: sum(count.phases[phase].parts[part] for count in self.counts) for part in PARTS}
-            lost = sum(sum(count.phases[phase].dropped.values()) for count in self.counts)
-            if not any(sizes.values()) and not lost:
-                continue  # nobody gave this phase anything; it says so when it is asked for
-            for part, size in sizes.items():
-                if size == 0:
-                    raise self._empty(phase, part, sizes, lost)
-        if not any(count.kept for count in self.counts):
-            raise DataError("no row is left for any phase", where="data.sources", hint="Check weight, limit and phase.")
-
-    def _empty(self, phase: Phase, part: Part, sizes: dict[Part, int], lost: int) -> DataError:
-        usable, share = sum(sizes.values()), self._data.validation
-        lost += sum(count.dropped[reason] for count in self.counts for reason in DUPLICATES)
-        rows = "1 row" if usable == 1 else f"{usable} rows"
-        what = f"the {part} part of the {phase} phase is empty: {rows} can be used, {lost} cannot"
-        if not usable:
-            hint = "Give other rows, or another data.max_length or data.truncation."
-            return DataError(what, where="data.sources", hint=hint)
-        if usable == 1:
-            return DataError(what, where="data.sources", hint="Give more rows.")
-        better = share / 2 if part == "train" else min(0.5, max(2 * share, 5 / usable))
-        return DataError(
-            f"{what}, and a share of {share} of the prompts is for validation",
-            where="data.validation",
-            hint=f"Give more rows, or another share: --set data.validation={better:.2g}",
-        )
-
     # --- one chunk ------------------------------------------------------------------------------------------
 
     def _take_chunk(self, chunk: list[Located], shape: Shape, source: Source, count: SourceCount) -> None:
@@ -198,7 +164,7 @@ class Intake:
             watched = WatchedRow(row) if isinstance(row, Mapping) else row
             example = convert(watched, shape, origin)
             unread = count.columns.add(watched, example, joined=shape.join is not None)
-            key = prompt_key(example)
+            key = row_key(example) if self._data.split_by == "row" else conversation_key(example)
             wanted, copies = self._wanted(example, key, source)
             phases = self._not_seen(example, wanted, count, unread)
         except RowProblem as problem:
@@ -208,7 +174,7 @@ class Intake:
             count.dropped[str(reason)] += 1
             return None
         part = part_of(key, self._data.validation)
-        return _Row(raw, example, key, part, copies if part == "train" else 1, phases)
+        return _Row(raw, example, place_of(key), part, copies if part == "train" else 1, phases)
 
     def _wanted(self, example: Example, key: str, source: Source) -> tuple[list[Phase], int]:
         """The phases that the recipe gives a row to, and how often; at least one and once."""
@@ -222,7 +188,7 @@ class Intake:
             wanted = [phase for phase in wanted if phase == share]
             if not wanted:
                 raise _NotWanted(f"kept for the {share} phase (phase_split)")
-        copies = _copies(example, key, source.weight)
+        copies = _copies(example, source.weight)
         if copies == 0:
             raise _NotWanted(f"outside the share that weight {source.weight} takes")
         return wanted, copies
@@ -254,6 +220,7 @@ class Intake:
             for _ in range(row.copies):
                 self._writers[phase, row.part].write(outcome.example, str(origin))
                 self.statistics[f"{phase}_{row.part}"].add(outcome.example, row.turns)
+            self.statistics[f"{phase}_{row.part}"].conversations.add(row.place)
         failed = {phase: outcome.reason for phase, outcome in results.items() if outcome.example is None}
         if len(failed) == len(results):
             reason = failed.get("reward") or failed["sft"]
@@ -261,7 +228,7 @@ class Intake:
             return
         count.kept += 1
         if row.part == "train":
-            self._prompts.write(row.key, origin)
+            self._prompts.write(row.example, origin)
         count.cut += any(outcome.cut for outcome in results.values())
         for phase, reason in failed.items():
             self._reject(row.raw, origin, reason, phase, fault=reason != too_long(self._data.max_length))
@@ -286,13 +253,13 @@ def _as_dialogue(example: Example) -> Dialogue:
     return example if isinstance(example, Dialogue) else example.preferred()
 
 
-def _copies(example: Example, key: str, weight: float) -> int:
+def _copies(example: Example, weight: float) -> int:
     """How often a row is used: the whole part of the weight, and once more for a stable share of the rows."""
     whole = int(weight)
     if whole == weight:
         return whole
     answers = example.answers if isinstance(example, Preference) else (example.turns[example.last_answer].content,)
-    return whole + (position("\x1e".join((key, *answers)), "weight") < weight - whole)
+    return whole + (position("\x1e".join((prompt_key(example), *answers)), "weight") < weight - whole)
 
 
 def _joined(rows: Iterator[Located], join: Join, count: SourceCount) -> Iterator[Located]:

@@ -1,21 +1,23 @@
 """Prompts of the evaluation sets that stand in the training data: what is measured with must not be learnt.
 
-Prompts are compared as ``split.prompt_key`` writes them, so upper case and white space do not count.
+Every turn of a trained dialogue is a prompt of its own: with all turns before it, and alone. System turns, upper case
+and white space do not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rlhfcli.data.dialogue import Origin
+from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.evaluation_rows import read_pairs, read_prompts
-from rlhfcli.data.split import normalised, prompt_key
+from rlhfcli.data.split import normalised
 from rlhfcli.data.store import RowWriter
 from rlhfcli.recipe.schema import Eval
 
@@ -25,7 +27,7 @@ _SHOWN = 10  # rows that are named
 
 
 class PromptWriter(RowWriter):
-    """Writes down a hash of every training prompt with its place.
+    """Writes down hashes of all questions of the training data with their places.
 
     Args:
         folder: Exists.
@@ -34,14 +36,15 @@ class PromptWriter(RowWriter):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / PROMPTS, _SCHEMA)
 
-    def write(self, key: str, origin: Origin) -> None:
-        """Add a prompt.
+    def write(self, example: Dialogue | Preference, origin: Origin) -> None:
+        """Add the questions of a row.
 
         Args:
-            key: From ``prompt_key``.
+            example: A dialogue or a preference.
             origin: Where its row stands.
         """
-        self.add((_hash(key), str(origin)))
+        for key in _questions(example):
+            self.add((key, str(origin)))
 
 
 def find_overlap(folder: Path, evaluation: Eval, seed: int) -> dict[str, Any]:
@@ -59,11 +62,11 @@ def find_overlap(folder: Path, evaluation: Eval, seed: int) -> dict[str, Any]:
     Raises:
         DataError: A set cannot be read.
     """
-    sets: dict[str, list[str]] = {}
+    sets: dict[str, list[Sequence[Turn]]] = {}
     if evaluation.prompts:
-        sets["eval.prompts"] = [normalised(row.turns) for row in read_prompts(evaluation.prompts, seed)]
+        sets["eval.prompts"] = [row.turns for row in read_prompts(evaluation.prompts, seed)]
     if evaluation.pairs:
-        sets["eval.pairs"] = [prompt_key(pair) for pair in read_pairs(evaluation.pairs, seed)]
+        sets["eval.pairs"] = [pair.prompt for pair in read_pairs(evaluation.pairs, seed)]
     if not sets:
         return {}
     with pa.memory_map(str(folder / PROMPTS)) as source:
@@ -72,15 +75,33 @@ def find_overlap(folder: Path, evaluation: Eval, seed: int) -> dict[str, Any]:
         return {name: _compare(prompts, keys, trained.column("origin")) for name, prompts in sets.items()}
 
 
-def _compare(prompts: Iterable[str], keys: Any, origins: Any) -> dict[str, Any]:
-    wanted = np.array([_hash(prompt) for prompt in prompts], dtype=np.uint64)
+def _compare(prompts: Sequence[Sequence[Turn]], keys: Any, origins: Any) -> dict[str, Any]:
+    wanted = np.array([list(_beginnings(prompt))[-1] for prompt in prompts], dtype=np.uint64)
     places = np.flatnonzero(np.isin(keys, wanted))
+    named = dict.fromkeys(origins[int(place)].as_py() for place in places)
     return {
         "rows": len(wanted),
         "found": int(np.isin(wanted, keys[places]).sum()),
-        "examples": [origins[int(place)].as_py() for place in places[:_SHOWN]],
+        "examples": list(islice(named, _SHOWN)),
     }
 
 
-def _hash(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+def _questions(example: Dialogue | Preference) -> list[int]:
+    """A number for each turn that was answered: with all before it, and of a user's later turns alone, too."""
+    turns = example.prompt if isinstance(example, Preference) else example.turns[: example.last_answer]
+    spoken = _spoken(turns)
+    alone = [next(_beginnings([turn])) for turn in spoken if turn.role == "user"]
+    whole = [key for key, turn in zip(_beginnings(spoken), spoken, strict=True) if turn.role != "assistant"]
+    return list(dict.fromkeys(whole + alone))
+
+
+def _beginnings(turns: Sequence[Turn]) -> Iterator[int]:
+    """A number for each beginning of a conversation, in time that grows with its length."""
+    running = blake2b(digest_size=8)
+    for turn in _spoken(turns) or turns:
+        running.update(f"{normalised((turn,))}\x1e".encode("utf-8", "surrogatepass"))
+        yield int.from_bytes(running.digest(), "little")
+
+
+def _spoken(turns: Sequence[Turn]) -> list[Turn]:
+    return [turn for turn in turns if turn.role != "system"]

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import tiny
-from rlhfcli.data.counts import PHASES
+from rlhfcli.data.counts import PHASES, raised_share
+from rlhfcli.data.empty_parts import check_parts, missing_share
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.intake import Intake
 from rlhfcli.data.manifest import MANIFEST, damage, others_in, read_manifest, write_manifest
@@ -28,7 +30,7 @@ from rlhfcli.data.store import REJECTED, Prepared, file_name
 from rlhfcli.errors import DataError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import leftovers
-from rlhfcli.recipe.schema import Recipe
+from rlhfcli.recipe.schema import Data, Recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,23 +104,48 @@ def prepare(
     _refuse_other_files(folder)
     if reason:
         sink.note(f"prepared data: {folder} {reason}, and is made anew")
-    encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+    for note in filter(None, (stream.note for stream in chain.from_iterable(streams))):
+        sink.note(note)
     with _beside(folder) as unfinished:
-        with Intake(recipe.data, encoder, unfinished, sink) as intake:
-            for source, found in zip(recipe.data.sources, streams, strict=True):
-                intake.take(source, found)
-            intake.check()
-        manifest = {
-            "fingerprint": fingerprint,
-            "quick": _quick(recipe, streams),
-            "seed": recipe.seed,
-            "data": recipe.data.model_dump(),
-            "template": tokenizer.chat_template,
-            "sources": [count.as_json() for count in intake.counts],
-            "tokens": _statistics(recipe, intake),
-        }
-        write_manifest(unfinished, manifest)
+        _write(recipe, tokenizer, unfinished, sink, (fingerprint, streams))
     return Prepared(folder)
+
+
+def _write(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    sink: Sink,
+    inputs: tuple[str, list[list[Stream]]],
+) -> None:
+    """Write all files of a store into an empty folder."""
+    fingerprint, streams = inputs
+    encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+    intake = _take(recipe.data, streams, encoder, folder, sink)
+    share = missing_share(intake.statistics)
+    if share is not None:  # too few conversations: the share of one of them is less than a whole one
+        sink.note(raised_share(recipe.data.validation, share))
+        again = recipe.data.model_copy(update={"validation": share})
+        intake = _take(again, _open_sources(recipe, folder), encoder, folder, sink)
+    check_parts(recipe.data, intake.counts, intake.statistics)
+    manifest = {
+        "fingerprint": fingerprint,
+        "quick": _quick(recipe, streams),
+        "seed": recipe.seed,
+        "data": recipe.data.model_dump(),
+        "raised_validation": share,
+        "template": tokenizer.chat_template,
+        "sources": [count.as_json() for count in intake.counts],
+        "tokens": _statistics(recipe, intake),
+    }
+    write_manifest(folder, manifest)
+
+
+def _take(data: Data, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> Intake:
+    with Intake(data, encoder, folder, sink) as intake:
+        for source, found in zip(data.sources, streams, strict=True):
+            intake.take(source, found)
+    return intake
 
 
 def _statistics(recipe: Recipe, intake: Intake) -> dict[str, Any]:

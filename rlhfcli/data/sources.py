@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.data import hub
+from rlhfcli.data.catalogue import find_entry
 from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.files import SUFFIXES, Meter, is_data_file, read_rows, without_gz
+from rlhfcli.data.files import KNOWN, Meter, is_data_file, read_rows
+from rlhfcli.data.folders import MEASURE, Choice, files_of, of_split
+from rlhfcli.data.splits import belongs, label_of
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 
 BUILTIN = "builtin:tiny"
 _GENERATED = {f"{BUILTIN}/dialogues": 5000, f"{BUILTIN}/pairs": 12000}  # rows where the recipe gives no limit
-_SPLITS = ("train", "validation", "valid", "dev", "test", "eval")
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Stream:
         rows: Rows with their place; read once.
         identity: Stands for the content: other content, other text.
         meter: Tells how far the reading is.
+        note: What the user is to know of how its source was read; empty where that is nothing.
     """
 
     name: str
     rows: Iterator[tuple[Any, Origin]]
     identity: str
     meter: Meter
+    note: str = ""
 
     @classmethod
     def numbered(cls, name: str, rows: Iterable[Any], total: int, identity: str = "") -> Stream:
@@ -66,39 +70,45 @@ def open_source(source: Source, seed: int, number: int = 0) -> list[Stream]:
     if source.path.startswith("builtin:"):
         return [_generated(name, source.limit, seed) for name in _generated_names(source.path)]
     if _is_local(source.path):
-        return _limited(local_streams(source.path, source.split or "train", number), source.limit)
+        return _limited(local_streams(source.path, _choice(source, number)), source.limit)
     name, rows, identity = hub.load(source, number)
     return _limited([Stream.numbered(name, rows, len(rows), identity)], source.limit)
 
 
-def local_streams(path: str, split: str = "train", number: int | None = None) -> list[Stream]:
+def local_streams(path: str, choice: Choice | None = None) -> list[Stream]:
     """Open a file, or all data files of a folder.
 
     Args:
         path: File, folder, or a pattern such as ``data/*.jsonl`` or ``data/**/*.parquet``.
-        split: Which files of a folder, where their names say train, test ...
-        number: The place of the source in the recipe, for messages.
+        choice: Which files of a folder; left out: what is to be measured with.
 
     Returns:
         One stream for each file, in alphabetical order.
 
     Raises:
-        DataError: It does not exist, or is no data file.
+        DataError: It does not exist, is no data file, or has no such part.
     """
-    found = Path(path).expanduser()
+    choice = choice or Choice(usual=MEASURE)
+    found, note = Path(path).expanduser(), ""
     if found.is_dir():
-        files = _files_of(found, split)
+        files, note = files_of(found, choice)
     elif found.is_file():
-        if not is_data_file(found):
-            raise DataError(
-                "not a kind of data file", where=path, hint=f"Known: {', '.join(SUFFIXES)}, and .gz of any."
-            )
-        files = [found]
+        files = [_file(found, choice)]
     elif is_pattern(path):
-        files = _matching(path)
+        files = _matching(path, choice)
     else:
-        raise _missing(path, number)
-    return [_file_stream(file) for file in files]
+        raise _missing(path, choice.number)
+    streams = [_file_stream(file) for file in files]
+    return [replace(streams[0], note=note), *streams[1:]]
+
+
+def _choice(source: Source, number: int) -> Choice:
+    """What a source of the recipe asks for; what it leaves open is taken from the catalogue where it knows the data."""
+    entry = find_entry(source.format) or find_entry(source.path)
+    if entry is None:
+        return Choice(source.split, source.subset, number=number)
+    usual = (entry.split,) if entry.split == "train" else (entry.split, "train")
+    return Choice(source.split, source.subset, usual, entry.subset or entry.folder, number)
 
 
 def renamed(row: Any, columns: Mapping[str, str]) -> Any:
@@ -205,42 +215,35 @@ def is_pattern(path: str) -> bool:
     return any(sign in path for sign in "*?[")
 
 
-def _matching(pattern: str) -> list[Path]:
+def _file(file: Path, choice: Choice) -> Path:
+    """A file that is named itself; of splits and configurations it knows its own at most."""
+    if not is_data_file(file):
+        raise DataError("not a kind of data file", where=str(file), hint=KNOWN)
+    if choice.subset is not None:
+        hint = "Leave subset out, or name the folder."
+        raise DataError(f"a file has no configuration {choice.subset!r}", where=str(file), hint=hint)
+    label = label_of(Path(file.name))
+    if choice.split is None or belongs(label, choice.split) or (choice.split == "train" and label.name is None):
+        return file
+    hint = "Leave split out, or name the folder."
+    raise DataError(f"this file is not of the split {choice.split!r}", where=str(file), hint=hint)
+
+
+def _matching(pattern: str, choice: Choice) -> list[Path]:
     found = sorted(Path(name) for name in glob(str(Path(pattern).expanduser()), recursive=True))
     files = [path for path in found if path.is_file() and is_data_file(path)]
     if not files:
         others = f" (of {len(found)} that match, none is a data file)" if found else ""
-        hint = f"Known: {', '.join(SUFFIXES)}, and .gz of any. Patterns are taken from {Path.cwd()}."
+        hint = f"{KNOWN} Patterns are taken from {Path.cwd()}."
         raise DataError(f"no data file matches the pattern{others}", where=pattern, hint=hint)
-    return files
-
-
-def _files_of(folder: Path, split: str) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and is_data_file(file) and not _is_cache(file))
-    if not files:
-        raise DataError("the folder holds no data files", where=str(folder), hint=f"Known: {', '.join(SUFFIXES)}.")
-    named = {file: name for file in files if (name := _split_of(file.relative_to(folder))) is not None}
-    if not named:
+    if choice.subset is not None:
+        hint = "Leave subset out: a pattern names the files themselves."
+        raise DataError(f"a pattern has no configuration {choice.subset!r}", where=pattern, hint=hint)
+    if choice.split is None:
         return files
-    chosen = [file for file in files if named.get(file) == split]
-    if not chosen:
-        there = ", ".join(sorted(set(named.values())))
-        raise DataError(f"the folder has no split {split!r}", where=str(folder), hint=f"Its files name: {there}.")
-    return chosen
-
-
-def _is_cache(file: Path) -> bool:
-    """What datasets leaves beside its own files, and what describes them."""
-    return file.name in ("dataset_info.json", "state.json", "dataset_dict.json") or file.match("cache-*.arrow")
-
-
-def _split_of(path: Path) -> str | None:
-    """The split that a file's name, or its folder's, begins with: ``train-00000-of-00002.parquet``."""
-    for part in (without_gz(path).stem, *reversed(path.parts[:-1])):
-        word = part.lower().replace("_", "-").partition("-")[0]
-        if word in _SPLITS:
-            return word
-    return None
+    fixed = len(Path(pattern.partition("*")[0].partition("?")[0].partition("[")[0] + "x").parts) - 1
+    named = [(file, label_of(Path(*file.parts[min(fixed, len(file.parts) - 1) :]))) for file in files]
+    return of_split(Path(pattern), named, choice)
 
 
 def _missing(path: str, number: int | None) -> DataError:

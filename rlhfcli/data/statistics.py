@@ -19,9 +19,13 @@ _SEED = 0  # of the shuffled order; which one it is does not matter, but it must
 
 
 class PartStatistics:
-    """Counts the tokens of one phase and part: some bytes for each example."""
+    """Counts the tokens of one phase and part: some bytes for each example.
+
+    ``conversations`` takes a number for each conversation that its examples are pieces of.
+    """
 
     def __init__(self) -> None:
+        self.conversations: set[float] = set()
         self._given = array("i")  # tokens that all branches share: of a dialogue all of them
         self._branches = array("H")  # answers of each preference; 0 marks a dialogue, whose branch is itself
         self._answers = array("i")  # tokens of each answer of each preference
@@ -56,11 +60,11 @@ class PartStatistics:
             max_length: Tokens that the recipe allows.
 
         Returns:
-            ``rows``, ``comparisons`` (of dialogues: rows), ``sequences``, ``tokens`` (of a preference: the prompt
-            once and all answers), ``answer`` (those that the assistant says), ``longest``; ``lengths`` with the
-            quantiles of ``sequence``, and of preferences ``prompt`` and ``answer``; ``histogram`` of the sequence
-            lengths; ``turns``; ``padding``: the tokens that each way to batch computes. Without rows the last four
-            are empty.
+            ``rows``, ``conversations``, ``comparisons`` (of dialogues: rows), ``sequences``, ``tokens`` (of a
+            preference: the prompt once and all answers), ``answer`` (those that the assistant says), ``longest``;
+            ``lengths`` with the quantiles of ``sequence``, and of preferences ``prompt`` and ``answer``;
+            ``histogram`` of the sequence lengths; ``turns``; ``padding``: the tokens that each way to batch
+            computes. Without rows the last four are empty.
         """
         given, branches = np.array(self._given, dtype=np.int64), np.array(self._branches, dtype=np.int64)
         answers = np.array(self._answers, dtype=np.int64)
@@ -71,6 +75,7 @@ class PartStatistics:
             longest[branches > 0] += np.maximum.reduceat(answers, starts)
         figures: dict[str, Any] = {
             "rows": len(given),
+            "conversations": len(self.conversations),
             "comparisons": self._comparisons,
             "sequences": int(counts.sum()),
             "tokens": tokens,

@@ -55,7 +55,9 @@ class Source(Section):
     columns: dict[str, str] = Field(
         {}, description="names that the shape knows for columns with other names: {prompt: question, chosen: best}"
     )
-    subset: str | None = Field(None, description="configuration of a hub data set that has several")
+    subset: str | None = Field(
+        None, description="configuration of a data set that has several: of the hub, or of a folder"
+    )
     split: str | None = Field(None, description="which split, where the source has several; left out: train")
     weight: float = Field(1.0, gt=0, description="share of the rows that is used; 2.0 takes every row twice")
     limit: Positive | None = Field(None, description="use at most so many rows")
@@ -65,7 +67,7 @@ class Source(Section):
 
 
 class PhaseSplit(Section):
-    """Relative shares of the prompts for the three phases of RLHF."""
+    """Relative shares of the conversations for the three phases of RLHF."""
 
     sft: float = Field(ge=0, description="share of phase 1")
     reward: float = Field(ge=0, description="share of phase 2")
@@ -86,7 +88,17 @@ class Data(Section):
         "drop_oldest_turns", description="what to do with a dialogue that is longer than max_length"
     )
     phase_split: PhaseSplit | None = Field(None, description="without it both phases use all rows")
-    validation: float = Field(0.02, gt=0, lt=1, description="share of the prompts kept aside to measure with")
+    validation: float = Field(0.02, gt=0, lt=1, description="share of the conversations kept aside to measure with")
+    split_by: Literal["conversation", "row"] = Field(
+        "conversation",
+        description="what never stands on two sides: a conversation is all rows that begin with the same question; "
+        "row is for data with one question only",
+    )
+    duplicates: Literal["drop", "drop_exact", "keep"] = Field(
+        "drop",
+        description="what to do with rows that repeat an earlier one: drop, also but for upper case and white space; "
+        "drop_exact, only the very same text; keep",
+    )
 
 
 class Lora(Section):

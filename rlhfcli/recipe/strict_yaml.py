@@ -23,6 +23,7 @@ _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _TAG = "tag:yaml.org,2002:"
+_MOST_REPEATED = 10_000  # values that aliases repeat; nine lines of nine aliases each would be hundreds of millions
 _USUAL = {_TAG + name for name in ("str", "map", "seq")}  # what a node is without an explicit tag
 
 
@@ -39,10 +40,27 @@ class Document:
     data: Any
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[tuple[int, str, str]] = field(default_factory=list)
+    _met: set[int] = field(default_factory=set)
+    _repeated: int = 0
 
     def line(self, path: Path) -> int:
         """Line of a path, or of the nearest thing around it that stands in the text; 0 if there is none."""
         return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
+
+    def meet(self, node: yaml.Node) -> None:
+        """Count what aliases repeat, before a text of some lines fills the memory.
+
+        Args:
+            node: The next one that becomes a value.
+
+        Raises:
+            yaml.composer.ComposerError: It is too much.
+        """
+        self._repeated += id(node) in self._met
+        self._met.add(id(node))
+        if self._repeated > _MOST_REPEATED:
+            what = f"its aliases repeat more than {_MOST_REPEATED:,} values; write them out"
+            raise yaml.composer.ComposerError(None, None, what, node.start_mark)
 
 
 def read(text: str, where: str) -> Document:
@@ -131,6 +149,7 @@ _Dumper.add_representer(str, _text)
 def _build(node: yaml.Node, path: Path, document: Document, above: list[yaml.Node]) -> Any:
     if any(node is parent for parent in above):
         raise yaml.composer.ComposerError(None, None, "an alias contains itself", node.start_mark)
+    document.meet(node)
     above = [*above, node]
     if node.tag not in _USUAL:
         what = "tags such as !!int are not used in recipes; leave it out"
@@ -181,6 +200,7 @@ def _reword(error: yaml.MarkedYAMLError, text: str) -> str:
     if "expected a single document" in str(error.context):
         return "a second document starts here (---); a recipe is one document"
     known = {
+        "its aliases repeat": problem,
         "mapping values are not allowed here": "a second ':' in this line, or the line is indented too far; "
         "put text that holds ': ' in quotes",
         "could not find expected ':'": "a ':' is missing after the key in this line or the one before",

@@ -14,6 +14,7 @@ import pytest
 
 from rlhfcli import cli
 from rlhfcli.cli.runs import Run, read, state
+from tests.recipe.test_messages import BOMB
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -145,6 +146,7 @@ BROKEN = [
     ("recipe.yaml", None, "recipe.yaml is missing"),
     ("recipe.yaml", "a: [", "recipe.yaml cannot be read"),
     ("recipe.yaml", "- 1\n", None),
+    ("recipe.yaml", BOMB, "recipe.yaml cannot be read: recipe.yaml:2: its aliases repeat more than 10,000 values"),
     ("run.json", '{"updated": 7, "parts": [], "x": NaN}', None),
     ("data/manifest.json", "{", "data/manifest.json cannot be read"),
     ("data/manifest.json", '{"tokens": {"sft_train": {"rows": "many"}}}', None),

@@ -33,6 +33,9 @@ class Tokenizer:
     def __len__(self) -> int:
         return families.VOCABULARY
 
+    def get_vocab(self) -> dict[str, int]:
+        return {f"word{i}": i for i in range(len(self))}
+
     def save_pretrained(self, folder: Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
 

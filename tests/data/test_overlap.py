@@ -40,6 +40,40 @@ def test_prompts_of_both_sets_are_compared(folder, write_lines):
     assert all(place.rpartition(": ")[0].endswith("rows.jsonl") for place in found["eval.prompts"]["examples"])
 
 
+DIALOGUES = [
+    {
+        "messages": [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": f"first question {number}"},
+            {"role": "assistant", "content": f"first answer {number}"},
+            {"role": "user", "content": f"second question {number}"},
+            {"role": "assistant", "content": f"second answer {number}"},
+        ]
+    }
+    for number in range(20)
+]
+FOUND_IN_DIALOGUES = {
+    "the first question": [{"role": "user", "content": "First  question {}"}],
+    "the first question under another system turn": [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "first question {}"}
+    ],
+    "the second question alone": [{"role": "user", "content": "second question {}"}],
+    "all of it": [*DIALOGUES[0]["messages"][1:4]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", FOUND_IN_DIALOGUES.values(), ids=FOUND_IN_DIALOGUES.keys())
+def test_every_turn_of_a_trained_dialogue_is_looked_at(tokenizer, make_recipe, write_lines, tmp_path, asked):
+    prepared = prepare(make_recipe(write_lines(DIALOGUES)), tokenizer, tmp_path / "data", Silent())
+    rows = [
+        {"messages": [turn | {"content": turn["content"].replace(" 0", f" {n}").format(n)} for turn in asked]}
+        for n in range(20)
+    ]
+    path = write_lines([*rows, {"prompt": "first answer 3"}, {"prompt": "Be kind."}], "prompts.jsonl")
+    found = find_overlap(prepared.folder, Eval(prompts=str(path)), seed=1)["eval.prompts"]
+    assert found["rows"] == 22 and found["found"] == len(prepared.dialogues("train"))
+
+
 def test_validation_rows_are_not_training_rows(folder, write_lines):
     held_out = sorted(set(range(60)) - trained(folder))
     path = write_lines([pair(number) for number in held_out], "held_out.jsonl")

@@ -223,12 +223,27 @@ def test_a_place_that_cannot_be_written(tokenizer, make_recipe, write_lines, tmp
         prepare(make_recipe(write_lines(PAIRS)), tokenizer, tmp_path / "file" / "data", Silent())
 
 
+CODE = ["if a: b", "if a:  b", "IF a: b", "if a: b"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept", "dropped"),
+    [
+        ("drop", 1, {"duplicate": 1, "duplicate but for upper case and white space": 2}),
+        ("drop_exact", 3, {"duplicate": 1}),
+        ("keep", 4, {}),
+    ],
+)
+def test_what_counts_as_a_duplicate(tokenizer, make_recipe, write_lines, tmp_path, policy, kept, dropped):
+    others = [{"prompt": f"other {number}", "response": "yes"} for number in range(20)]
+    rows = [{"prompt": "repeat", "response": code} for code in CODE]
+    recipe = make_recipe(write_lines([*rows, *others]), duplicates=policy)
+    (source,) = prepare(recipe, tokenizer, tmp_path / "data", Silent()).summary()
+    assert (source["kept"] - len(others), source["dropped"]) == (kept, dropped)
+
+
 EMPTY = {
-    "validation": (
-        PAIRS[:2],
-        {"validation": 1e-9},
-        "the validation part of the sft phase is empty: 2 rows can be used",
-    ),
+    "one row": (PAIRS[:1], {}, "is empty: 1 row can be used, 0 cannot; one row cannot be learnt and measured with"),
     "training": (PAIRS[:2], {"validation": 1 - 1e-9}, "the train part of the sft phase is empty"),
     "all too long": (
         PAIRS,

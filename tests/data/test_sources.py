@@ -68,7 +68,7 @@ def test_folders_give_their_files_and_the_split_that_is_asked_for(tmp_path):
         (tmp_path / name).write_text(json.dumps({"name": name}))
     assert [row["name"] for row, _ in rows_of(tmp_path)] == ["train-00000.jsonl", "train-00001.jsonl"]
     assert [row["name"] for row, _ in rows_of(tmp_path, split="test")] == ["test.jsonl"]
-    with pytest.raises(DataError, match="has no split 'dev'"):
+    with pytest.raises(DataError, match="there is no split 'dev' here"):
         rows_of(tmp_path, split="dev")
 
 

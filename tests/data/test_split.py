@@ -1,15 +1,18 @@
-"""A row's place depends on its prompt alone."""
+"""A row's place depends on how its conversation begins, and on nothing else."""
 
 from __future__ import annotations
 
+import random
 import re
+import string
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.prepare import prepare
-from rlhfcli.data.split import part_of, position, prompt_key, share_of
+from rlhfcli.data.split import conversation_key, part_of, position, share_of
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import PhaseSplit
@@ -25,24 +28,26 @@ def preference(prompt: str, chosen: str = "yes", rejected: str = "no") -> Prefer
 
 @given(st.text(), st.text(), st.text())
 def test_the_answers_do_not_matter(prompt, first, second):
-    key = prompt_key(preference(prompt, first, second))
-    assert key == prompt_key(preference(prompt, second, first)) == prompt_key(preference(prompt).preferred())
+    key = conversation_key(preference(prompt, first, second))
+    assert (
+        key == conversation_key(preference(prompt, second, first)) == conversation_key(preference(prompt).preferred())
+    )
 
 
 @given(st.text(alphabet="abc \n", min_size=1))
 def test_white_space_and_upper_case_do_not_matter(prompt):
-    shouted = prompt_key(preference(f"  {prompt.upper()}\n".replace(" ", "  ")))
-    assert shouted == prompt_key(preference(prompt))
+    shouted = conversation_key(preference(f"  {prompt.upper()}\n".replace(" ", "  ")))
+    assert shouted == conversation_key(preference(prompt))
 
 
 @given(st.lists(st.text(), unique_by=lambda text: " ".join(text.split()).casefold()), st.randoms())
-def test_rows_keep_their_place_when_others_come_or_move(prompts, random):
+def test_rows_keep_their_place_when_others_come_or_move(prompts, order):
     def places(rows):
-        keys = {row: prompt_key(preference(row)) for row in rows}
+        keys = {row: conversation_key(preference(row)) for row in rows}
         return {row: (part_of(key, 0.3), share_of(key, SHARES)) for row, key in keys.items()}
 
     before = places(prompts[: len(prompts) // 2])
-    random.shuffle(prompts)
+    order.shuffle(prompts)
     after = places(prompts)
     assert all(after[row] == place for row, place in before.items())
 
@@ -54,7 +59,7 @@ def test_a_larger_validation_share_only_adds(key, share):
 
 
 def test_proportions_are_as_near_as_chance_allows():
-    keys = [prompt_key(preference(f"question {number}")) for number in range(20_000)]
+    keys = [conversation_key(preference(f"question {number}")) for number in range(20_000)]
     shares = [share_of(key, SHARES) for key in keys]
     for share, expected in (("sft", 0.2), ("reward", 0.4), ("rlhf", 0.4)):
         assert abs(shares.count(share) / len(keys) - expected) < 4 * (expected * (1 - expected) / len(keys)) ** 0.5
@@ -70,17 +75,37 @@ def test_a_phase_without_a_share_gets_nothing():
     assert 0 <= min(position(str(n), "phase") for n in range(500)) < 1
 
 
-def test_the_prompt_of_a_dialogue_is_all_before_its_last_answer():
-    turns = (
-        Turn("user", "a"),
-        Turn("assistant", "b"),
-        Turn("user", "c"),
-        Turn("assistant", "d"),
-        Turn("user", "e"),
-    )
-    other = (*turns[:3], Turn("assistant", "other"))
-    assert prompt_key(Dialogue(turns, HERE)) == prompt_key(Dialogue(other, HERE))
-    assert prompt_key(Dialogue(turns, HERE)) != prompt_key(Dialogue(turns[:2], HERE))
+SYSTEM, TOLD = Turn("system", "Be kind."), Turn("system", "Be brief.")
+GREETING = Turn("assistant", "How can I help?")
+A, B, C, D, E = (Turn(role, text) for role, text in zip(("user", "assistant") * 3, "abcde", strict=False))  # type: ignore
+OTHER = Turn("user", "something else")
+SAME_CONVERSATION = {
+    "each answer in a row of its own": ((A, B), (A, B, C, D)),
+    "another answer": ((A, B), (A, GREETING)),
+    "another way from there": ((A, B, C, D), (A, GREETING, OTHER, B)),
+    "with and without a system turn": ((SYSTEM, A, B), (A, B)),
+    "under another system turn": ((SYSTEM, A, B), (TOLD, A, D)),
+    "the assistant greets": ((GREETING, A, B), (A, B)),
+    "a turn behind the last answer": ((A, B, C), (A, B)),
+    "other case and spaces": ((A, B), (Turn("user", " A\n"), B)),
+    "a system turn and nothing else": ((SYSTEM, B), (SYSTEM, D)),
+}
+OTHER_CONVERSATION = {
+    "one system turn, two questions": ((SYSTEM, A, B), (SYSTEM, OTHER, B)),
+    "one greeting, two questions": ((GREETING, A, B), (GREETING, OTHER, B)),
+    "the second turn of one is the first of the other": ((A, B, C, D), (C, D)),
+    "texts without a prompt": ((B,), (D,)),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), SAME_CONVERSATION.values(), ids=SAME_CONVERSATION.keys())
+def test_pieces_of_one_conversation_belong_together(one, other):
+    assert conversation_key(Dialogue(one, HERE)) == conversation_key(Dialogue(other, HERE))
+
+
+@pytest.mark.parametrize(("one", "other"), OTHER_CONVERSATION.values(), ids=OTHER_CONVERSATION.keys())
+def test_other_conversations_have_other_places(one, other):
+    assert conversation_key(Dialogue(one, HERE)) != conversation_key(Dialogue(other, HERE))
 
 
 ROWS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3)), min_size=1, max_size=80)
@@ -95,7 +120,7 @@ def test_in_the_store_no_prompt_stands_on_two_sides(tokenizer, make_recipe, writ
     try:
         prepared = prepare(make_recipe(write_lines(rows), **settings_), tokenizer, folder, Silent())
     except DataError as error:
-        assert "is empty" in error.what or "no row is left" in error.what
+        assert "is one conversation" in error.what or "is empty" in error.what or "no row is left" in error.what
         return
     parts = ("train", "validation")
     sft = {part: {_question(tokenizer, row.ids) for row in _rows(prepared.dialogues, part)} for part in parts}
@@ -116,6 +141,71 @@ def test_in_the_store_no_prompt_stands_on_two_sides(tokenizer, make_recipe, writ
         return
     learnt = {_question(tokenizer, row.ids) for row in _rows(again.dialogues, "train")}
     assert learnt - {"99"} == sft["train"]  # moved and joined by another, every prompt stays where it was
+
+
+HISTORY_SPLITS = [None, {"sft": 1.0, "reward": 1.0}]
+
+
+@pytest.mark.parametrize("phase_split", HISTORY_SPLITS, ids=["both phases", "phase_split"])
+@pytest.mark.parametrize("system", [False, True], ids=["plain", "one system turn"])
+def test_random_answers_of_a_row_per_answer_are_never_learnt_and_measured(
+    tokenizer, make_recipe, write_lines, tmp_path, phase_split, system
+):
+    """A conversation of random answers stands in the file once per answer: what is measured can only be guessed."""
+    draw = random.Random(7)
+    rows = []
+    for number in range(60):
+        messages = [{"role": "system", "content": "Be kind."}] if system else []
+        for turn in range(4):
+            messages.append({"role": "user", "content": f"question {number}" if turn == 0 else f"go on {turn}"})
+            said = ["".join(draw.choices(string.ascii_lowercase, k=12)) for _ in range(2)]
+            rows.append({"prompt": list(messages), "chosen": said[0], "rejected": said[1]})
+            messages.append({"role": "assistant", "content": said[0]})
+    recipe = make_recipe(write_lines(rows), **({} if phase_split is None else {"phase_split": phase_split}))
+    prepared = prepare(recipe, tokenizer, tmp_path / "data", Silent())
+    said = {part: _answers(tokenizer, prepared, part) for part in ("train", "validation")}
+    assert said["validation"] and said["train"] and not said["validation"] & said["train"]
+    if phase_split is not None:
+        sft = {
+            answer for part in ("train", "validation") for answer in _answers(tokenizer, prepared, part, pairs=False)
+        }
+        assert sft and not sft & _answers(tokenizer, prepared, "train", dialogues=False)
+    tokens = prepared.manifest["tokens"]
+    for phase in ("sft", "reward"):
+        sides = [tokens[f"{phase}_{part}"] for part in ("train", "validation")]
+        assert [side["rows"] for side in sides] == [4 * side["conversations"] for side in sides]
+
+
+def _answers(tokenizer, prepared, part, *, dialogues=True, pairs=True):
+    """Everything that the assistant says in a part."""
+    rows = [row.ids[begin:end] for row in prepared.dialogues(part) if dialogues for begin, end in row.spans]
+    rows += [answer for row in prepared.pairs(part) if pairs for answer in row.answers]
+    return {tokenizer.decode(ids) for ids in rows}
+
+
+def test_few_conversations_still_give_one_to_measure_with(tokenizer, make_recipe, write_lines, tmp_path):
+    notes = []
+    sink = Silent()
+    sink.note = notes.append
+    recipe = make_recipe(write_lines([pair(number) for number in range(6)]), validation=0.0001)
+    prepared = prepare(recipe, tokenizer, tmp_path / "data", sink)
+    sizes = [len(read(part)) for read in (prepared.dialogues, prepared.pairs) for part in ("train", "validation")]
+    assert sizes == [5, 1, 5, 1] and prepared.manifest["sources"][0]["kept"] == 6
+    assert [note for note in notes if "data.validation: 0.0001 of these few conversations is less than one" in note]
+    more = make_recipe(write_lines([pair(number) for number in range(9)]), validation=0.0001)
+    (held_out,) = prepared.dialogues("validation")
+    again = prepare(more, tokenizer, tmp_path / "more", Silent()).dialogues("train")
+    assert len(again) == 8 and sum(row.ids == held_out.ids for row in again) <= 1
+
+
+def test_rows_of_one_question_are_split_by_their_answers_when_asked(tokenizer, make_recipe, write_lines, tmp_path):
+    rows = [pair(1, chosen=f"story {number}") for number in range(40)]
+    with pytest.raises(DataError, match="begin with the same question") as caught:
+        prepare(make_recipe(write_lines(rows)), tokenizer, tmp_path / "data", Silent())
+    assert "40 rows can be used" in caught.value.what and "data.split_by=row" in caught.value.hint
+    prepared = prepare(make_recipe(write_lines(rows), split_by="row"), tokenizer, tmp_path / "data", Silent())
+    sides = [_answers(tokenizer, prepared, part, pairs=False) for part in ("train", "validation")]
+    assert sum(map(len, sides)) == 40 and all(sides) and not set.intersection(*sides)
 
 
 def _rows(read, part):

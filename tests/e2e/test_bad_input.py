@@ -103,10 +103,10 @@ ROWS = {
     ),
     "not UTF-8": (lambda: Path("data.jsonl").write_bytes(b'{"prompt": "\xff"}\n'), DATA, [":1: not UTF-8", "iconv"]),
     "a picture": (lambda: text("x", "data.png"), PICTURE, ["not a kind of data"]),
-    "no validation part": (
-        lambda: jsonl(PAIRS[:4]),
+    "one question": (
+        lambda: jsonl([{**pair, "prompt": "Tell me a story."} for pair in PAIRS[:4]]),
         DATA,
-        ["data.validation: the validation part of the sft phase is empty", "--set data.validation="],
+        ["data.sources: the", "begin with the same question", "--set data.split_by=row"],
     ),
     "copies only": (
         lambda: jsonl([PAIRS[0]] * 40),

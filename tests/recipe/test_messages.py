@@ -129,6 +129,10 @@ BROKEN = [
 
 COLON = "a second ':' in this line, or the line is indented too far; put text that holds ': ' in quotes"
 # whole files
+BOMB = "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9) if before else 'x'}]\n"
+    for before, name in zip(["", *"abcdefgh"], "abcdefghi", strict=True)
+)
 UNREADABLE = [
     ("", ["r.yaml: the recipe is empty"]),
     ("# nothing\n", ["r.yaml: the recipe is empty"]),
@@ -151,6 +155,7 @@ UNREADABLE = [
     ("a: *b\n", ["r.yaml:1: '*' starts an alias that is not defined; put the text in quotes"]),
     ("a: @b\n", ["r.yaml:1: this character cannot start a value; put the text in quotes"]),
     ("a: 1\n---\nb: 2\n", ["r.yaml:2: a second document starts here (---); a recipe is one document"]),
+    (BOMB, ["r.yaml:2: its aliases repeat more than 10,000 values; write them out"]),
     ("a: &x [*x]\n", ["r.yaml:1: not valid YAML: an alias contains itself"]),
     ("a: b\x07\n", ["r.yaml:1: the character U+0007 is not allowed in YAML"]),
     ("[" * 5000, ["r.yaml: the text is nested too deeply"]),

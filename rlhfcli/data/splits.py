@@ -1,0 +1,88 @@
+"""What a file's name says of the part of a data set that it belongs to: train, test, ``train_prefs`` ..."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhfcli.data.files import without_packing
+
+_WORDS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+    "eval": "eval", "evaluation": "eval",
+}  # fmt: skip
+_ANYWHERE = ("train", "training", "validation", "test", "testing")  # words that hardly mean anything else
+_SHARD = re.compile(r"(?P<name>.+?)-\d{5}-of-\d{5}(-\w+)?")
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a file is called.
+
+    Args:
+        name: The split that it belongs to; ``None`` where its name, and its folders', say nothing.
+        word: The usual word for it: train, validation, test or eval.
+        stem: The file's name without its ending and its number.
+    """
+
+    name: str | None
+    word: str | None
+    stem: str
+
+
+def label_of(path: Path) -> Label:
+    """Read a file's name and those of its folders; the inner ones count more.
+
+    ``train-00000-of-00002.parquet``, ``ships_test.jsonl``, ``ships.train.jsonl``, ``training.jsonl`` and
+    ``test/0.jsonl`` say it; so does ``raw-00000-of-00001.parquet``, as the hub writes any split.
+
+    Args:
+        path: Relative to the folder of the data set.
+    """
+    stem = without_packing(path).stem
+    shard = _SHARD.fullmatch(stem)
+    name = shard["name"] if shard else stem
+    for part in (name, *reversed(path.parts[:-1])):
+        if (word := word_of(part)) is not None:
+            of_the_hub = shard is not None and part is name
+            return Label(part if of_the_hub and part.lower() not in _WORDS else word, word, name)
+    return Label(name if shard and name.lower() not in ("data", "part") else None, None, name)
+
+
+def word_of(name: str) -> str | None:
+    """The usual word for the split that a name begins or ends with, or clearly holds.
+
+    Args:
+        name: Of a file without its ending, of a folder, or of a split.
+
+    Returns:
+        train, validation, test or eval; ``None`` where it says nothing.
+    """
+    tokens = [token.rstrip("0123456789") for token in re.split(r"[\W_]+", name.lower())]
+    tokens = [token for token in tokens if token]
+    for token in (*tokens[:1], *tokens[-1:]):
+        if token in _WORDS:
+            return _WORDS[token]
+    return next((_WORDS[token] for token in tokens if token in _ANYWHERE), None)
+
+
+def belongs(label: Label, split: str) -> bool:
+    """Whether a file is of a split.
+
+    Args:
+        label: Of the file.
+        split: As the recipe names it.
+    """
+    wanted = split.lower()
+    if label.name is not None and label.name.lower() == wanted:
+        return True
+    return label.stem.lower() == wanted or (label.name == label.word is not None and label.word == _WORDS.get(wanted))
+
+
+def names_of(labels: Sequence[Label]) -> list[str]:
+    """The splits that labels name, sorted."""
+    return sorted({label.name for label in labels if label.name is not None})

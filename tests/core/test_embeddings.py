@@ -1,0 +1,116 @@
+"""Rows of the embedding for every id: by seed, reported, and never looked for where they are not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from rlhfcli import tiny
+from rlhfcli.core import phases
+from rlhfcli.core.decode import Decoding, generate, stream
+from rlhfcli.core.embeddings import fit_embeddings, ids_of
+from rlhfcli.core.lora import adapted_layers
+from rlhfcli.core.model import load_tokenizer
+from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.errors import ModelError
+from tests.core import families
+from tests.core.test_phases import Listening, _project
+
+
+def tokenizer(words: int, *added: str, highest: int | None = None) -> PreTrainedTokenizerFast:
+    vocabulary = {"</s>": 0, **{f"w{i}": i for i in range(1, words)}}
+    if highest is not None:
+        vocabulary["last"] = highest
+    made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, "w1")), eos_token="</s>")
+    made.add_tokens(list(added))
+    made.pad_token = added[0] if added else "w1"
+    return made
+
+
+def test_rows_are_drawn_by_seed_and_leave_other_draws_alone() -> None:
+    made = tokenizer(families.VOCABULARY, "<|pad|>")
+    rows = []
+    for before, seed in ((1, 7), (2, 7), (1, 8)):
+        model = families.causal_lm("gpt2")
+        torch.manual_seed(before)
+        state = torch.get_rng_state()
+        fit_embeddings(model, made, seed)
+        assert torch.equal(state, torch.get_rng_state())
+        rows.append(model.get_input_embeddings().weight[-1])
+    assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+
+
+def test_a_hole_in_the_vocabulary_counts() -> None:
+    made = tokenizer(100, highest=140)
+    assert len(made) < ids_of(made) == 141
+    model = families.causal_lm("opt")
+    fit_embeddings(model, made)
+    assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == 141
+
+
+SAID = {
+    "the pad token alone": (
+        tokenizer(128, "<|pad|>"),
+        "the model has 128 rows for tokens, the tokenizer's ids need 129: 1 row drawn anew ('<|pad|>')",
+    ),
+    "another model's tokenizer": (
+        tokenizer(200),
+        "the model has 128 rows for tokens, the tokenizer's ids need 200: 72 rows drawn anew "
+        "('w128', 'w129', 'w130' …). Its vocabulary is larger than the model's: "
+        "does this tokenizer belong to this model?",
+    ),
+    "as many": (tokenizer(128), ""),
+    "fewer": (tokenizer(90), ""),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_is_drawn_anew_is_said(case: str) -> None:
+    made, said = SAID[case]
+    assert fit_embeddings(families.causal_lm("llama"), made) == said
+
+
+def test_the_same_seed_gives_the_same_model_however_much_was_drawn_before(tmp_path: Path) -> None:
+    """With a base without a pad token, and again for a training that begins anew: a frozen row is in no checkpoint."""
+    project = _project(tmp_path, "gpt2", phase={"lora": {"rank": 2}})
+    listening = Listening()
+    made = [_parts(project, listening, drawn) for drawn in (0, 5)]
+    for one, two in zip(*(parts.module.parameters() for parts in made), strict=True):
+        assert torch.equal(one, two)
+    assert len(list(adapted_layers(made[0].module))) == 8
+    assert any("1 row drawn anew ('<|pad|>')" in note for note in listening.notes)
+
+
+def _parts(project: phases.Project, sink: Listening, drawn: int) -> phases.Parts:
+    torch.manual_seed(drawn)
+    made: Any = tokenizer(families.VOCABULARY, "<|pad|>")
+    return phases.sft_parts(phases.Project(project.recipe, project.prepared, made, project.folder, sink))
+
+
+def test_an_id_without_a_row_is_one_error() -> None:
+    model, reward = families.causal_lm("opt"), RewardModel(families.classifier("opt"))
+    said = "the tokenizer gives the id 128, and the model has 128 rows, from 0 to 127"
+    for ask in (
+        lambda: generate(model, [[3], [4, 128]], Decoding(2), (), 1),
+        lambda: next(stream(model, [128], Decoding(2), ())),
+        lambda: reward.rewards([[3], [5, 128, 4]]),
+    ):
+        with pytest.raises(ModelError, match=said):
+            ask()
+
+
+def test_a_folder_that_lost_its_tokenizer_config_is_refused(tmp_path: Path) -> None:
+    """transformers would make up the family's usual end token, with an id beyond the model's last row."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.model_folder(), folder)
+    for name in ("tokenizer_config.json", "B2SUMS"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=r"no tokenizer_config\.json, and the end token .* is not in tokenizer\.json"):
+        load_tokenizer(str(folder))
