@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rlhfcli.chat.transcript import Saved
+from rlhfcli.words import counted
+
 _COMMAND = re.compile(r"/[A-Za-z?]*(\s|$)")  # "/usr/bin is a folder" is a message
 
 
@@ -18,8 +21,8 @@ class Session(Protocol):
     def clear(self) -> None:
         """Forget the conversation."""
 
-    def save(self, file: Path | None) -> Path | None:
-        """Add the conversation to a file; return which, or ``None`` if nothing has been said yet."""
+    def save(self, file: Path | None) -> Saved | None:
+        """Add the conversation to a file; return what was saved, or ``None`` if nothing has been said yet."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,15 @@ def _clear(session: Session, _: str) -> Outcome:
 
 def _save(session: Session, argument: str) -> Outcome:
     try:
-        file = session.save(Path(argument).expanduser() if argument else None)
+        saved = session.save(Path(argument).expanduser() if argument else None)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; ~nobody, who has no home
         reason = error.strerror if isinstance(error, OSError) else None
-        return Outcome(f"Not saved: {getattr(error, 'filename', None) or argument}: {reason or error}")
-    if file is None:
+        place = getattr(error, "filename", None) or argument or "the conversation"
+        return Outcome(f"Not saved: {place}: {reason or error}")
+    if saved is None:
         return Outcome("There is nothing to save yet.")
-    return Outcome(f"Saved to {file}, as a row for rlhf prepare-data.")
+    left = f" Left out: {counted(saved.left_out, 'exchange')} without an answer." if saved.left_out else ""
+    return Outcome(f"Saved to {saved.file}, as a row for rlhf prepare-data.{left}")
 
 
 def _quit(_: Session, __: str) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.chat.transcript import Record, append
+from rlhfcli.chat.transcript import Record, Saved, append
 from rlhfcli.core.adapted import language_model, reward_model
 from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, stream
 from rlhfcli.core.model import load_tokenizer
@@ -16,8 +16,10 @@ from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.text_stream import TextStream, turn_stops
 from rlhfcli.data.dialogue import Dialogue, Origin, Turn
 from rlhfcli.data.encode import Encoder
-from rlhfcli.data.template import set_template
+from rlhfcli.data.template import check_speaks, set_template
+from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Chat
+from rlhfcli.words import visible
 
 _ENDLESS = 1_000_000  # tokens of prompt for a model whose positions have no end
 
@@ -76,6 +78,8 @@ class ChatSession:
         self.record = record or Record(Path("chats.jsonl"), str(model.config.name_or_path))
         self.turns: list[Turn] = []
         self._rewards: dict[int, float] = {}
+        self.forgotten = 0  # the oldest turns that had no room in the last prompt ...
+        self.cut = False  # ... and whether even its last turn lost its beginning
         self._replies = 0
         self._encoder = Encoder(tokenizer, self._prompt_room())
         self._ends = end_ids_of(model, tokenizer)
@@ -94,10 +98,15 @@ class ChatSession:
             Pieces of the reply that can be shown at once; no white space at its beginning and end.
 
         Raises:
-            DataError: The chat template refuses the conversation.
+            DataError: The chat template refuses the conversation, or the message is no text.
         """
+        if any(0xD800 <= ord(sign) < 0xE000 for sign in text):
+            what = "this message is not UTF-8: it holds bytes that are no characters"
+            raise DataError(what, where=visible(text[:60]), hint="Convert it: iconv -t UTF-8, or type it again.")
         turns = [*self.turns, Turn("user", text)]
-        ids = self._encoder.prompt(turns)
+        kept = self._encoder.fit(turns)
+        ids = self._encoder.prompt(kept)
+        self.forgotten, self.cut = len(turns) - len(kept), kept[-1] != turns[-1]
         settings = replace(self.settings, seed=self.settings.seed + self._replies)
         self._replies += 1
         said, finished = "", False
@@ -123,24 +132,27 @@ class ChatSession:
         """Forget the conversation."""
         self.turns = []
         self._rewards = {}
+        self.forgotten = 0
 
-    def save(self, file: Path | None = None) -> Path | None:
+    def save(self, file: Path | None = None) -> Saved | None:
         """Add the conversation to a file of dialogues, with the rewards that were shown.
 
         Args:
             file: Where to; ``None``: where the record says.
 
         Returns:
-            The file; ``None`` if nothing has been said yet.
+            What was saved; ``None`` if nothing has been said yet.
 
         Raises:
             OSError: It cannot be written.
+            ValueError: The file holds something else.
         """
-        if not self.turns:
-            return None
-        path = file or self.record.file
-        append(path, self.turns, self._rewards, self.record)
-        return path
+        return append(file or self.record.file, self.turns, self._rewards, self.record)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model reads at once; ``None`` where its positions have no end."""
+        return context_limit(self.model)
 
     def _prompt_room(self) -> int:
         """Tokens that the conversation so far may take; beyond that the oldest turns are left out."""
@@ -199,6 +211,7 @@ def _speaker(name: str, template: str, trusted: Collection[str]) -> PreTrainedTo
     tokenizer = load_tokenizer(name, trust_remote_code=name in trusted)
     if not tokenizer.chat_template:
         set_template(tokenizer, template)
+    check_speaks(tokenizer, name)
     return tokenizer
 
 

@@ -7,6 +7,7 @@ written, without prompts, colours or control characters: ``rlhf chat < questions
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from rich.text import Text
 
 from rlhfcli import console
 from rlhfcli.chat.commands import is_command, run_command
-from rlhfcli.errors import UserError
+from rlhfcli.errors import DataError, UserError
+from rlhfcli.words import counted
 
 if TYPE_CHECKING:  # so that no torch is needed to draw a prompt
     from rlhfcli.chat.session import ChatSession
@@ -35,6 +37,8 @@ def run_terminal(session: ChatSession) -> None:
         KeyboardInterrupt: Ctrl-C while the input is no terminal.
         DataError: The chat template refuses the conversation, while the input is no terminal.
     """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is named in the line that it stands in
     if sys.stdin.isatty() and sys.stdout.isatty():
         _talk(session)
     else:
@@ -68,9 +72,26 @@ def reward_line(score: float, scale: tuple[float, float] | None) -> str:
     return f"{line} ({abs(away):.1f} standard deviations {side} the mean)"
 
 
+def header(session: ChatSession) -> str:
+    """Who speaks, who judges, and how words are chosen.
+
+    Args:
+        session: The conversation.
+    """
+    record, settings = session.record, session.settings
+    how = f"temperature {settings.temperature:g}" if settings.temperature else "always the likeliest word"
+    room = "" if session.context is None else f", a context of {session.context:,} tokens"
+    return (
+        f"model          {record.model}\n"
+        f"reward model   {record.reward or 'none'}\n"
+        f"replies        {how}, at most {settings.max_new_tokens:,} tokens{room}"
+    )
+
+
 def _talk(session: ChatSession) -> None:
     """The chat on a terminal."""
     _prepare_editing()
+    _note(header(session))
     _note("Type a message, or /help.")
     while True:
         try:
@@ -106,7 +127,7 @@ def _exchange(session: ChatSession, line: str) -> None:
 
 def _answer_lines(session: ChatSession) -> None:
     """The chat in a pipe."""
-    for line in map(str.strip, sys.stdin):
+    for number, line in enumerate(map(str.strip, sys.stdin), 1):
         if not line:
             continue
         if is_command(line):
@@ -116,16 +137,25 @@ def _answer_lines(session: ChatSession) -> None:
             if outcome.text:
                 console.message(outcome.text)
             continue
-        _say(session, line)
+        try:
+            _say(session, line)
+        except DataError as error:
+            raise DataError(error.what, where=f"line {number:,} of the input: {error.where}", hint=error.hint) from None
         _show_reward(session)
 
 
 def _say(session: ChatSession, text: str) -> None:
-    """Write a reply while it comes."""
+    """Write a reply while it comes; and what of the conversation the model no longer sees."""
+    before = session.forgotten
     with contextlib.closing(session.reply(text)) as pieces:
         for piece in pieces:
             _write(piece.translate(_CONTROLS))
     _write("\n")
+    if session.forgotten > before:
+        what = f"the oldest {counted(session.forgotten, 'message')} of this conversation no longer"
+        console.message(f"({what} fit into the context; /clear begins a new one)", style="dim")
+    if session.cut:
+        console.message("(your message does not fit into the context: the model saw only its end)", style="dim")
 
 
 def _show_reward(session: ChatSession) -> None:

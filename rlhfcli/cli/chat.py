@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlhfcli import console
 from rlhfcli.cli.common import OfflineOption, RecipeOption, SetOption
+
+if TYPE_CHECKING:
+    from rlhfcli.chat.session import ChatSession
+    from rlhfcli.recipe.schema import Recipe
 
 
 def chat(
@@ -43,20 +48,30 @@ def chat(
     if reward is None and Path(own["reward"]).is_dir():
         reward = own["reward"]
 
-    from rlhfcli.chat.session import open_session
+    scorer = None if reward in (None, "none") else reward
+    trusted = list(own.values()) if settings.model.trust_remote_code else []
+    session = _open(settings, model or own["sft"], scorer, trusted)
+
     from rlhfcli.chat.terminal import answer_once, run_terminal
 
-    scorer = None if reward in (None, "none") else reward
-    session = open_session(
-        model or own["sft"],
-        scorer,
-        settings.chat,
-        template=settings.data.template,
-        seed=settings.seed,
-        saves=run / "chat" / "chats.jsonl",
-        trusted=list(own.values()) if settings.model.trust_remote_code else [],
-    )
     if prompt is None:
         run_terminal(session)
     else:
         answer_once(session, prompt)
+
+
+def _open(settings: Recipe, model: str, reward: str | None, trusted: list[str]) -> ChatSession:
+    """Load what a chat needs, and say so: it takes a while."""
+    sink = console.TerminalSink()
+    with sink.stage("starting torch and transformers"):
+        from rlhfcli.chat.session import open_session
+    with sink.stage("loading the model and the reward model" if reward else "loading the model"):
+        return open_session(
+            model,
+            reward,
+            settings.chat,
+            template=settings.data.template,
+            seed=settings.seed,
+            saves=Path(settings.output_dir) / "chat" / "chats.jsonl",
+            trusted=trusted,
+        )

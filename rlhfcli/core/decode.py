@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.embeddings import check_ids
 from rlhfcli.data.encode import end_token
+from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError, ModelError
 
 # Prompt and answer tokens that one batch holds. It bounds the memory of the cache, which grows by copying: a
@@ -157,7 +158,7 @@ def context_limit(model: PreTrainedModel) -> int | None:
 def end_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens that end an answer: the tokenizer's, the template's and those of the generation settings."""
     ids = {tokenizer.eos_token_id}
-    with contextlib.suppress(DataError):  # a template may end answers with words only
+    with contextlib.suppress(DataError, RowProblem):  # a template may end answers with words, or refuse
         ids.add(end_token(tokenizer))
     also = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids.update(also if isinstance(also, list) else [also])

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from rlhfcli.data.dialogue import Role, Turn
+from rlhfcli.data.template import render
+
 _UNFINISHED = "\ufffd"  # what a tokenizer writes for bytes that are no whole character (yet)
 
 
@@ -91,11 +94,11 @@ def turn_stops(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     Returns:
         At most one stop string.
     """
-    roles = ("user", "assistant", "user")
-    turns = [{"role": role, "content": f"said{i}"} for i, role in enumerate(roles)]
+    roles: tuple[Role, ...] = ("user", "assistant", "user")
+    turns = [Turn(role, f"said{i}") for i, role in enumerate(roles)]
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    except (TemplateError, ValueError):
+        text = render(tokenizer, turns, generation_prompt=False)
+    except TemplateError:
         return ()
     between = text.partition("said1")[2].partition("said2")[0]
     between = between.lstrip(" ").removeprefix(tokenizer.eos_token or "")

@@ -148,6 +148,22 @@ class Encoder:
             raise DataError(str(problem), where="the conversation") from None
         return ids[-self._max_length :]
 
+    def fit(self, turns: Sequence[Turn]) -> Sequence[Turn]:
+        """The turns that ``prompt`` writes: all, or without the oldest ones if they do not fit.
+
+        Args:
+            turns: Ends with a turn that is not the assistant's.
+
+        Raises:
+            DataError: The chat template refuses these turns.
+        """
+        try:
+            if len(_joined(self._segmenter.prompt_ids(turns))) <= self._max_length:
+                return turns
+            return self._shortener.shorten(turns, self._max_length)
+        except RowProblem as problem:
+            raise DataError(str(problem), where="the conversation") from None
+
     # --- tokens ---------------------------------------------------------------------------------------------
 
     def _encode(self, rows: Sequence[tuple[Sequence[Turn], Sequence[str]]]) -> list[list[Ids] | str]:

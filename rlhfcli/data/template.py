@@ -88,8 +88,34 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation
     """
     messages = [_message(turn) for turn in turns]
     given = json.loads(tools) if tools else None
-    text = tokenizer.apply_chat_template(messages, tools=given, tokenize=False, add_generation_prompt=generation_prompt)
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tools=given, tokenize=False, add_generation_prompt=generation_prompt
+        )
+    except jinja2.TemplateError:
+        raise
+    except Exception as error:  # a template is a program: it may add a number to a text, or include a file
+        raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
     return str(text)
+
+
+def check_speaks(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    """Look whether a chat template can write what a user says, before anybody says it.
+
+    Args:
+        tokenizer: With a chat template.
+        model: Its name, for the error.
+
+    Raises:
+        DataError: It fails, or leaves the message out.
+    """
+    said, hint = "\ue000said\ue001", "Talk to it with another template: remove its own, and set data.template."
+    try:
+        text = render(tokenizer, [Turn("user", said)], generation_prompt=True)
+    except jinja2.TemplateError as error:
+        raise DataError(f"the chat template fails: {error}", where=model, hint=hint) from None
+    if said not in text:
+        raise DataError("the chat template leaves out what the user says", where=model, hint=hint)
 
 
 def _message(turn: Turn) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhfcli.chat.commands import COMMANDS, is_command, run_command
+from rlhfcli.chat.transcript import Saved
 
 
 class Session:
@@ -17,11 +18,12 @@ class Session:
     def clear(self) -> None:
         self.cleared = True
 
-    def save(self, file: Path | None) -> Path | None:
+    def save(self, file: Path | None) -> Saved | None:
         self.asked = file
         if isinstance(self.answer, Exception):
             raise self.answer
-        return file or self.answer
+        path = file or self.answer
+        return None if path is None else Saved(path)
 
 
 def test_help_names_every_command() -> None:
@@ -79,6 +81,12 @@ def test_what_cannot_be_saved_is_a_line(error: Exception, text: str) -> None:
     session = Session()
     session.answer = error
     assert run_command("/save a.jsonl", session).text == text
+
+
+def test_what_cannot_be_saved_without_a_name_is_a_line_too() -> None:
+    session = Session()
+    session.answer = OSError(28, "No space left on device")
+    assert run_command("/save", session).text == "Not saved: the conversation: No space left on device"
 
 
 def test_a_home_of_nobody_is_a_line() -> None:

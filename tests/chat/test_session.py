@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from rlhfcli.chat.session import ChatSession, Judge, open_session
 from rlhfcli.chat.transcript import Record
 from rlhfcli.core.decode import Decoding
 from rlhfcli.data.dialogue import Turn
-from rlhfcli.errors import ModelError
+from rlhfcli.errors import DataError, ModelError
 from rlhfcli.recipe.schema import Chat
 
 from .conftest import CONTEXT, llama_config
@@ -94,8 +95,64 @@ def test_long_conversations_lose_their_oldest_turns(session: ChatSession, tokeni
     assert len(session.turns) == 24, "nothing is forgotten but in the prompt"
 
 
+def test_turns_that_leave_the_context_are_counted(session: ChatSession, says: Says) -> None:
+    says(*[f" reply {i}." for i in range(8)])
+    left = []
+    for i in range(8):
+        list(session.reply(f"This is message number {i}."))
+        left.append(session.forgotten)
+    assert left[0] == 0 and left[-1] >= 4 and left == sorted(left)
+    session.clear()
+    assert session.forgotten == 0
+
+
+def test_bytes_that_are_no_text_are_refused(session: ChatSession) -> None:
+    with pytest.raises(DataError, match="this message is not UTF-8") as caught:
+        list(session.reply("caf\udce9"))
+    assert caught.value.where == "caf\\udce9"
+    assert session.turns == []
+
+
+TEMPLATES = {
+    "{{ raise_exception('I take no users') }}": "the chat template fails: I take no users",
+    "{% include 'other.jinja' %}": "the chat template fails: TypeError: no loader for this environment specified",
+    "{{ 1 / 0 }}": "the chat template fails: ZeroDivisionError: division by zero",
+    "{{ messages[0].content + 1 }}": 'the chat template fails: TypeError: can only concatenate str (not "int") to str',
+    "{{ messages[7].content.x.y }}": "the chat template fails: ",
+    "{% for m in messages %}{{ m.role }}": "the chat template fails: ",
+    "{{ messages | nothing }}": "the chat template fails: No filter named 'nothing'.",
+    "Hello!": "the chat template leaves out what the user says",
+    "{% if messages[0].role == 'assistant' %}{{ messages }}{% endif %}": "the chat template leaves out what the user",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("which", ["lm", "rm"])
+def test_a_template_that_cannot_hold_a_chat_is_refused(
+    folders: dict[str, str], tmp_path: Path, template: str, which: str
+) -> None:
+    shutil.copytree(folders[which], tmp_path / which)
+    (tmp_path / which / "chat_template.jinja").write_text(template)
+    models = {**folders, which: str(tmp_path / which)}
+    with pytest.raises(DataError) as caught:
+        open_session(models["lm"], models["rm"], Chat(max_new_tokens=5), template="human_assistant")
+    assert caught.value.what.startswith(TEMPLATES[template])
+    assert caught.value.where == str(tmp_path / which)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_template_without_answers_can_still_be_talked_to(folders: dict[str, str], tmp_path: Path) -> None:
+    shutil.copytree(folders["lm"], tmp_path / "lm")
+    one = "{% if messages | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}Q: {{ messages[0].content }}"
+    (tmp_path / "lm" / "chat_template.jinja").write_text(one)
+    chat = open_session(str(tmp_path / "lm"), None, Chat(max_new_tokens=5), template="human_assistant")
+    with pytest.raises(DataError, match="one at a time"):  # an answer is rendered, too: said in one line
+        list(chat.reply("Hi"))
+
+
 def test_a_message_longer_than_the_context_is_cut_and_answered(session: ChatSession) -> None:
     list(session.reply("word " * 500))
+    assert session.cut
     assert session.turns[-1].role == "assistant"
 
 

@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from rlhfcli.chat.session import ChatSession, Judge
-from rlhfcli.chat.terminal import answer_once, reward_line, run_terminal
+from rlhfcli.chat.terminal import answer_once, header, reward_line, run_terminal
+from rlhfcli.chat.transcript import Record
 from rlhfcli.core.decode import Decoding
+from rlhfcli.errors import DataError
 
 Says = Callable[..., list[list[int]]]
 
@@ -51,6 +53,39 @@ def test_commands_work_in_a_pipe_and_keep_off_its_output(
     assert out == "One\nTwo\n"
     assert err == "A new conversation.\nThere is no command /hlep. Did you mean /help?\n"
     assert len(session.turns) == 2
+
+
+def test_a_line_that_is_no_text_is_named(
+    session: ChatSession, says: Says, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says(" One")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\ncaf\xe9\nb\n"), encoding="utf-8"))
+    with pytest.raises(DataError, match="this message is not UTF-8") as caught:
+        run_terminal(session)
+    assert caught.value.where == "line 2 of the input: caf\\udce9"
+    assert capsys.readouterr().out == "One\n"
+
+
+def test_what_leaves_the_context_is_said(
+    session: ChatSession, says: Says, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says(*[" reply."] * 9)
+    type_in(monkeypatch, "".join(f"This is message number {i}, and a long one.\n" for i in range(8)) + "x" * 900)
+    run_terminal(session)
+    err = capsys.readouterr().err.splitlines()
+    oldest = "the oldest 2 messages of this conversation no longer fit into the context"
+    assert err[0] == f"({oldest}; /clear begins a new one)"
+    assert err[-1] == "(your message does not fit into the context: the model saw only its end)"
+
+
+def test_the_header_says_who_speaks(session: ChatSession, model: Any, tokenizer: Any) -> None:
+    assert header(session).splitlines() == [
+        f"model          {session.record.model}",
+        "reward model   none",
+        "replies        always the likeliest word, at most 20 tokens, a context of 256 tokens",
+    ]
+    warm = ChatSession(model, tokenizer, Decoding(20, temperature=0.7), record=Record(Path("c"), "m", "r"))
+    assert "reward model   r\nreplies        temperature 0.7, at most 20" in header(warm)
 
 
 def test_one_answer(session: ChatSession, says: Says, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +130,7 @@ from rlhfcli.chat import terminal
 
 class Chat:
     reward = None
+    forgotten = cut = 0
     def reply(self, text):
         try:
             for word in ("You", " said", f" {text!r}."):
@@ -110,6 +146,7 @@ class Chat:
     def clear(self):
         pass
 
+terminal.header = lambda _: "who speaks"
 terminal.run_terminal(Chat())
 print("left the chat")
 """

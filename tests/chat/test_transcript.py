@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from rlhfcli.chat.commands import run_command
 from rlhfcli.chat.session import ChatSession, Judge
-from rlhfcli.chat.transcript import Record, append
+from rlhfcli.chat.transcript import Record, Saved, append
 from rlhfcli.core.decode import Decoding
 from rlhfcli.data.dialogue import Dialogue, Origin, Turn
 from rlhfcli.data.formats import SHAPES, convert, detect_shape
@@ -60,7 +61,7 @@ def test_a_conversation_with_the_rewards_that_were_shown(
     list(chat.reply("Capital of France?"))  # its reward was never asked for
     list(chat.reply("Of Italy?"))
     third = chat.score()
-    assert chat.save() == record.file
+    assert chat.save() == Saved(record.file)
     row = json.loads(record.file.read_text(encoding="utf-8"))
     assert row["rewards"] == [first, None, third] and first != third
     assert [message["content"] for message in row["messages"]] == [turn.content for turn in chat.turns]
@@ -68,8 +69,8 @@ def test_a_conversation_with_the_rewards_that_were_shown(
     assert chat.save() is None
     says(" Again!")
     list(chat.reply("Hi"))
-    other = tmp_path / "others" / "a.jsonl"
-    assert chat.save(other) == other
+    other = tmp_path / "a.jsonl"
+    assert chat.save(other) == Saved(other)
     assert json.loads(other.read_text(encoding="utf-8"))["rewards"] == [None], "rewards of the old conversation"
 
 
@@ -81,6 +82,72 @@ def test_a_file_that_cannot_be_written_is_a_line(session: ChatSession, says: Say
     below = tmp_path / "file" / "chats.jsonl"
     assert run_command(f"/save {below}", session).text.startswith("Not saved: ")
     assert run_command("/save a\0b", session).text == "Not saved: a\0b: embedded null byte"
+
+
+OTHERS = {
+    "README.md": "# Mine\n",
+    "rows.json": '[{"messages": []}]\n',
+    "numbers.jsonl": "[1]\n",
+    "bytes.bin": "\x00\x01",
+    "prompts.jsonl": '{"prompt": "a"}\n',
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_nothing_is_added_to_a_file_that_holds_something_else(
+    session: ChatSession, says: Says, tmp_path: Path, name: str
+) -> None:
+    says(" Hello!")
+    list(session.reply("Hi"))
+    (tmp_path / name).write_text(OTHERS[name])
+    text = run_command(f"/save {tmp_path / name}", session).text
+    assert text == f"Not saved: {tmp_path / name}: it holds something else than dialogues; name a new file"
+    assert (tmp_path / name).read_text() == OTHERS[name]
+
+
+def test_no_folder_is_made_for_a_name_that_was_mistyped(session: ChatSession, says: Says, tmp_path: Path) -> None:
+    says(" Hello!")
+    list(session.reply("Hi"))
+    file = tmp_path / "nope" / "x" / "a.jsonl"
+    assert run_command(f"/save {file}", session).text == f"Not saved: {file}: No such file or directory"
+    assert not (tmp_path / "nope").exists()
+
+
+def test_a_last_line_without_an_end_is_not_joined(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    append(file, TURNS[:2], {}, Record(file, "m"))
+    file.write_bytes(file.read_bytes().rstrip())
+    append(file, TURNS[2:], {}, Record(file, "m"))
+    assert len(read(file)) == 2
+
+
+def test_a_disk_that_fills_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    file = tmp_path / "chats.jsonl"
+    append(file, TURNS[:2], {}, Record(file, "m"))
+    before, limit = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limit[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            append(file, [Turn("user", "a" * 9000), Turn("assistant", "b")], {}, Record(file, "m"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert file.read_bytes() == before
+
+
+def test_an_answer_of_nothing_is_no_row(session: ChatSession, says: Says, tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    says("", " Hello!", " \n")
+    list(session.reply("One"))
+    assert run_command(f"/save {file}", session).text == "There is nothing to save yet."
+    list(session.reply("Two"))
+    list(session.reply("Three"))
+    text = run_command(f"/save {file}", session).text
+    assert text == f"Saved to {file}, as a row for rlhf prepare-data. Left out: 2 exchanges without an answer."
+    (dialogue,) = read(file)
+    assert [turn.content for turn in dialogue.turns] == ["Two", "Hello!"]
 
 
 def test_saving_in_a_pipe_keeps_off_its_output(
