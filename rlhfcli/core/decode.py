@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.embeddings import check_ids
+from rlhfcli.core.long_rotations import by_own_length
 from rlhfcli.data.encode import end_token
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError, ModelError
@@ -254,7 +255,7 @@ class _Continuation:
         """Forward pass over new columns ``(rows, columns)``; sets ``logits`` ``(rows, vocabulary)``."""
         if self._takes_positions:
             self._extra["position_ids"] = positions  # type: ignore[assignment]
-        with torch.inference_mode():
+        with torch.inference_mode(), by_own_length(self._model):
             output = self._model(
                 input_ids=ids,
                 attention_mask=self._mask,

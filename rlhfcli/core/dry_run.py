@@ -141,7 +141,8 @@ def _parts(project: Project, name: str) -> Parts:
     dropouts = set_config(config, section.dropout)
     config.num_labels = 1
     kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification
-    way = way_of(small_model(kind, config, trust_remote_code=section.trust_remote_code))
+    small = small_model(kind, config, trust_remote_code=section.trust_remote_code)
+    way = way_of(small, recipe.data.max_length)
     bf16 = models.computes_bf16(section.dtype)
     with trace.without_memory():
         model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)

@@ -99,7 +99,7 @@ def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Seq
 def _computed(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
     language = not isinstance(model, RewardModel)
     inner = model if language else model.model
-    way = way_of(inner)
+    way = way_of(inner, max(map(len, sequences), default=0))
     found: list[Tensor] = []
     with computing(inner, way):
         for begin in range(0, len(sequences), _BATCH):

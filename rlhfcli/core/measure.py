@@ -98,7 +98,7 @@ def measure_dialogues(
     Returns:
         Sums over all target tokens.
     """
-    way = way_of(model)
+    way = way_of(model, max((len(dialogue.ids) for dialogue in dialogues), default=0))
     task = SftTask(dialogues, loss_on, packed=way.packed, pad_id=model.config.pad_token_id or 0)
     groups = task.cut(range(len(dialogues)), way.fitting(micro_batch_tokens))
     module = CausalLM(model, bf16=bf16, head_apart=way.head_apart)

@@ -36,7 +36,7 @@ from rlhfcli.core.tasks import SftTask
 from rlhfcli.core.ways import Way, computing, fastest, small_model, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Model, Phase, Recipe
+from rlhfcli.recipe.schema import Phase, Recipe
 
 _OFFLOADED = {"none": "", "optimizer": ", optimizer offloaded", "all": ", optimizer and parameters offloaded"}
 
@@ -123,7 +123,7 @@ def sft_parts(project: Project) -> Parts:
                 section.name, trust_remote_code=section.trust_remote_code, dropout=section.dropout
             )
             added = fit_embeddings(model, project.tokenizer, recipe.seed)
-        way = _way_to_train(AutoModelForCausalLM, model, section)
+        way = _way_to_train(AutoModelForCausalLM, model, recipe)
     _note(project, added)
     set_seed(recipe.seed)  # however many numbers were drawn meanwhile
     return replace(sft_parts_of(project, model, way), files=files)
@@ -171,7 +171,7 @@ def reward_parts(project: Project) -> Parts:
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
             module = new_reward_model(recipe.model, base, recipe.seed)
             added = fit_embeddings(module.model, project.tokenizer, recipe.seed)
-        way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe.model)
+        way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe)
     _note(project, added)
     set_seed(recipe.seed)
     return replace(reward_parts_of(project, module, base, way), files=files)
@@ -194,11 +194,12 @@ def _note(project: Project, text: str) -> None:
         project.sink.note(text)
 
 
-def _way_to_train(kind: Any, model: Any, section: Model) -> Way:
+def _way_to_train(kind: Any, model: Any, recipe: Recipe) -> Way:
     """The fastest way of a model; of one that is in pieces, that of a small one of its kind."""
+    section = recipe.model
     if in_pieces(model):
         model = small_model(kind, model.config, trust_remote_code=section.trust_remote_code)
-    return fastest(way_of(model), model, bf16=models.computes_bf16(section.dtype))
+    return fastest(way_of(model, recipe.data.max_length), model, bf16=models.computes_bf16(section.dtype))
 
 
 def _files(project: Project, kind: Any, base: str) -> OffloadFiles:

@@ -31,6 +31,7 @@ from transformers import PreTrainedModel, set_seed
 from rlhfcli.core import layout
 from rlhfcli.core.embeddings import check_ids
 from rlhfcli.core.last_layer import each_once, reading
+from rlhfcli.core.long_rotations import why_lengths_matter
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.model import computes_bf16, is_reward_model, load_config, load_for_scoring
@@ -97,9 +98,14 @@ class RewardModel(nn.Module):
         with torch.autocast(kind, enabled=False):
             return nn.functional.linear(chosen.float(), self.score.weight.float()).squeeze(-1)
 
-    @cached_property
-    def _way(self) -> Way:
+    def _way(self, longest: int) -> Way:
         """How the model computes: tried once, and not for every answer of a chat."""
+        if why_lengths_matter(self.model, longest):
+            return way_of(self.model, longest)
+        return self._short_way
+
+    @cached_property
+    def _short_way(self) -> Way:
         return way_of(self.model)
 
     @torch.no_grad()
@@ -117,7 +123,7 @@ class RewardModel(nn.Module):
         if pooling == "mean" and prompt_lengths is None:
             raise ValueError("a reward model with mean pooling has to know where the answers begin")
         check_ids(self.model, sequences)
-        way = self._way
+        way = self._way(max(map(len, sequences), default=0))
         sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=way.packed)
         result = torch.empty(len(sequences))
         with computing(self.model, way):

@@ -22,6 +22,7 @@ from rlhfcli.core import flex, layout
 from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.causal_lm import head_is_apart
 from rlhfcli.core.last_layer import narrowable, narrowed
+from rlhfcli.core.long_rotations import by_own_length, why_lengths_matter
 from rlhfcli.core.model import device
 from rlhfcli.core.tree_mask import MASK_TOKENS, masked, why_no_mask
 from rlhfcli.recipe.schema import Phase
@@ -61,16 +62,19 @@ class Way:
         return phase.model_copy(update={"micro_batch_tokens": self.fitting(phase.micro_batch_tokens)})
 
 
-def way_of(model: Any) -> Way:
+def way_of(model: Any, longest: int = 0) -> Way:
     """Choose the way in which a model computes.
 
     Args:
         model: A transformers model, with or without a head.
+        longest: Tokens of the longest sequence; some families compute long ones in another way.
 
     Returns:
         The fastest way that gives the right results.
     """
     more: Any = {"narrowed": narrowable(model), "head_apart": head_is_apart(model)}
+    if lengths := why_lengths_matter(model, longest):
+        return Way(packed=False, attention=None, note=f"padded: {lengths}", **more)
     why = layout.why_padded(model)
     if why is None:
         return Way(packed=True, attention=TREES, note="token trees", **more)
@@ -133,5 +137,6 @@ def fastest(way: Way, model: Any, *, bf16: bool) -> Way:
 @contextmanager
 def computing(model: Any, way: Way) -> Iterator[None]:
     """Let a transformers model compute in a certain way for a while."""
-    with narrowed(model, way.narrowed), masked(model) if way.attention == MASK else attention(model, way.attention):
+    attending = masked(model) if way.attention == MASK else attention(model, way.attention)
+    with narrowed(model, way.narrowed), attending, by_own_length(model):
         yield

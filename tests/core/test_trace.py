@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from rlhfcli.cli import memory_view
 from rlhfcli.core import dry_run as dry
@@ -37,7 +38,7 @@ def test_parameters_and_layouts_are_those_of_the_real_model(tmp_path, family, lo
 class Chain(torch.nn.Module):
     """``loss = sum(W3 tanh(W2 tanh(W1 x)))``: what backward needs is known."""
 
-    model = SimpleNamespace(config=SimpleNamespace(_attn_implementation=None))
+    model = SimpleNamespace(config=LlamaConfig())
 
     def __init__(self, width: int) -> None:
         super().__init__()

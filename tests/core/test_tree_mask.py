@@ -109,7 +109,7 @@ def test_losses_by_a_mask_are_those_of_the_padded_layout(family: str, monkeypatc
     model = families.causal_lm(family)
     dialogues = [EncodedDialogue(ids, [(3, len(ids))]) for ids in FORESTS["nested"]]
     by_mask = measure_dialogues(model, dialogues, "assistant", 1000)
-    monkeypatch.setattr("rlhfcli.core.measure.way_of", lambda _: Way(False, None, "padded"))
+    monkeypatch.setattr("rlhfcli.core.measure.way_of", lambda *_: Way(False, None, "padded"))
     padded = measure_dialogues(model, dialogues, "assistant", 1000)
     assert (by_mask.tokens, by_mask.correct) == (padded.tokens, padded.correct)
     assert by_mask.nll == pytest.approx(padded.nll, rel=1e-5)
