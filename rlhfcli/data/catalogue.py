@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlhfcli.data.arena import ArenaConversations, ArenaTexts
 from rlhfcli.data.columns import helpsteer_turns, without_citations, without_end_token
 from rlhfcli.data.joins import Join, MessageTrees, SamePrompt
-from rlhfcli.data.preference_readers import Compared, Labelled, Paired, Ranked
+from rlhfcli.data.label_readers import Compared, Labelled
+from rlhfcli.data.preference_readers import Paired, Ranked
 from rlhfcli.data.prompts import ALPACA, Prompt
 from rlhfcli.data.readers import Answered, Either, Messages, Only, Reader
 from rlhfcli.data.turns import USER_ASSISTANT
@@ -77,12 +79,20 @@ SAFE_RLHF = Labelled(Prompt("prompt", speakers=None), ("response_0", "response_1
 ULTRAFEEDBACK = Ranked(
     Prompt("instruction", speakers=None), "completions.*.response", "completions.*.overall_score", kind="source"
 )
-DOLLY = Answered(Prompt("instruction", below="context", speakers=None), "response")
+DOLLY = Answered(Prompt("instruction", below=("context", "input"), speakers=None), "response")
+
+JUDGEBENCH = Labelled(
+    Prompt("question", speakers=None), ("response_A", "response_B"), "label", ("A>B", "B>A"), kind="source"
+)
+RMB_PAIRS = Paired(Prompt("conversation_input"), "chosen.answer", "reject.answer", "category_path")
+RMB_BEST_OF_N = Paired(Prompt("conversation_input"), "bon_best.answer", "loser_list.*.answer", "category_path")
+COMPLETIONS = Ranked(Prompt("context"), "completions.*.completion", ranks="completions.*.rank")
+OPENAI_PAIRS = Paired(Prompt("input.messages"), "preferred_output", "non_preferred_output")
+OASST = Either(Ranked(Prompt("prompt"), "answers", ranks="ranks", kind="lang"), Messages("messages"))
 
 _PAIRS = Paired(Prompt("prompt"))
 _DIALOGUES = Paired()
 _ALPACA = Answered(ALPACA, "output")
-_TREES = Either(Ranked(Prompt("prompt"), "answers", ranks="ranks", kind="lang"), Messages("messages"))
 _PLAIN_QUESTION = Prompt("question", speakers=None)
 
 
@@ -139,14 +149,22 @@ ENTRIES: tuple[Entry, ...] = (
           "the pairs of Tulu 3"),
     Entry("PKU-Alignment/PKU-SafeRLHF", SAFE_RLHF, "two answers to questions about harm, and which is more helpful",
           held_out="test"),
-    Entry("OpenAssistant/oasst1", _TREES, "conversations of volunteers, with ranked replies", "multi",
+    Entry("OpenAssistant/oasst1", OASST, "conversations of volunteers, with ranked replies", "multi",
           held_out="validation", join=MessageTrees()),
-    Entry("OpenAssistant/oasst2", _TREES, "the same, and what came later", "multi", held_out="validation",
+    Entry("OpenAssistant/oasst2", OASST, "the same, and what came later", "multi", held_out="validation",
           join=MessageTrees()),
     # --- to measure with ---
+    Entry("lmarena-ai/arena-human-preference-55k", ArenaTexts(), "votes of visitors between the answers of two models",
+          "multi"),
+    Entry("lmarena-ai/arena-human-preference-100k", ArenaConversations(), "the same, and what came later", "multi"),
+    Entry("lmarena-ai/arena-human-preference-140k", ArenaConversations(), "the same, and what came later", "multi"),
+    Entry("lmsys/chatbot_arena_conversations", ArenaConversations(), "the first votes of the arena", "multi"),
     Entry("allenai/reward-bench", Paired(Prompt("prompt"), kind="subset"), "RewardBench", split="filtered"),
     Entry("allenai/reward-bench-2", Paired(Prompt("prompt"), kind="subset"), "RewardBench 2: one or more right "
           "answers and several wrong ones", split="test"),
+    Entry("THU-KEG/RM-Bench", Paired(Prompt("prompt"), kind="domain"), "RM-Bench: right and wrong answers in three "
+          "styles each"),
+    Entry("ScalerLab/JudgeBench", JUDGEBENCH, "JudgeBench: a right and a wrong answer to hard questions", split="gpt"),
     # --- dialogues ---
     Entry("allenai/tulu-3-sft-mixture", Messages("messages"), "the dialogues of Tulu 3", "multi"),
     Entry("HuggingFaceH4/no_robots", Messages("messages"), "instructions and answers written by people",

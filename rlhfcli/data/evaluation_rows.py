@@ -8,8 +8,9 @@ from typing import Any
 
 from rlhfcli.data.dialogue import Preference, Turn
 from rlhfcli.data.files import readable
-from rlhfcli.data.formats import Row, convert, detect_shape, named_shapes
+from rlhfcli.data.formats import Row, convert, detect_shape, named_shapes, shape_of
 from rlhfcli.data.message import turns_of
+from rlhfcli.data.prompts import check_prompt
 from rlhfcli.data.sources import Stream, local_streams
 from rlhfcli.data.turns import RowProblem, split_transcript, text_of
 from rlhfcli.errors import DataError
@@ -79,11 +80,12 @@ def read_pairs(path: str, seed: int, shape: str = "auto") -> list[Preference]:
     found: list[Preference] = []
     for stream in _pair_streams(path, seed):
         first = list(islice(stream.rows, 10))
-        kind = detect_shape([row for row, _ in first], named_shapes(shape, path), stream.name)
+        candidates = named_shapes(shape, path)
+        kind = detect_shape([row for row, _ in first], candidates, stream.name)
         rows = chain(first, stream.rows)
         for row, origin in rows if kind.join is None else kind.join(rows):
             try:
-                example = convert(readable(row), kind, origin)
+                example = convert(readable(row), shape_of(row, (kind, *candidates)), origin)
                 if not isinstance(example, Preference):
                     raise RowProblem("this is a dialogue; ranking needs chosen and rejected answers")
             except RowProblem as problem:
@@ -107,8 +109,7 @@ def _prompt_row(row: Row | Any) -> PromptRow:
     column = "messages" if "messages" in row else "prompt"
     value = row[column]
     turns = split_transcript(text_of(value, column)) if isinstance(value, str) else turns_of(value, column)
-    if turns[-1].role == "assistant":
-        raise RowProblem("the prompt ends with the assistant's turn: there is nothing to answer")
+    check_prompt(turns)
     accepted = row.get("accepted") or []
     accepted = [accepted] if isinstance(accepted, str) else accepted
     if not isinstance(accepted, list) or not all(isinstance(answer, str) for answer in accepted):

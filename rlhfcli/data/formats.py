@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain
 from typing import Any
 
+from rlhfcli.data.arena import ArenaConversations, ArenaTexts
 from rlhfcli.data.catalogue import (
+    COMPLETIONS,
     DOLLY,
     ENTRIES,
     HELPSTEER2,
     HELPSTEER3,
+    JUDGEBENCH,
+    OASST,
+    OPENAI_PAIRS,
+    RMB_BEST_OF_N,
+    RMB_PAIRS,
     SAFE_RLHF,
     SHP,
     ULTRAFEEDBACK,
@@ -27,15 +35,15 @@ from rlhfcli.data.catalogue import (
 from rlhfcli.data.column_use import WatchedRow
 from rlhfcli.data.columns import Row
 from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.joins import Join
-from rlhfcli.data.preference_readers import Paired, Ranked
-from rlhfcli.data.prompts import ALPACA, Prompt
-from rlhfcli.data.readers import Answered, Example, Messages, Reader
-from rlhfcli.data.side_columns import with_side_columns
+from rlhfcli.data.joins import Join, MessageTrees
+from rlhfcli.data.preference_readers import MARGINS, Paired, Ranked, Replaced
+from rlhfcli.data.prompts import ALPACA, BESIDE, SYSTEM, Prompt
+from rlhfcli.data.readers import Answered, Example, Exchanges, Messages, Reader
+from rlhfcli.data.side_columns import LABELS, TOOLS, with_side_columns
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
 
-__all__ = ["SHAPES", "Example", "Row", "Shape", "convert", "detect_shape", "named_shapes"]
+__all__ = ["SHAPES", "Example", "Row", "Shape", "convert", "detect_shape", "known_columns", "named_shapes", "shape_of"]
 
 
 @dataclass(frozen=True)
@@ -64,28 +72,50 @@ def _as_shape(entry: Entry) -> Shape:
     return Shape(entry.name, entry.reader, join=entry.join)
 
 
+_PROMPT = Prompt("prompt", BESIDE, "history")
+_QUESTION = Prompt("question", BESIDE, "history")
+_QUERY = Prompt("query", BESIDE, "history", speakers=None)
 SHAPES: tuple[Shape, ...] = (
     Shape("webgpt", WEBGPT, ("pairs",)),
     Shape("helpsteer2", HELPSTEER2, ("pairs",)),
     Shape("helpsteer3", HELPSTEER3, ("pairs",)),
     Shape("shp", SHP, ("pairs",)),
     Shape("safe_rlhf", SAFE_RLHF, ("pairs",)),
+    Shape("judgebench", JUDGEBENCH, ("pairs",)),
+    Shape("rmb_pairs", RMB_PAIRS, ("pairs",)),
+    Shape("rmb_best_of_n", RMB_BEST_OF_N, ("pairs",)),
+    Shape("arena_texts", ArenaTexts(), ("pairs", "arena")),
+    Shape("arena", ArenaConversations(), ("pairs",)),
+    Shape("messages_lists", Paired(None, "chosen_messages", "rejected_messages"), ("pairs",)),
+    Shape("messages_rejected", Replaced("messages", "rejected_messages"), ("pairs",)),
+    Shape("messages_rejected_response", Replaced("messages", "rejected_response"), ("pairs",)),
+    Shape("query_rejected", Paired(_QUERY, "response", "rejected_response"), ("pairs",)),
+    Shape("openai_pairs", OPENAI_PAIRS, ("pairs",)),
     Shape("sharegpt_pairs", Paired(Prompt("conversations")), ("pairs", "sharegpt")),
     Shape("messages_pairs", Paired(Prompt("messages")), ("pairs",)),
-    Shape("prompt_pairs", Paired(Prompt("prompt")), ("pairs",)),
-    Shape("question_pairs", Paired(Prompt("question")), ("pairs",)),
+    Shape("prompt_pairs", Paired(_PROMPT), ("pairs",)),
+    Shape("question_pairs", Paired(_QUESTION), ("pairs",)),
     Shape("alpaca_pairs", Paired(ALPACA), ("pairs", "alpaca")),
+    Shape("query_pairs", Paired(_QUERY), ("pairs",)),
     Shape("dialogue_pairs", Paired(), ("pairs",)),
     Shape("ultrafeedback", ULTRAFEEDBACK, ("pairs",)),
+    Shape("completions", COMPLETIONS, ("pairs",)),
     Shape("ranking", Ranked(Prompt("prompt"), "answers", "scores", "ranks", optional=True), ("pairs",)),
     Shape("messages", Messages("messages")),
     Shape("sharegpt", Messages("conversations")),
+    Shape("conversation", Exchanges("conversation")),
+    Shape("dialogue", Exchanges("dialogue")),
     Shape("alpaca", Answered(ALPACA, "output")),
     Shape("instruction_response", DOLLY),
-    Shape("prompt_response", Answered(Prompt("prompt"), "response")),
-    Shape("prompt_completion", Answered(Prompt("prompt"), "completion")),
-    Shape("question_answer", Answered(Prompt("question"), "answer")),
+    Shape("query_response", Answered(_QUERY, "response")),
+    Shape("prompt_response", Answered(_PROMPT, "response")),
+    Shape("prompt_completion", Answered(_PROMPT, "completion")),
+    Shape("question_answer", Answered(_QUESTION, "answer")),
+    Shape("input_output", Answered(Prompt("input", ("context",), "history"), "output")),
+    Shape("oasst", OASST, join=MessageTrees()),
 )
+_OPTIONAL = {*SYSTEM, *BESIDE, "history", *TOOLS, *LABELS, *chain.from_iterable(MARGINS)}
+"""Columns that most shapes read where a row has them."""
 
 
 # --- choosing a shape ---------------------------------------------------------------------------------------
@@ -130,16 +160,17 @@ def detect_shape(rows: Iterable[Any], candidates: tuple[Shape, ...], where: str)
         where: The file, for the message.
 
     Returns:
-        The first shape whose columns one of the rows has.
+        The first shape whose columns one of the rows has, and not as null; else that whose columns it names.
 
     Raises:
         DataError: None fits.
     """
     tables = [row for row in rows if isinstance(row, Mapping)]
-    for row in tables:
-        for shape in candidates:
-            if all(column in row for column in shape.needs):
-                return shape
+    for fits in (_has, _names):
+        for row in tables:
+            for shape in candidates:
+                if fits(row, shape):
+                    return shape
     columns = ", ".join(map(str, tables[0])) if tables else "no columns at all"
     known = "\n".join(f"  {shape.name}: {', '.join(shape.needs)}" for shape in candidates)
     raise DataError(
@@ -147,6 +178,37 @@ def detect_shape(rows: Iterable[Any], candidates: tuple[Shape, ...], where: str)
         where=where,
         hint=f"Rename the columns to those of one of these shapes:\n{known}",
     )
+
+
+def shape_of(row: Any, shapes: tuple[Shape, ...]) -> Shape:
+    """Choose the shape of one row: tables of several shapes that were joined have null where a row has another.
+
+    Args:
+        row: As it was read.
+        shapes: That of the file first.
+
+    Returns:
+        The file's shape, unless the row lacks its columns and has those of another.
+    """
+    usual = shapes[0]
+    if usual.join is not None or not isinstance(row, Mapping) or _has(row, usual):
+        return usual
+    return next((shape for shape in shapes if shape.join is None and _has(row, shape)), usual)
+
+
+def known_columns(shapes: Iterable[Shape]) -> set[str]:
+    """All columns that some shapes read, those included that a row may lack."""
+    needed = {column for shape in shapes for column in shape.needs}
+    named = {getattr(shape.reader, name, None) for shape in shapes for name in ("kind", "ratio", "scores", "ranks")}
+    return needed | {name for name in named if isinstance(name, str)} | _OPTIONAL
+
+
+def _has(row: Mapping[str, Any], shape: Shape) -> bool:
+    return all(row.get(column) is not None for column in shape.needs)
+
+
+def _names(row: Mapping[str, Any], shape: Shape) -> bool:
+    return all(column in row for column in shape.needs)
 
 
 def convert(row: Any, shape: Shape, origin: Origin) -> Example:

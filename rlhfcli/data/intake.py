@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,10 +16,10 @@ from rlhfcli.data.dialogue import Dialogue, Origin, Preference
 from rlhfcli.data.duplicates import Seen
 from rlhfcli.data.encode import Encoder, Outcome, too_long
 from rlhfcli.data.files import Unreadable, readable
-from rlhfcli.data.formats import Example, Shape, convert, detect_shape, named_shapes
-from rlhfcli.data.joins import Join
+from rlhfcli.data.formats import Example, Shape, convert, shape_of
 from rlhfcli.data.overlap import PromptWriter
-from rlhfcli.data.sources import Stream, renamed
+from rlhfcli.data.shaping import Shaping
+from rlhfcli.data.sources import Stream
 from rlhfcli.data.split import PARTS, Part, conversation_key, part_of, place_of, position, prompt_key, row_key, share_of
 from rlhfcli.data.statistics import PartStatistics
 from rlhfcli.data.store import REJECTED, Writer
@@ -29,8 +28,6 @@ from rlhfcli.errors import DataError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Data, Source
 
-_CHUNK = 512  # rows that are encoded together
-_FIRST = 10  # rows that show what shape a file has
 _START = 200  # characters of a rejected row that are written down
 Item = TypeVar("Item")
 Located = tuple[Any, Origin]
@@ -112,13 +109,15 @@ class Intake:
         self._first_fault = ""
         done, total = 0, sum(stream.meter.size for stream in streams)
         self._sink.begin(f"preparing {Path(source.path).name}", total, streams[0].meter.unit)
+        shaping = Shaping(source, count.columns)
         for stream in streams:
-            for chunk, shape in self._shaped(stream, source, count):
+            for chunk, shapes in shaping.chunks(stream.rows, stream.name):
                 count.read += len(chunk)
-                self._take_chunk(chunk, shape, source, count)
+                self._take_chunk(chunk, shapes, source, count)
                 self._sink.advance(min(total, done + stream.meter.done), {"rows": count.read})
             done += stream.meter.size
         self._sink.end()
+        shaping.finish()
         for line in described(count.columns.shares(), count.columns.carried):
             self._sink.note(f"{source.path}: {line}")
         unusable = sum(number for reason, number in count.dropped.items() if reason not in DUPLICATES)
@@ -131,23 +130,10 @@ class Intake:
                 hint="Is this the file, and the format, that you mean?" if fits else "Raise data.max_length.",
             )
 
-    def _shaped(self, stream: Stream, source: Source, count: SourceCount) -> Iterator[tuple[list[Located], Shape]]:
-        """The rows of a file in chunks, with the shape that the first ones show."""
-        rows: Iterator[Located] = ((renamed(row, source.columns), origin) for row, origin in stream.rows)
-        first = list(islice(rows, _FIRST))
-        if not first:
-            return
-        shape = detect_shape([row for row, _ in first], named_shapes(source.format, source.path), stream.name)
-        if shape.name not in count.shapes:
-            count.shapes.append(shape.name)
-        rows = chain(first, rows)
-        for chunk in _chunks(rows if shape.join is None else _joined(rows, shape.join, count)):
-            yield chunk, shape
-
     # --- one chunk ------------------------------------------------------------------------------------------
 
-    def _take_chunk(self, chunk: list[Located], shape: Shape, source: Source, count: SourceCount) -> None:
-        rows = [row for raw, origin in chunk if (row := self._row(raw, origin, shape, source, count)) is not None]
+    def _take_chunk(self, chunk: list[Located], shapes: tuple[Shape, ...], source: Source, count: SourceCount) -> None:
+        rows = [row for raw, origin in chunk if (row := self._row(raw, origin, shapes, source, count)) is not None]
         both = self._encoder.encode([(row.example, "sft" in row.phases, "reward" in row.phases) for row in rows])
         for row, (sft, reward) in zip(rows, both, strict=True):
             results: dict[Phase, Outcome[Any]] = {}
@@ -157,10 +143,15 @@ class Intake:
                 results["reward"] = reward
             self._settle(row, results, count)
 
-    def _row(self, raw: Any, origin: Origin, shape: Shape, source: Source, count: SourceCount) -> _Row | None:
+    def _row(
+        self, raw: Any, origin: Origin, shapes: tuple[Shape, ...], source: Source, count: SourceCount
+    ) -> _Row | None:
         """Convert a row and decide who learns from it; ``None`` and a count where nobody does."""
         try:
             row = readable(raw)
+            shape = shape_of(row, shapes)
+            if shape.name not in count.shapes:
+                count.shapes.append(shape.name)
             watched = WatchedRow(row) if isinstance(row, Mapping) else row
             example = convert(watched, shape, origin)
             unread = count.columns.add(watched, example, joined=shape.join is not None)
@@ -260,19 +251,3 @@ def _copies(example: Example, weight: float) -> int:
         return whole
     answers = example.answers if isinstance(example, Preference) else (example.turns[example.last_answer].content,)
     return whole + (position("\x1e".join((prompt_key(example), *answers)), "weight") < weight - whole)
-
-
-def _joined(rows: Iterator[Located], join: Join, count: SourceCount) -> Iterator[Located]:
-    """Rows that are put together, with the columns counted that nobody reads of them."""
-
-    def watched() -> Iterator[Located]:
-        for row, origin in rows:
-            count.columns.add_unjoined(row, join.reads)
-            yield row, origin
-
-    return join(watched())
-
-
-def _chunks(rows: Iterator[Located]) -> Iterator[list[Located]]:
-    while chunk := list(islice(rows, _CHUNK)):
-        yield chunk

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhfcli.data.column_use import peek
 from rlhfcli.data.columns import Clean, Row, as_is, as_number, column_of, number_at, value_at
 from rlhfcli.data.dialogue import Origin, Preference
-from rlhfcli.data.prompts import Prompt, Turns, answer_of, answers_of, check_prompt, whole_dialogue, with_system
+from rlhfcli.data.prompts import (
+    Prompt,
+    Turns,
+    answer_of,
+    answers_of,
+    check_prompt,
+    joined,
+    whole_dialogue,
+    with_system,
+    without_answer,
+)
 from rlhfcli.data.turns import RowProblem
 
 KIND = "kind"
@@ -48,29 +57,56 @@ class Paired:
     def __call__(self, row: Row, origin: Origin) -> Preference:
         """Read a row."""
         chosen, rejected = value_at(row, self.chosen), value_at(row, self.rejected)
-        # UltraFeedback's lists hold the prompt as well.
         if self.prompt is None or (_is_dialogue(chosen) and _is_dialogue(rejected)):
             prompt, better, worse = self._whole(row, chosen, rejected)
         else:
             better, worse = answers_of(chosen, self.chosen), answers_of(rejected, self.rejected)
-            prompt = self.prompt(row)
-        check_prompt(prompt)
-        if {text.strip() for text in better} & {text.strip() for text in worse}:
-            raise RowProblem(f"{self.chosen} and {self.rejected} are the same text")
-        margin = _margin(row)
-        order = tuple((i, len(better) + j) for i in range(len(better)) for j in range(len(worse)))
-        margins = () if margin is None else (margin,) * len(order)
-        return Preference(prompt, (*better, *worse), order, origin, margins, _label(row, self.kind))
+            prompt = without_answer(self.prompt(row), [*better, *worse])
+        return _every_pair(self, row, prompt, (better, worse), origin)
 
     def _whole(self, row: Row, chosen: Any, rejected: Any) -> tuple[Turns, list[str], list[str]]:
         better, worse = whole_dialogue(chosen, self.chosen), whole_dialogue(rejected, self.rejected)
-        if better[:-1] != worse[:-1]:
-            raise RowProblem(
-                f"{self.chosen} and {self.rejected} part before their last answer: they have no common prompt"
-            )
-        if len(better) == 1:
-            raise RowProblem(f"{self.chosen} and {self.rejected} have no prompt before the answer")
-        return with_system(row, better[:-1]), [better[-1].content], [worse[-1].content]
+        # UltraFeedback's lists hold the prompt as well, others only what comes after it.
+        given = self.prompt is not None and peek(row, self.prompt.needs[0]) is not None
+        before = self.prompt(row) if self.prompt is not None and given else ()
+        if before[-len(better) :] == better:  # a conversation that was kept whole beside its last answer
+            before = before[:-1]
+        better, worse = joined(before, better, self.chosen), joined(before, worse, self.rejected)
+        prompt, *texts = _common_prompt(better, worse, f"{self.chosen} and {self.rejected}")
+        return with_system(row, prompt), [texts[0]], [texts[1]]
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A dialogue that ends with the chosen answer, and what stands in its place in the rejected one (ms-swift).
+
+    Args:
+        chosen: Column of the dialogue, a list of messages.
+        rejected: Column of the other answer, of a list of them, or of its whole dialogue.
+        kind: Column of a label to report by.
+    """
+
+    chosen: str
+    rejected: str
+    kind: str = KIND
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a row must have."""
+        return (self.chosen, self.rejected)
+
+    def __call__(self, row: Row, origin: Origin) -> Preference:
+        """Read a row."""
+        better = whole_dialogue(value_at(row, self.chosen), self.chosen)
+        rejected = value_at(row, self.rejected)
+        prompt, answers = better[:-1], [better[-1].content]
+        if _is_dialogue(rejected):
+            worse = joined(better[:-1], whole_dialogue(rejected, self.rejected), self.rejected)
+            prompt, *texts = _common_prompt(better, worse, f"{self.chosen} and {self.rejected}")
+            others = texts[1:]
+        else:
+            others = answers_of(rejected, self.rejected)
+        return _every_pair(self, row, with_system(row, prompt), (answers, others), origin)
 
 
 @dataclass(frozen=True)
@@ -117,9 +153,9 @@ class Ranked:
             points, measured = [-rank for rank in self._numbers(row, self.ranks, len(texts))], False
         else:
             points, measured = [-float(place) for place in range(len(texts))], False
-        found = Preference.ranking(prompt, texts, points, origin, _label(row, self.kind))
+        found = Preference.ranking(prompt, texts, points, origin, label_of(row, self.kind))
         if not found.order:
-            raise RowProblem(_why_none(texts), fault=False)
+            raise RowProblem(why_none(texts), fault=False)
         return found if measured else replace(found, margins=())  # a rank says who is better, not by how much
 
     def _has(self, row: Row, paths: str | tuple[str, ...]) -> bool:
@@ -132,83 +168,27 @@ class Ranked:
         return [as_number(value, what) for what, value in found]
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Two answers, and a column that names the better one.
-
-    Args:
-        prompt: The conversation before the answers.
-        answers: Paths of both.
-        label: Column that names the better one.
-        names: What it says for the first answer, and for the second.
-        ratio: Column of the better answer's score divided by the other's, if there is one; its natural logarithm
-            is the margin, because ratios multiply and margins add.
-        kind: Column of a label to report by.
-    """
-
-    prompt: Prompt
-    answers: tuple[str, str]
-    label: str
-    names: tuple[Any, Any]
-    ratio: str | None = None
-    kind: str = KIND
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Columns that a row must have."""
-        return (*self.prompt.needs, *map(column_of, self.answers), column_of(self.label))
-
-    def __call__(self, row: Row, origin: Origin) -> Preference:
-        """Read a row."""
-        said = value_at(row, self.label)
-        better = [at for at, name in enumerate(self.names) if str(said) == str(name)]
-        if not better:
-            raise RowProblem(f"{self.label} is {said!r}: it names none of the answers")
-        margin = None
-        if self.ratio is not None and row.get(self.ratio) is not None:
-            ratio = number_at(row, self.ratio)
-            if ratio <= 0:
-                raise RowProblem(f"{self.ratio} is not above 0")
-            margin = math.log(ratio)
-        return _pair(self, row, origin, better[0], margin)
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Two answers, and a number that is below 0 where the first is better, above 0 where the second is.
-
-    Args:
-        prompt: The conversation before the answers.
-        answers: Paths of both.
-        strength: Path of the number; without its sign it is the margin.
-        kind: Column of a label to report by.
-    """
-
-    prompt: Prompt
-    answers: tuple[str, str]
-    strength: str
-    kind: str = KIND
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Columns that a row must have."""
-        return (*self.prompt.needs, *map(column_of, self.answers), column_of(self.strength))
-
-    def __call__(self, row: Row, origin: Origin) -> Preference:
-        """Read a row."""
-        strength = number_at(row, self.strength)
-        if strength == 0:
-            raise RowProblem(f"{self.strength} is 0: none of the answers is preferred", fault=False)
-        return _pair(self, row, origin, int(strength > 0), abs(strength))
-
-
-def _pair(reader: Labelled | Compared, row: Row, origin: Origin, better: int, margin: float | None) -> Preference:
-    texts = [answer_of(value_at(row, path), path) for path in reader.answers]
-    prompt = reader.prompt(row)
+def _every_pair(
+    reader: Paired | Replaced, row: Row, prompt: Turns, answers: tuple[list[str], list[str]], origin: Origin
+) -> Preference:
+    """Every chosen answer compared with every rejected one."""
+    better, worse = answers
     check_prompt(prompt)
-    if texts[0].strip() == texts[1].strip():
-        raise RowProblem(_why_none(texts), fault=False)
-    return Preference.pair(prompt, texts[better], texts[1 - better], origin, margin, _label(row, reader.kind))
+    if {text.strip() for text in better} & {text.strip() for text in worse}:
+        raise RowProblem(f"{reader.chosen} and {reader.rejected} are the same text")
+    margin = _margin(row)
+    order = tuple((i, len(better) + j) for i in range(len(better)) for j in range(len(worse)))
+    margins = () if margin is None else (margin,) * len(order)
+    return Preference(prompt, (*better, *worse), order, origin, margins, label_of(row, reader.kind))
+
+
+def _common_prompt(better: Turns, worse: Turns, what: str) -> tuple[Turns, str, str]:
+    """What two dialogues have in common, and the answer of each."""
+    if better[:-1] != worse[:-1]:
+        raise RowProblem(f"{what} part before their last answer: they have no common prompt")
+    if len(better) == 1:
+        raise RowProblem(f"{what} have no prompt before the answer")
+    return better[:-1], better[-1].content, worse[-1].content
 
 
 # --- what a row says beside its texts -----------------------------------------------------------------------
@@ -230,13 +210,14 @@ def _margin(row: Row) -> float | None:
     return None
 
 
-def _label(row: Row, column: str) -> str | None:
+def label_of(row: Row, column: str) -> str | None:
+    """The label that a row is reported by; ``None`` where it has none."""
     value = row.get(column)
     return None if value is None else str(value)
 
 
 def _is_dialogue(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1 and not any(isinstance(item, str) for item in value)
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(item, Mapping) for item in value)
 
 
 def _paths(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -253,7 +234,8 @@ def _each(row: Row, paths: str | tuple[str, ...], what: str) -> list[tuple[str, 
     return [(f"{paths}: number {number}", value) for number, value in enumerate(values, 1)]
 
 
-def _why_none(texts: Sequence[str]) -> str:
+def why_none(texts: Sequence[str]) -> str:
+    """Why no answer is preferred to another: they are the same, or their scores are."""
     every = "both" if len(texts) == 2 else "all"
     if len({text.strip() for text in texts}) == 1:
         return f"{every} answers are the same text"

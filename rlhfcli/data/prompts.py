@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhfcli.data.column_use import peek
@@ -24,14 +25,14 @@ class Prompt:
 
     Args:
         column: A text, a dialogue in one text, or a list of messages.
-        below: Column of a text that stands below the prompt, as Alpaca's input does.
-        history: Column of earlier exchanges, a list of ``[question, answer]``.
+        below: Columns that stand below a prompt of text, as Alpaca's input does; what is no text is written as JSON.
+        history: Column of earlier exchanges: a list of ``[question, answer]``, or of messages.
         speakers: The words that begin the turns of a dialogue in one text; ``None``: it never is one.
         clean: Applied to a text before it is split into turns.
     """
 
     column: str
-    below: str | None = None
+    below: tuple[str, ...] = ()
     history: str | None = None
     speakers: Speakers | None = HUMAN_ASSISTANT
     clean: Clean = as_is
@@ -48,18 +49,33 @@ class Prompt:
             RowProblem: It cannot be used.
         """
         value = value_at(row, self.column)
-        if not isinstance(value, str) and self.speakers is not None:
-            return with_system(row, turns_of(value, self.column))
+        if not isinstance(value, str) and self.speakers is not None and not _is_parts(value):
+            return with_system(row, (*self._earlier(row), *turns_of(value, self.column)))
         text = self.clean(text_of(value, self.column))
-        if self.below is not None and isinstance(extra := row.get(self.below), str) and extra.strip():
-            text = f"{text}\n{text_of(extra, self.below)}"
         turns = (Turn("user", text),) if self.speakers is None else split_transcript(text, self.speakers)
-        return with_system(row, (*self._earlier(row), *turns))
+        return with_system(row, (*self._earlier(row), *turns[:-1], self._with_below(row, turns[-1])))
+
+    def _with_below(self, row: Row, last: Turn) -> Turn:
+        """The last turn with what the other columns of the prompt say."""
+        if last.role != "user":
+            return last
+        content = last.content
+        for column in self.below:
+            value = peek(row, column)
+            if value is None or (isinstance(value, str) and (not value.strip() or value.strip() == content.strip())):
+                continue
+            content = f"{content}\n{cell_text(row[column], column)}"
+        return replace(last, content=content)
 
     def _earlier(self, row: Row) -> list[Turn]:
+        exchanges = peek(row, self.history) if self.history is not None else None
+        if self.history is None or not isinstance(exchanges, list | tuple):
+            return []  # a text is named as a column that nobody reads
+        exchanges = row[self.history]
+        if all(isinstance(message, Mapping) for message in exchanges):
+            return list(turns_of(exchanges, self.history))
         turns: list[Turn] = []
-        exchanges = row.get(self.history) if self.history is not None else None
-        for number, exchange in enumerate(exchanges or [], 1):
+        for number, exchange in enumerate(exchanges, 1):
             if not isinstance(exchange, list | tuple) or len(exchange) != 2:
                 raise RowProblem(f"{self.history}: entry {number} is not a question with its answer")
             turns.append(Turn("user", text_of(exchange[0], f"{self.history}: question {number}")))
@@ -67,7 +83,9 @@ class Prompt:
         return turns
 
 
-ALPACA = Prompt("instruction", below="input", history="history", speakers=None)
+BESIDE = ("input", "context")
+"""Columns that belong to a prompt of text."""
+ALPACA = Prompt("instruction", below=BESIDE, history="history", speakers=None)
 
 
 def with_system(row: Row, turns: Turns) -> Turns:
@@ -137,6 +155,40 @@ def whole_dialogue(value: Any, what: str) -> Turns:
     return turns
 
 
+def joined(before: Turns, dialogue: Turns, what: str) -> Turns:
+    """Put a prompt in front of a dialogue, which may repeat all of it, its end, or nothing.
+
+    Args:
+        before: The prompt; perhaps no turns.
+        dialogue: Ends with the answer.
+        what: The dialogue's column.
+
+    Returns:
+        The prompt and the dialogue, each turn once.
+
+    Raises:
+        RowProblem: They do not fit together.
+    """
+    known, said = [_same(turn) for turn in before], [_same(turn) for turn in dialogue]
+    if any(said[start : start + len(known)] == known for start in range(len(said) - len(known))):
+        return dialogue
+    for count in range(min(len(known), len(said) - 1), 0, -1):
+        if known[-count:] == said[:count]:
+            return (*before, *dialogue[count:])
+    if before and (dialogue[0].role == "system" or dialogue[0].role == before[-1].role == "user"):
+        raise RowProblem(
+            f"the prompt and {what} do not fit together: {what} begins with another {dialogue[0].role} turn"
+        )
+    return (*before, *dialogue)
+
+
+def without_answer(prompt: Turns, answers: Sequence[str]) -> Turns:
+    """A prompt without the answer at its end, where that is one of those which stand in columns of their own."""
+    last = prompt[-1]
+    said = last.role == "assistant" and last.content.strip() in [answer.strip() for answer in answers]
+    return prompt[:-1] if said and len(prompt) > 1 else prompt
+
+
 def check_prompt(prompt: Turns) -> None:
     """Look whether a prompt can be answered.
 
@@ -145,5 +197,39 @@ def check_prompt(prompt: Turns) -> None:
     """
     if prompt[-1].role == "assistant":
         raise RowProblem("the prompt ends with the assistant's turn: there is nothing to answer")
-    if all(turn.role == "system" for turn in prompt):
+    check_beginning(prompt)
+
+
+def check_beginning(turns: Turns) -> None:
+    """Look whether somebody asks before the assistant speaks.
+
+    Raises:
+        RowProblem: Nobody does.
+    """
+    first = next((turn.role for turn in turns if turn.role != "system"), None)
+    if first is None:
         raise RowProblem("the prompt has no user turn")
+    if first == "assistant":
+        raise RowProblem("the assistant speaks first: there is no prompt")
+
+
+def cell_text(value: Any, what: str) -> str:
+    """A cell as text: numbers, lists and objects as JSON writes them.
+
+    Raises:
+        RowProblem: It is blank, or no tokenizer takes it.
+    """
+    if isinstance(value, str) or _is_parts(value):
+        return text_of(value, what)
+    return text_of(json.dumps(value, ensure_ascii=False, default=str), what)
+
+
+def _is_parts(value: Any) -> bool:
+    """Whether a value is the content of a message in parts."""
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(part, Mapping) and "type" in part for part in value)
+    )
+
+
+def _same(turn: Turn) -> tuple[str, str]:
+    return turn.role, " ".join(turn.content.split())

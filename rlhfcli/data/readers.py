@@ -7,14 +7,15 @@ between readers; those of preferences stand in ``preference_readers``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from rlhfcli.data.columns import Clean, Row, as_is, column_of, value_at
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.message import turns_of
-from rlhfcli.data.prompts import Prompt, Turns, answer_of, with_system
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.prompts import Prompt, Turns, answer_of, check_beginning, with_system
+from rlhfcli.data.turns import RowProblem, text_of
 
 Example = Dialogue | Preference
 
@@ -85,11 +86,48 @@ class Answered:
 def _dialogue(turns: Turns, origin: Origin) -> Dialogue:
     if not any(turn.role == "assistant" for turn in turns):
         raise RowProblem("no turn is the assistant's: there is nothing to learn")
-    if next(turn.role for turn in turns if turn.role != "system") == "assistant":
-        raise RowProblem("the assistant speaks first: there is no prompt")
+    check_beginning(turns)
     if not any(turn.role == "assistant" and turn.train for turn in turns):
         raise RowProblem("the row says that none of the assistant's turns is to be learnt", fault=False)
     return Dialogue(turns, origin)
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """A dialogue as a list of exchanges, ``{"human": …, "assistant": …}``, or a list of messages after all.
+
+    Args:
+        column: The list.
+    """
+
+    column: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a row must have."""
+        return (self.column,)
+
+    def __call__(self, row: Row, origin: Origin) -> Dialogue:
+        """Read a row."""
+        value = value_at(row, self.column)
+        exchanges = value if isinstance(value, list) else []
+        turns: list[Turn] = []
+        for number, exchange in enumerate(exchanges, 1):
+            keys = next((keys for keys in _EXCHANGES if isinstance(exchange, Mapping) and keys[0] in exchange), None)
+            if keys is None:
+                break
+            what = f"{self.column}: exchange {number}"
+            if not turns and exchange.get("system"):
+                turns.append(Turn("system", text_of(exchange["system"], f"{what}: system")))
+            turns.append(Turn("user", text_of(exchange.get(keys[0]), f"{what}: {keys[0]}")))
+            turns.append(Turn("assistant", text_of(exchange.get(keys[1]), f"{what}: {keys[1]}")))
+        else:
+            if turns:
+                return _dialogue(with_system(row, tuple(turns)), origin)
+        return _dialogue(with_system(row, turns_of(value, self.column)), origin)
+
+
+_EXCHANGES = (("human", "assistant"), ("input", "output"), ("user", "assistant"))
 
 
 # --- choices between readers --------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def with_side_columns(example: Dialogue | Preference, row: WatchedRow) -> Dialog
             raise RowProblem(f"{column} is not empty: the row is about more than text, which is all that can be read")
     if isinstance(example, Dialogue):
         _refuse_bad(row)
+        _refuse_rejected(row)
     tools = _tools(row)
     return replace(example, tools=tools) if tools else example
 
@@ -47,6 +48,13 @@ def _refuse_bad(row: WatchedRow) -> None:
             continue
         if truth_of(row[column]) is False:
             raise RowProblem(f"{column} is false: an unwanted answer, which SFT does not imitate", fault=False)
+
+
+def _refuse_rejected(row: WatchedRow) -> None:
+    """A rejected answer that the shape does not read: such a row is a preference, and not what it seems."""
+    for column in row:
+        if column not in row.read and str(column).startswith("reject") and is_there(row.peek(column)):
+            raise RowProblem(f"{column} is not read, and makes the row a preference: name it in data.sources.columns")
 
 
 def _is_label(column: str, value: Any) -> bool:

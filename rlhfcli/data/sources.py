@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from glob import glob
@@ -109,22 +109,6 @@ def _choice(source: Source, number: int) -> Choice:
         return Choice(source.split, source.subset, number=number)
     usual = (entry.split,) if entry.split == "train" else (entry.split, "train")
     return Choice(source.split, source.subset, usual, entry.subset or entry.folder, number)
-
-
-def renamed(row: Any, columns: Mapping[str, str]) -> Any:
-    """A row with the names that shapes know.
-
-    Args:
-        row: As it was read.
-        columns: A known name for each column that is called otherwise in this source.
-
-    Returns:
-        The row with these columns under their known names; the same row where there is nothing to rename.
-    """
-    if not columns or not isinstance(row, Mapping):
-        return row
-    others = {name: value for name, value in row.items() if name not in columns.values()}
-    return others | {known: row[name] for known, name in columns.items() if name in row}
 
 
 def file_identity(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from rlhfcli.data.formats import named_shapes
@@ -177,6 +178,15 @@ DIALOGUES = {  # data set → a row, the prompt, the answer
     ),
     "yahma/alpaca-cleaned": (ALPACA, [("user", f"Name it.\n{Q}")], GOOD),
 }
+
+
+def arena(winner="model_b", **columns):
+    return {
+        "question_id": "q", "model_a": "a", "model_b": "b", "winner": winner, "judge": "arena_user_1", "turn": 1,
+        "conversation_a": dialogue(BAD), "conversation_b": dialogue(GOOD), "language": "English", **columns,
+    }  # fmt: skip
+
+
 PAIRS = {  # data set → a row, the prompt, the margin, the kind; the answers are GOOD and BAD
     "Dahoas/rm-static": (
         {"prompt": HH, "response": f" {GOOD}", "chosen": f" {GOOD}", "rejected": f" {BAD}"},
@@ -279,6 +289,25 @@ PAIRS = {  # data set → a row, the prompt, the margin, the kind; the answers a
         None,
         "alpacaeval-easy",
     ),
+    "lmarena-ai/arena-human-preference-55k": (
+        {"id": 1, "model_a": "a", "model_b": "b", "prompt": json.dumps([Q]), "response_a": json.dumps([BAD]),
+         "response_b": json.dumps([GOOD]), "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0},
+        ASKED, None, None,
+    ),
+    "lmarena-ai/arena-human-preference-100k": (arena(), ASKED, None, None),
+    "lmarena-ai/arena-human-preference-140k": (
+        arena("model_a", conversation_a=[
+            {"role": "user", "content": [{"type": "text", "text": Q, "image": None, "mimeType": None}]},
+            {"role": "assistant", "content": [{"type": "text", "text": GOOD, "image": None, "mimeType": None}]},
+        ], conversation_b=dialogue(BAD)),
+        ASKED, None, None,
+    ),
+    "lmsys/chatbot_arena_conversations": (arena(), ASKED, None, None),
+    "ScalerLab/JudgeBench": (
+        {"pair_id": "p", "original_id": "1", "source": "mmlu-pro-math", "question": Q, "response_model": "m",
+         "response_A": BAD, "response_B": GOOD, "label": "B>A"},
+        ASKED, None, "mmlu-pro-math",
+    ),
 }  # fmt: skip
 RANKINGS = {  # data set → a row, answers, comparisons, margins, the kind
     "openbmb/UltraFeedback": (
@@ -302,6 +331,10 @@ RANKINGS = {  # data set → a row, answers, comparisons, margins, the kind
         ((0, 1), (0, 2), (0, 3)),
         (),
         "Factuality",
+    ),
+    "THU-KEG/RM-Bench": (
+        {"id": "chat/1", "prompt": Q, "chosen": ["x", "xx", "xxx"], "rejected": ["y", "yy", "yyy"], "domain": "chat"},
+        ("x", "xx", "xxx", "y", "yy", "yyy"), tuple((i, j) for i in range(3) for j in range(3, 6)), (), "chat",
     ),
 }  # fmt: skip
 

@@ -77,6 +77,10 @@ LAYOUTS = {  # what is written like a known data set is recognised without its n
     "HuggingFaceH4/no_robots": "messages",
     "databricks/databricks-dolly-15k": "instruction_response",
     "allenai/reward-bench-2": "prompt_pairs",
+    "lmarena-ai/arena-human-preference-55k": "arena_texts",
+    "lmarena-ai/arena-human-preference-140k": "arena",
+    "ScalerLab/JudgeBench": "judgebench",
+    "THU-KEG/RM-Bench": "prompt_pairs",
 }
 
 

@@ -9,9 +9,12 @@ import pytest
 from rlhfcli.cli.data_view import tables
 from rlhfcli.data.column_use import ColumnUse, WatchedRow, described
 from rlhfcli.data.dialogue import Origin, Turn
-from rlhfcli.data.formats import SHAPES, convert, detect_shape
+from rlhfcli.data.formats import SHAPES, convert, detect_shape, shape_of
 from rlhfcli.data.prepare import prepare
+from rlhfcli.data.shaping import Shaping
 from rlhfcli.data.turns import RowProblem
+from rlhfcli.errors import DataError
+from rlhfcli.recipe.schema import Source
 from tests.data.conftest import pair
 
 HERE = Origin("rows.jsonl", "line 7")
@@ -121,7 +124,7 @@ PROBLEMS = {
     ),
     "reasoning of a prompt": (
         {"prompt": [{"type": "thinking", "thinking": "x"}], "response": "a"},
-        "turn 1 does not say who speaks",
+        "prompt has a part of reasoning",
     ),
     "tools of text": ({"messages": [USER, ANSWER], "tools": "a hammer"}, "tools is a text that is not JSON"),
     "tools of a number": ({"messages": [USER, ANSWER], "tools": 3}, "tools is a number, not a list of tools"),
@@ -217,3 +220,59 @@ def test_rows_that_differ_beside_their_texts_are_no_duplicates(tokenizer, make_r
     assert source["dropped"] == {"duplicate but for columns that are not read": 2}
     assert source["carried"]["tools are given to the chat template"] == 22
     assert source["carried"]["reasoning is given to the chat template"] == 20
+
+
+SAILOR = {"persona": "Answer like a sailor.", "prompt": "Hello", "response": "Ahoy"}
+MISSPELT = {  # columns of the recipe → what is said
+    "the shape's name": ({"sytem": "persona"}, "columns: no shape reads a column 'sytem'; did you mean system?"),
+    "the file's name": (
+        {"system": "persna"},
+        "no row has 'persna', which is to be read as system; did you mean persona?",
+    ),
+    "neither": ({"system": "xyz"}, "columns: no row has 'xyz', which is to be read as system"),
+    "a step too far": ({"system": "persona.en"}, "no row has 'persona.en'"),
+}
+
+
+@pytest.mark.parametrize(("columns", "message"), MISSPELT.values(), ids=MISSPELT.keys())
+def test_columns_that_nobody_has_are_errors(tokenizer, make_recipe, write_lines, tmp_path, notes, columns, message):
+    rows = [{**SAILOR, "prompt": f"Hello {k}"} for k in range(20)]
+    recipe = make_recipe({"path": str(write_lines(rows)), "columns": columns})
+    with pytest.raises(DataError) as caught:
+        prepare(recipe, tokenizer, tmp_path / "data", notes)
+    assert message in str(caught.value) and caught.value.hint
+
+
+RENAMED = {
+    "a column": ({"system": "persona"}, [SAILOR], {}),
+    "a path": ({"prompt": "data.q", "response": "data.a"}, [{"data": {"q": "Hello", "a": "Ahoy"}}], {}),
+    "only some rows have it": ({"system": "persona"}, [{"prompt": "Hi", "response": "Ho"}] * 20 + [SAILOR], {}),
+    "the file's own": (
+        {"response": "prompt_2"},
+        [{**SAILOR, "prompt_2": "x"}],
+        {"persona": 1.0, "response (its own)": 1.0},
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "rows", "unread"), RENAMED.values(), ids=RENAMED.keys())
+def test_columns_are_renamed(columns, rows, unread):
+    use = ColumnUse()
+    shaping = Shaping(Source(path="rows.jsonl", columns=columns), use)
+    for chunk, shapes in shaping.chunks(iter([(row, HERE) for row in rows]), "rows.jsonl"):
+        for row, origin in chunk:
+            watched = WatchedRow(row)
+            use.add(watched, convert(watched, shape_of(row, shapes), origin))
+    shaping.finish()
+    assert use.shares() == unread
+
+
+def test_a_file_of_several_shapes_is_read_row_by_row(tokenizer, make_recipe, write_lines, tmp_path, notes):
+    empty = dict.fromkeys(("messages", "prompt", "response", "chosen", "rejected"))
+    rows = [empty | {"messages": [{"role": "user", "content": f"a {k}"}, ANSWER]} for k in range(20)]
+    rows += [empty | {"prompt": f"b {k}", "response": "yes"} for k in range(20)]
+    rows += [empty | pair(k) for k in range(20)]
+    prepared = prepare(make_recipe(write_lines(rows)), tokenizer, tmp_path / "data", notes)
+    (source,) = prepared.manifest["sources"]
+    assert source["shapes"] == ["messages", "prompt_response", "prompt_pairs"] and source["kept"] == 60
+    assert sum(source["reward"][part] for part in ("train", "validation")) == 20 and not source["columns_not_read"]

@@ -78,6 +78,68 @@ DIALOGUES = {
             A(GOOD),
         ],
     ),
+    "question with context": ({"question": Q, "context": "Sums.", "answer": GOOD}, [U(f"{Q}\nSums."), A(GOOD)]),
+    "instruction with input": (
+        {"instruction": "Add.", "input": "1 + 1", "response": GOOD},
+        [U("Add.\n1 + 1"), A(GOOD)],
+    ),
+    "prompt with input": ({"prompt": "Add.", "input": "1 + 1", "response": GOOD}, [U("Add.\n1 + 1"), A(GOOD)]),
+    "an input that repeats the prompt": ({"prompt": Q, "input": Q, "response": GOOD}, [U(Q), A(GOOD)]),
+    "a transcript with input": (
+        {"prompt": "Human: Add.\n\nAssistant:", "input": "1 + 1", "response": GOOD},
+        [U("Add.\n1 + 1"), A(GOOD)],
+    ),
+    "prompt with history": (
+        {"prompt": Q, "history": [["Hi", "Hello."]], "response": GOOD},
+        [U("Hi"), A("Hello."), U(Q), A(GOOD)],
+    ),
+    "history of messages": (
+        {
+            "question": Q,
+            "history": [{"role": "user", "content": "Hi"}, {"from": "gpt", "value": "Hello."}],
+            "answer": GOOD,
+        },
+        [U("Hi"), A("Hello."), U(Q), A(GOOD)],
+    ),
+    "input of a number": ({"instruction": "Is it even?", "input": 0, "output": GOOD}, [U("Is it even?\n0"), A(GOOD)]),
+    "input of a list": ({"instruction": "Sort.", "input": [2, "é"], "output": GOOD}, [U('Sort.\n[2, "é"]'), A(GOOD)]),
+    "input of an object": ({"instruction": "Who?", "input": {"a": 1}, "output": GOOD}, [U('Who?\n{"a": 1}'), A(GOOD)]),
+    "input of NaN": ({"instruction": Q, "input": math.nan, "output": GOOD}, [U(Q), A(GOOD)]),
+    "system in parts": (
+        {"system": [{"type": "text", "text": "Be kind."}], "instruction": Q, "output": GOOD},
+        [S("Be kind."), U(Q), A(GOOD)],
+    ),
+    "query with history and system": (
+        {"system": "Be kind.", "query": Q, "response": GOOD, "history": [["Hi", "Hello."]]},
+        [S("Be kind."), U("Hi"), A("Hello."), U(Q), A(GOOD)],
+    ),
+    "exchanges": (
+        {
+            "system": "Be kind.",
+            "conversation": [{"human": "Hi", "assistant": "Hello."}, {"human": Q, "assistant": GOOD}],
+        },
+        [S("Be kind."), U("Hi"), A("Hello."), U(Q), A(GOOD)],
+    ),
+    "exchanges with input and output": (
+        {"conversation": [{"system": "Be kind.", "input": Q, "output": GOOD}]},
+        [S("Be kind."), U(Q), A(GOOD)],
+    ),
+    "a conversation of messages": ({"conversation": MESSAGES}, [U(Q), A(GOOD)]),
+    "a dialogue of messages": ({"dialogue": MESSAGES}, [U(Q), A(GOOD)]),
+    "input and output": ({"input": Q, "output": GOOD}, [U(Q), A(GOOD)]),
+    "joined tables": (
+        {"messages": None, "chosen": None, "rejected": None, "prompt": Q, "response": GOOD},
+        [U(Q), A(GOOD)],
+    ),
+    "joined messages": (
+        {
+            "messages": [
+                {"role": None, "from": "human", "content": None, "value": Q},
+                {"role": None, "from": "gpt", "content": None, "value": GOOD},
+            ]
+        },
+        [U(Q), A(GOOD)],
+    ),
     "a prompt of several turns": ({"prompt": HH, "response": GOOD}, [U("Hi"), A("Hello."), U(Q), A(GOOD)]),
     "a dialogue of the middle kingdom": (
         {"prompt": "Human：你好\n\nAssistant：您好！\n\nHuman：一加一？", "response": "二。"},
@@ -92,6 +154,9 @@ def test_dialogues(row, turns):
 
 
 SHAREGPT = {"from": "human", "value": Q}
+WORSE = [MESSAGES[0], {"role": "assistant", "content": BAD}]
+EARLIER = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+CALL = [{"role": "assistant", "content": "", "tool_calls": [{"name": "add"}]}, {"role": "tool", "content": "2"}]
 PAIRS = {
     "text": ({"prompt": Q, "chosen": GOOD, "rejected": BAD}, [U(Q)]),
     "rm-static": (
@@ -132,6 +197,90 @@ PAIRS = {
         [U("Add.\n1 + 1")],
     ),
     "Anthropic": ({"chosen": HH + GOOD, "rejected": HH + BAD}, [U("Hi"), A("Hello."), U(Q)]),
+    "a prompt in the lists, a system turn before": (
+        {"prompt": [{"role": "system", "content": "Be kind."}, MESSAGES[0]], "chosen": MESSAGES, "rejected": WORSE},
+        [S("Be kind."), U(Q)],
+    ),
+    "earlier turns before the lists": (
+        {"messages": EARLIER, "chosen": MESSAGES, "rejected": WORSE},
+        [U("Hi"), A("Hello."), U(Q)],
+    ),
+    "a system turn in the lists": (
+        {
+            "prompt": Q,
+            "chosen": [{"role": "system", "content": "Be kind."}, *MESSAGES],
+            "rejected": [{"role": "system", "content": "Be kind."}, *WORSE],
+        },
+        [S("Be kind."), U(Q)],
+    ),
+    "a call of a tool in both lists": (
+        {"prompt": MESSAGES[:1], "chosen": [*CALL, MESSAGES[1]], "rejected": [*CALL, WORSE[1]]},
+        [U(Q), A('[{"name": "add"}]'), Turn("tool", "2")],
+    ),
+    "the last question of several": (
+        {"prompt": Q, "chosen": [*EARLIER, *MESSAGES], "rejected": [*EARLIER, *WORSE]},
+        [U("Hi"), A("Hello."), U(Q)],
+    ),
+    "an empty prompt beside whole dialogues": ({"prompt": "", "chosen": MESSAGES, "rejected": WORSE}, [U(Q)]),
+    "instruction with context": (
+        {"instruction": "Add.", "context": "1 + 1", "chosen": GOOD, "rejected": BAD},
+        [U("Add.\n1 + 1")],
+    ),
+    "a dialogue with its answer in it": ({"prompt": Q, "messages": MESSAGES, "chosen": GOOD, "rejected": BAD}, [U(Q)]),
+    "the whole dialogue and its ends": ({"messages": MESSAGES, "chosen": MESSAGES, "rejected": WORSE}, [U(Q)]),
+    "ShareGPT with its answer in it": (
+        {
+            "conversations": [SHAREGPT, {"from": "gpt", "value": GOOD}],
+            "chosen": {"from": "gpt", "value": GOOD},
+            "rejected": {"from": "gpt", "value": BAD},
+        },
+        [U(Q)],
+    ),
+    "ms-swift, an answer": ({"messages": MESSAGES, "rejected_response": BAD}, [U(Q)]),
+    "ms-swift, a message": ({"messages": MESSAGES, "rejected_messages": [WORSE[1]]}, [U(Q)]),
+    "ms-swift, whole dialogues": ({"messages": MESSAGES, "rejected_messages": WORSE}, [U(Q)]),
+    "ms-swift, a query": (
+        {"system": "Be kind.", "query": Q, "response": GOOD, "rejected_response": BAD, "history": [["Hi", "Hello."]]},
+        [S("Be kind."), U("Hi"), A("Hello."), U(Q)],
+    ),
+    "chosen_messages": ({"chosen_messages": MESSAGES, "rejected_messages": WORSE}, [U(Q)]),
+    "NeMo-RL": (
+        {
+            "context": MESSAGES[:1],
+            "completions": [{"rank": 1, "completion": WORSE[1:]}, {"rank": 0, "completion": MESSAGES[1:]}],
+        },
+        [U(Q)],
+    ),
+    "OpenAI": (
+        {"input": {"messages": MESSAGES[:1]}, "preferred_output": MESSAGES[1:], "non_preferred_output": WORSE[1:]},
+        [U(Q)],
+    ),
+    "RMB": (
+        {
+            "pair_uid": "1",
+            "conversation_input": MESSAGES[:1],
+            "chosen": {"llm_name": "a", "answer": GOOD},
+            "reject": {"llm_name": "b", "answer": BAD},
+        },
+        [U(Q)],
+    ),
+    "RMB, best of several": (
+        {
+            "bon_uid": "1",
+            "conversation_input": MESSAGES[:1],
+            "bon_best": {"llm_name": "a", "answer": GOOD},
+            "loser_list": [{"llm_name": "b", "answer": BAD}],
+        },
+        [U(Q)],
+    ),
+    "content in parts": (
+        {
+            "prompt": [{"type": "text", "text": Q}],
+            "chosen": [{"role": "assistant", "content": [{"text": GOOD}]}],
+            "rejected": BAD,
+        },
+        [U(Q)],
+    ),
     "whole dialogues": (
         {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": BAD}]},
         [U(Q)],
@@ -180,6 +329,11 @@ STRENGTHS = {  # a row, and by how much it says that GOOD is preferred to BAD
     "SHP of a CSV file": ({**SHP, "labels": "0", "score_ratio": "4"}, math.log(4)),
     "SHP without a ratio": ({k: v for k, v in SHP.items() if k != "score_ratio"}, None),
     "Safe RLHF": (SAFE, None),
+    "Safe RLHF through pandas": ({**SAFE, "better_response_id": 1.0}, None),
+    "Safe RLHF, true": ({**SAFE, "better_response_id": True}, None),
+    "Safe RLHF, a text": ({**SAFE, "better_response_id": "True"}, None),
+    "Safe RLHF, the column": ({**SAFE, "better_response_id": "response_1"}, None),
+    "SHP through pandas": ({**SHP, "labels": False, "score_ratio": None}, None),
 }
 
 
@@ -285,6 +439,8 @@ def test_other_speakers_only_where_they_are_asked_for():
     assert split_transcript(text, USER_ASSISTANT) == (U("Hi"), A("Hello."), U("你好"))
 
 
+FIRST = [{"role": "assistant", "content": "Welcome!"}, {"role": "user", "content": Q}]
+ARENA = {"prompt": '["a"]', "response_a": '["b"]', "response_b": '["c"]', "winner_model_a": 1, "winner_model_b": 0}
 TIE = "both answers have the same score: none is preferred"
 RANKING = {"prompt": Q, "answers": ["a", "b", "c"]}
 PROBLEMS = {
@@ -330,7 +486,7 @@ PROBLEMS = {
     ),
     "margin": ({"prompt": Q, "chosen": GOOD, "rejected": BAD, "margin": "big"}, "margin is not a number"),
     "prompt ends with an answer": (
-        {"prompt": MESSAGES, "chosen": GOOD, "rejected": BAD},
+        {"prompt": MESSAGES, "chosen": "Two.", "rejected": BAD},
         "the prompt ends with the assistant's turn",
     ),
     "answer is the user's": (
@@ -355,6 +511,52 @@ PROBLEMS = {
         "messages: turn 3 (user) is empty",
     ),
     "no answer": ({"messages": MESSAGES[:1]}, "no turn is the assistant's"),
+    "Safe RLHF, a label of neither": ({**SAFE, "better_response_id": 0.5}, "is 0.5: it names none of the answers"),
+    "pair, the assistant first": ({"prompt": FIRST, "chosen": GOOD, "rejected": BAD}, "the assistant speaks first"),
+    "HH, the assistant first": (
+        {"chosen": f"\n\nAssistant: Hi{HH}{GOOD}", "rejected": f"\n\nAssistant: Hi{HH}{BAD}"},
+        "the assistant speaks first",
+    ),
+    "ranking, the assistant first": ({"prompt": FIRST, "answers": ["a", "b"]}, "the assistant speaks first"),
+    "ShareGPT pair, the assistant first": (
+        {"conversations": FIRST, "chosen": MESSAGES[1], "rejected": WORSE[1]},
+        "the assistant speaks first",
+    ),
+    "lists, the assistant first": (
+        {"chosen": [*FIRST, MESSAGES[1]], "rejected": [*FIRST, WORSE[1]]},
+        "the assistant speaks first",
+    ),
+    "another prompt in the lists": (
+        {"prompt": "Who?", "chosen": MESSAGES, "rejected": WORSE},
+        "the prompt and chosen do not fit together: chosen begins with another user turn",
+    ),
+    "answers of different calls": (
+        {
+            "prompt": Q,
+            "chosen": [*CALL, MESSAGES[1]],
+            "rejected": [CALL[0], {"role": "tool", "content": "3"}, WORSE[1]],
+        },
+        "chosen and rejected part before their last answer",
+    ),
+    "a rejected answer that nobody reads": (
+        {"instruction": Q, "output": GOOD, "rejected_answer": BAD},
+        "rejected_answer is not read, and makes the row a preference",
+    ),
+    "system of a number": ({"system": 3, "prompt": Q, "response": GOOD}, "system is a number, not text"),
+    "arena, a tie": (
+        {"conversation_a": MESSAGES, "conversation_b": WORSE, "winner": "tie (bothbad)"},
+        "the vote was tie",
+    ),
+    "arena, nobody": ({"conversation_a": MESSAGES, "conversation_b": WORSE, "winner": "?"}, "winner is '?'"),
+    "arena, other dialogues": (
+        {"conversation_a": [*EARLIER, *MESSAGES], "conversation_b": WORSE, "winner": "model_a"},
+        "the two conversations part before their last answer",
+    ),
+    "arena, the same": ({"conversation_a": MESSAGES, "conversation_b": MESSAGES, "winner": "model_a"}, "the same text"),
+    "arena texts, a tie": ({**ARENA, "winner_model_a": 0}, "the vote was a tie"),
+    "arena texts, no JSON": ({**ARENA, "prompt": "Hi"}, "prompt is a text that is not a JSON list"),
+    "arena texts, no answer": ({**ARENA, "response_a": "[null]"}, "response_a: number 1 is null, not text"),
+    "arena texts, one more": ({**ARENA, "prompt": '["a", "b"]'}, "prompt has 2 turns, and response_a 1"),
     "answer first": ({"messages": MESSAGES[1:]}, "the assistant speaks first"),
     "empty output": ({"instruction": Q, "output": ""}, "output is empty"),
     "bad history": (

@@ -233,6 +233,11 @@ EVALUATION = {
         {"messages": [{"role": "assistant", "content": "x"}]},
         "the prompt ends with the assistant's turn",
     ),
+    "the assistant first": (
+        read_prompts,
+        {"messages": [{"role": "assistant", "content": "Welcome!"}, {"role": "user", "content": "Hi"}]},
+        "line 1: the assistant speaks first: there is no prompt",
+    ),
     "accepted": (
         read_prompts,
         {"prompt": "x", "accepted": 3},

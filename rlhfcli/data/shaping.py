@@ -1,0 +1,137 @@
+"""From the rows of a source's files to rows whose shape is known: columns renamed, joined rows put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from rlhfcli.data.column_use import ColumnUse
+from rlhfcli.data.columns import column_of, value_at
+from rlhfcli.data.dialogue import Origin
+from rlhfcli.data.formats import Shape, detect_shape, known_columns, named_shapes
+from rlhfcli.data.joins import Join
+from rlhfcli.data.turns import RowProblem
+from rlhfcli.errors import DataError
+from rlhfcli.recipe.schema import Source
+
+_CHUNK = 512  # rows that are encoded together
+_FIRST = 10  # rows that show what shape a file has
+Located = tuple[Any, Origin]
+Item = TypeVar("Item")
+
+
+class Shaping:
+    """Reads the files of one source.
+
+    Args:
+        source: The recipe's entry.
+        use: Counts the columns of rows that are put together.
+
+    Raises:
+        DataError: The recipe names a format or a column that no shape knows.
+    """
+
+    def __init__(self, source: Source, use: ColumnUse) -> None:
+        self._source = source
+        self._use = use
+        self._candidates = named_shapes(source.format, source.path)
+        self._missing = set(source.columns.values())
+        self._columns: dict[str, None] = {}  # of the first rows, in their order
+        self._check_targets()
+
+    def chunks(self, rows: Iterator[Located], name: str) -> Iterator[tuple[list[Located], tuple[Shape, ...]]]:
+        """Read the rows of a file.
+
+        Args:
+            rows: As they stand in the file.
+            name: The file, for messages.
+
+        Yields:
+            Some hundred rows, with the shapes that they may have: first that of the file, then those that a row
+            may have whose columns are null for the first (files that were joined).
+
+        Raises:
+            DataError: The rows fit no shape, or a column that the recipe names is misspelt.
+        """
+        rows = ((self._renamed(row), origin) for row, origin in rows)
+        first = list(islice(rows, _FIRST))
+        if not first:
+            return
+        self._check_spelling()
+        shape = detect_shape([row for row, _ in first], self._candidates, name)
+        rows = chain(first, rows)
+        shapes = (shape, *(each for each in self._candidates if each.join is None and each is not shape))
+        for chunk in _chunks(rows if shape.join is None else self._joined(rows, shape.join)):
+            yield chunk, shapes
+
+    def finish(self) -> None:
+        """Look whether every column that the recipe renames was there.
+
+        Raises:
+            DataError: One was in no row.
+        """
+        for missing in sorted(self._missing):
+            raise self._no_column(missing)
+
+    # --- the recipe's names ---------------------------------------------------------------------------------
+
+    def _renamed(self, row: Any) -> Any:
+        """A row with the names that shapes know."""
+        columns = self._source.columns
+        if not columns or not isinstance(row, Mapping):
+            return row
+        self._columns.update(dict.fromkeys(map(str, row)))
+        found: dict[str, Any] = {}
+        for known, name in columns.items():
+            try:
+                found[known] = value_at(row, name)
+                self._missing.discard(name)
+            except RowProblem:
+                continue  # this row lacks it
+        taken = {name if name in row else column_of(name) for name in columns.values()}
+        # What has a name that another column takes is not read, and named as such.
+        others = {f"{name} (its own)" if name in found else name: row[name] for name in row if name not in taken}
+        return others | found
+
+    def _check_targets(self) -> None:
+        known = known_columns(self._candidates)
+        for name in self._source.columns:
+            if name not in known:
+                near = get_close_matches(name, sorted(known), 1)
+                raise DataError(
+                    f"columns: no shape reads a column {name!r}" + (f"; did you mean {near[0]}?" if near else ""),
+                    where=self._source.path,
+                    hint="Write columns as {name that the shape knows: name in the file}; docs/data.md has the shapes.",
+                )
+
+    def _check_spelling(self) -> None:
+        for missing in sorted(self._missing):
+            if get_close_matches(missing, self._columns, 1):
+                raise self._no_column(missing)
+
+    def _no_column(self, name: str) -> DataError:
+        known = next(known for known, source in self._source.columns.items() if source == name)
+        near = get_close_matches(name, self._columns, 1)
+        return DataError(
+            f"columns: no row has {name!r}, which is to be read as {known}"
+            + (f"; did you mean {near[0]}?" if near else ""),
+            where=self._source.path,
+            hint=f"The first rows have: {', '.join(self._columns) or 'no columns'}",
+        )
+
+    def _joined(self, rows: Iterator[Located], join: Join) -> Iterator[Located]:
+        """Rows that are put together, with the columns counted that nobody reads of them."""
+
+        def watched() -> Iterator[Located]:
+            for row, origin in rows:
+                self._use.add_unjoined(row, join.reads)
+                yield row, origin
+
+        return join(watched())
+
+
+def _chunks(rows: Iterator[Item]) -> Iterator[list[Item]]:
+    while chunk := list(islice(rows, _CHUNK)):
+        yield chunk
