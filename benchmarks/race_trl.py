@@ -159,6 +159,7 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     from rlhfcli.core.phases import Parts, Project, started
     from rlhfcli.core.reward_model import RewardModel
     from rlhfcli.core.reward_task import RewardTask
+    from rlhfcli.core.scoring import load_for_scoring
     from rlhfcli.core.tasks import SftTask
     from rlhfcli.core.ways import fastest, way_of
     from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
@@ -179,7 +180,7 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
         task, few = (SftTask(part, "assistant", packed=way.packed, pad_id=PAD) for part in (examples, examples[:2]))
     else:
         pairs = [EncodedPreference.pair(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
-        module = RewardModel(models.load_for_scoring(recipe.model, job["model"]), bf16=options.dtype == "bf16")
+        module = RewardModel(load_for_scoring(recipe.model, job["model"]).model, bf16=options.dtype == "bf16")
         way = fastest(way_of(module.model), module.model, bf16=module.bf16)
         task, few = (RewardTask(part, recipe.reward, packed=way.packed, pad_id=PAD) for part in (pairs, pairs[:2]))
     module.requires_grad_(True)

@@ -19,6 +19,7 @@ from rlhfcli.errors import OutputError, UserError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from rlhfcli.core.cards import Form
     from rlhfcli.core.cross_check import Report
     from rlhfcli.core.release import Source
 
@@ -47,6 +48,10 @@ def export(
         Path | None,
         typer.Option(metavar="FOLDER", help="Export nothing, only check this folder.", show_default=False),
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of a reward model with several outputs: the one that counts."),
+    ] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not check what was exported.")] = False,
     overwrite: OverwriteOption = False,
     recipe: RecipeOption = None,
@@ -57,9 +62,10 @@ def export(
     rlhf export reward my-model writes a plain transformers folder.
 
     The check loads it in plain transformers (an adapter: in PEFT), compares
-    32 scores or logits, and ends with 1 where they differ.
+    32 scores or logits, and ends with 1 where they differ; then nothing is left at TO.
 
-    FOLDER may also hold a reward model of DeepSpeed-Chat's: it becomes a plain one.
+    FOLDER may also hold an adapter, of PEFT's or ours, which is merged; or a reward
+    model of somebody else's form: it becomes a plain one with one output.
     """
     from rlhfcli import launch
 
@@ -73,7 +79,7 @@ def export(
         found = _find(source, recipe)
         with _alone(to):
             _claim(to, overwrite=overwrite)  # once more: another command may have been in there
-            _export(found, to, (form.value, shard_size), compare=not no_check)
+            _export(found, to, (form.value, shard_size, label), compare=not no_check)
     else:
         hint = "rlhf export reward TO writes a folder, rlhf export --check FOLDER checks one."
         raise UserError("say what to export and where to, or which folder to check", hint=hint)
@@ -117,15 +123,18 @@ def _find(source: str, recipe: str | None) -> Source:
     return release.of_run(RunFolder(loaded.recipe), "sft" if source == "sft" else "reward")
 
 
-def _export(source: Source, to: Path, how: tuple[str, str], *, compare: bool) -> None:
+def _export(source: Source, to: Path, form: tuple[Form, str, str | None], *, compare: bool) -> None:
     from rlhfcli.core import release
 
+    how = release.How(*form, compare=compare)
     sink = console.TerminalSink()
-    with sink.stage(f"writing {to}"):
-        reference = release.write(source, to, *how)  # type: ignore[arg-type]
-    if compare:
-        with sink.stage("loading it elsewhere"):
-            report = release.check(to, reference)
+    try:
+        with sink.stage(f"writing {to}" + (", and loading it elsewhere" if how.compare else "")):
+            report = release.write(source, to, how)
+    except release.NotTheSame as different:
+        console.result(_table(different.report))
+        raise
+    if report is not None:
         _show(to, report)
     console.message(f"exported: {to}")
 

@@ -53,15 +53,16 @@ def refuse_nothing_trained(work: Work) -> None:
 
 
 def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
+    from rlhfcli.core.adapted import language_model
     from rlhfcli.core.embeddings import fit_embeddings
-    from rlhfcli.core.model import load_causal_lm, load_tokenizer
+    from rlhfcli.core.model import load_tokenizer
     from rlhfcli.data.evaluation_rows import read_prompts
     from rlhfcli.evaluation.language import LanguageData, evaluate_language
 
     recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
     with work.sink.stage("loading both models"):
         base, tuned = (
-            load_causal_lm(name, trust_remote_code=trusted) for name in (recipe.model.name, str(work.run.sft))
+            language_model(name, trust_remote_code=trusted) for name in (recipe.model.name, str(work.run.sft))
         )
         tokenizer = load_tokenizer(str(work.run.sft), trust_remote_code=trusted)
         fit_embeddings(base, tokenizer, recipe.seed)  # the rows that fine-tuning began with

@@ -1,33 +1,46 @@
-"""Loading what a folder holds, be it a whole model or an adapter that belongs to one."""
+"""Loading what a folder holds: a whole model, an adapter that belongs to one, or DeepSpeed-Chat's own format."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from rlhfcli.core import lora
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_adapter
+from rlhfcli.core import deepspeed_chat, lora, peft_adapters
+from rlhfcli.core import model as models
+from rlhfcli.core import reward_model as rewarding
+from rlhfcli.core.adapter_files import (
+    ADAPTER_CONFIG,
+    base_of,
+    beyond_plain,
+    is_adapter,
+    read_config,
+    read_json,
+    settings_of,
+    weights_of,
+)  # fmt: skip
 from rlhfcli.core.export import REWARDS, as_reward_model
-from rlhfcli.core.model import load_causal_lm, load_for_scoring
-from rlhfcli.core.reward_model import RewardModel, load_reward_model
+from rlhfcli.core.heads import Head, chosen_row, find_head, put
+from rlhfcli.core.model_files import Found, tensors_in
+from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.scoring import load_classifier, load_for_scoring, one_output
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 
+_KINDS = {True: "a reward model: it gives scores, it cannot talk", False: "a language model"}
+_TASKS = {True: "SEQ_CLS", False: "CAUSAL_LM"}
+_HEAD = "base_model.model.score.weight"
 
-def is_adapter(name: str | Path) -> bool:
-    """Whether a folder holds an adapter; transformers, too, looks for this file first."""
-    return (Path(name) / ADAPTER_CONFIG).is_file()
 
-
-def language_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def language_model(name: str, *, trust_remote_code: bool = False, dropout: float = 0.0) -> PreTrainedModel:
     """Load a language model, from its folder or from its adapter's.
 
     Args:
         name: Folder or hub name.
         trust_remote_code: Run code that comes with the model.
+        dropout: Sets the dropout of the model.
 
     Returns:
         The model in evaluation mode; an adapter is merged into its base model.
@@ -35,18 +48,24 @@ def language_model(name: str, *, trust_remote_code: bool = False) -> PreTrainedM
     Raises:
         ModelError: It cannot be loaded, or gives scores.
     """
-    if not is_adapter(name):
-        return load_causal_lm(name, trust_remote_code=trust_remote_code)
-    model = _merged(Path(name), trust_remote_code, "CAUSAL_LM")
-    assert isinstance(model, PreTrainedModel)
+    if not is_adapter(models.resolve(name)):
+        return models.load_causal_lm(name, trust_remote_code=trust_remote_code, dropout=dropout)
+    folder = Path(models.resolve(name))
+    config = _config_of(folder, scores=False)
+    try:
+        base = language_model(base_of(folder), trust_remote_code=trust_remote_code, dropout=dropout)
+    except ModelError as error:
+        raise _of_base(folder, error) from error
+    model: PreTrainedModel = _merge(base, folder, config)
     return model
 
 
-def reward_model(name: str, *, trust_remote_code: bool = False) -> RewardModel:
+def reward_model(name: str, *, label: str | int | None = None, trust_remote_code: bool = False) -> RewardModel:
     """Load a reward model, from its folder or from its adapter's.
 
     Args:
         name: Folder or hub name.
+        label: Which of several outputs is the reward: its name or its number.
         trust_remote_code: Run code that comes with the model.
 
     Returns:
@@ -55,47 +74,206 @@ def reward_model(name: str, *, trust_remote_code: bool = False) -> RewardModel:
     Raises:
         ModelError: It cannot be loaded, or gives no scores.
     """
-    if not is_adapter(name):
-        return load_reward_model(name, trust_remote_code=trust_remote_code)
-    model = _merged(Path(name), trust_remote_code, "SEQ_CLS")
-    assert isinstance(model, RewardModel)
-    return model
+    section = Model(name=name, dtype="fp32", label=label, trust_remote_code=trust_remote_code)
+    if is_adapter(name):
+        return _adapted_reward_model(section, Path(name))
+    if deepspeed_chat.is_checkpoint(Path(name)):
+        return deepspeed_chat.load(Path(name))[0]
+    return rewarding.load_reward_model(name, label=label, trust_remote_code=trust_remote_code)
 
 
-def load_adapted(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """Load an adapter on its base model, not merged.
+def reward_model_to_train(section: Model, init_from: str, seed: int = 0) -> RewardModel:
+    """A reward model to train, with the head that a folder has; one that has none gets a new one.
 
     Args:
-        folder: The adapter's.
-        trust_remote_code: Run code that comes with the base model.
+        section: The recipe's model section.
+        init_from: Hub name or folder of a language model or a reward model, an adapter, DeepSpeed-Chat's.
+        seed: Of a new head's weights.
 
     Returns:
-        A language model, or a ``RewardModel``, as the adapter says.
+        The reward model, float32 weights; its ``head`` says which.
 
     Raises:
-        ModelError: The adapter is damaged, its base model is not here, or they do not fit together.
+        ModelError: It cannot be loaded, or has several outputs of which ``model.label`` names none.
     """
-    config, _, _ = read_adapter(folder)
+    folder = Path(models.resolve(init_from))
+    if is_adapter(folder):
+        return _adapted_reward_model(section, folder, seed)
+    if not deepspeed_chat.is_checkpoint(folder):
+        return rewarding.reward_model_to_train(section, init_from, seed)
+    _refuse_pieces(folder)
+    model = deepspeed_chat.load(folder)[0]
+    bf16 = models.computes_bf16(section.dtype)
+    return RewardModel(model.model, bf16=bf16, head=f"the head of {init_from} ({deepspeed_chat.HEAD})").eval()
+
+
+def is_reward_model(name: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether a folder holds what gives scores: a whole model, whatever its head is called, or an adapter.
+
+    Args:
+        name: Folder or hub name.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    folder = Path(models.resolve(name))
+    if is_adapter(folder):
+        return gives_scores(folder)
+    config = models.load_config(name, trust_remote_code=trust_remote_code)
+    return models.is_reward_model(config) or find_head(models.resolve(name), config) is not None
+
+
+def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The config of a model; of an adapter, that of its base model.
+
+    Args:
+        name: Folder or hub name.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        ModelError: There is none.
+    """
+    folder = Path(models.resolve(name))
+    if not is_adapter(folder):
+        return models.load_config(name, trust_remote_code=trust_remote_code)
+    read_config(folder)
+    try:
+        return models.load_config(base_of(folder), trust_remote_code=trust_remote_code)
+    except ModelError as error:
+        raise _of_base(folder, error) from error
+
+
+def gives_scores(adapter: Path) -> bool:
+    """Whether an adapter belongs to a reward model; one that does not say is judged by its tensors.
+
+    Raises:
+        ModelError: It belongs to neither kind, or cannot be read.
+    """
+    config = read_config(adapter)
+    task = config.get("task_type")
+    if task not in (*_TASKS.values(), None):
+        raise ModelError(
+            f"this is the adapter of another kind of model: task_type {task}",
+            where=str(adapter),
+            hint="Reward models have SEQ_CLS in adapter_config.json, language models CAUSAL_LM.",
+        )
+    return task == _TASKS[True] or (task is None and _HEAD in tensors_in(weights_of(adapter)))
+
+
+def _config_of(folder: Path, *, scores: bool) -> dict[str, Any]:
+    """The configuration of an adapter of one kind.
+
+    Raises:
+        ModelError: It is of the other kind, or its base model is itself.
+    """
+    found = gives_scores(folder)
+    if found != scores:
+        raise ModelError(
+            f"this is the adapter of {_KINDS[found]}",
+            where=str(folder),
+            hint=f"Give one whose adapter_config.json says task_type: {_TASKS[scores]}.",
+        )
     base = base_of(folder)
-    if config.get("task_type") != "SEQ_CLS":
-        model = load_causal_lm(base, trust_remote_code=trust_remote_code)
-        lora.load_adapter(model, folder)
-        return model
-    section = Model(name=base, dtype="fp32", trust_remote_code=trust_remote_code)
-    scored = RewardModel(load_for_scoring(section, base)).eval()
-    lora.load_adapter(scored.model, folder)
+    if not base or Path(base).resolve() == folder.resolve():
+        what = f"the adapter does not say what its base model is: base_model_name_or_path is {base!r}"
+        raise ModelError(what, where=str(folder / ADAPTER_CONFIG))
+    return read_config(folder)
+
+
+def _adapted_reward_model(section: Model, folder: Path, seed: int | None = None) -> RewardModel:
+    """A reward model from its adapter; with a seed, for training: that of a language model gets a new head then."""
+    bf16 = models.computes_bf16(section.dtype)
+    training = seed is not None
+    if training:
+        _refuse_pieces(folder)
+    config = _config_of(folder, scores=True if not training else gives_scores(folder))
+    head = tensors_in(weights_of(folder)).get(_HEAD)
+    base = base_of(folder)
+    try:
+        plain, known = _body(section, base, head)
+    except ModelError as error:
+        raise _of_base(folder, error) from error
+    if head is None and not known and not training:
+        what = "neither the adapter nor its base model has a head that gives scores"
+        raise ModelError(what, where=str(folder), hint=f"The base model is {base}.")
+    plain = _merge(plain, folder, config)
+    about = f"the head of {folder}" if head else known or "a new head"
+    if head and head.shape[0] > 1:
+        labels = tuple(f"LABEL_{number}" for number in range(head.shape[0]))
+        row = chosen_row(Head(_HEAD, head, None, labels), section.label, None, str(folder))
+        put(plain, row)
+        one_output(plain.config)
+        about = row.about
+    scored = RewardModel(plain, bf16=bf16, head=about).eval()
     if (folder / REWARDS).is_file():  # PEFT's own have none
         as_reward_model(scored.config, *_rewards(folder / REWARDS))
+    if seed is not None and head is None and not known:
+        set_seed(seed)
+        scored.init_head()
     return scored
 
 
-def base_of(adapter: Path) -> str:
-    """The base model that an adapter names; in a run, the fine-tuned model of this run even if it was moved."""
-    named = str(read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
-    moved = adapter.resolve().parent.parent.parent / "sft" / "final"
-    if Path(named).parts[-2:] == ("sft", "final") and not Path(named).is_dir() and moved.is_dir():
-        return str(moved)
-    return named
+def _body(section: Model, base: str, head: Found | None) -> tuple[PreTrainedModel, str]:
+    """The base of a reward adapter, with as many outputs as the adapter's head has; and where its own head is from."""
+    if head is None or head.shape[0] == 1:
+        loaded = load_for_scoring(section, base)
+        return loaded.model, loaded.head
+    config = models.load_config(base, trust_remote_code=section.trust_remote_code)
+    config.num_labels = head.shape[0]
+    model = load_classifier(section, base, config, new_head=True)
+    return model.to(models.device()).eval(), ""
+
+
+def _merge(model: Any, folder: Path, config: dict[str, Any]) -> Any:
+    """Merge an adapter into its base model: plain LoRA by ourselves, everything else by PEFT."""
+    why = beyond_plain(config)
+    if not why:
+        _, others = lora.sorted_targets(model, settings_of(config, str(folder / ADAPTER_CONFIG)).targets)
+        why = [f"target_modules: {', '.join(others)}"] if others else []
+    if why:
+        return peft_adapters.merged(model, folder, why, tensors_in(weights_of(folder)))
+    lora.load_adapter(model, folder)
+    lora.merge(model)
+    lora.remove(model)
+    return model
+
+
+def refuse_lora(section: Model, base: str) -> None:
+    """Refuse to train an adapter on what others could not put it on.
+
+    Args:
+        section: The recipe's model section.
+        base: Hub name or folder of what is trained.
+
+    Raises:
+        ModelError: It is an adapter itself, DeepSpeed-Chat's, or one output of several.
+    """
+    folder = Path(models.resolve(base))
+    why = "is an adapter itself" if is_adapter(folder) else ""
+    why = why or ("has DeepSpeed-Chat's format" if deepspeed_chat.is_checkpoint(folder) else "")
+    why = why or ("has several outputs" if section.label is not None else "")
+    if why:
+        raise ModelError(
+            f"no adapter can be trained on a base that {why}: others could not put it on",
+            where=base,
+            hint="Write it as a plain model first: rlhf export FOLDER TO, then model.name=TO. Or train without lora.",
+        )
+
+
+def _refuse_pieces(folder: Path) -> None:
+    if is_deepspeed_zero3_enabled():
+        raise ModelError(
+            "at ZeRO stage 3 only whole models of the plain form can be loaded",
+            where=str(folder),
+            hint="Write it in that form first: rlhf export FOLDER TO, then model.name=TO.",
+        )
+
+
+def _of_base(adapter: Path, error: ModelError) -> ModelError:
+    """The same error, said of the base model of an adapter."""
+    named = f"{adapter / ADAPTER_CONFIG} names it as base_model_name_or_path: if it was moved, write there where it is."
+    return ModelError(f"the adapter's base model: {error.what}", where=error.where, hint=named)
 
 
 def _rewards(file: Path) -> tuple[str, tuple[float, float]]:
@@ -108,28 +286,3 @@ def _rewards(file: Path) -> tuple[str, tuple[float, float]]:
         where=str(file),
         hint="Export the adapter again: rlhf export reward FOLDER --format adapter.",
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """What a file says; empty where it is not there, or cannot be read."""
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}
-
-
-def _merged(folder: Path, trust_remote_code: bool, task_type: str) -> Any:
-    found = read_adapter(folder)[0].get("task_type")
-    if found != task_type:
-        kinds = {"SEQ_CLS": "a reward model: it gives scores, it cannot talk", "CAUSAL_LM": "a language model"}
-        raise ModelError(
-            f"this is the adapter of {kinds.get(str(found), 'another kind of model')}",
-            where=str(folder),
-            hint=f"Give one whose adapter_config.json says task_type: {task_type}.",
-        )
-    model = load_adapted(folder, trust_remote_code=trust_remote_code)
-    plain = model.model if isinstance(model, RewardModel) else model
-    lora.merge(plain)
-    lora.remove(plain)
-    return model

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhfcli.core import checksums
+from rlhfcli.core.model_files import refuse_pointers
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Lora
 
@@ -21,11 +22,35 @@ _HEADS = {"score", "classifier"}  # PEFT names both for every sequence classifie
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the base weights, too
 _HIGHEST_ALPHA = 1e5  # usual are 8 to 256; scores of a damaged one would overflow
 _UNSUPPORTED = (
-    "use_dora", "rank_pattern", "alpha_pattern", "layer_replication", "lora_bias", "target_parameters", "use_qalora",
-    "trainable_token_indices", "use_bdlora", "alora_invocation_tokens", "arrow_config", "megatron_config",
-    "velora_config", "monteclora_config", "kasa_config",
+    "layers_to_transform", "layers_pattern", "exclude_modules", "use_dora", "rank_pattern", "alpha_pattern",
+    "layer_replication", "lora_bias", "target_parameters", "use_qalora", "trainable_token_indices", "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config", "megatron_config", "velora_config", "monteclora_config", "kasa_config",
 )  # fmt: skip
 _PEFTS_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora"}
+
+
+def is_adapter(name: str | Path) -> bool:
+    """Whether a folder holds an adapter; transformers, too, looks for this file first."""
+    return (Path(name) / ADAPTER_CONFIG).is_file()
+
+
+def base_of(adapter: Path) -> str:
+    """The base model that an adapter names; in a run, the fine-tuned model of this run even if it was moved."""
+    named = str(read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    moved = adapter.resolve().parent.parent.parent / "sft" / "final"
+    if Path(named).parts[-2:] == ("sft", "final") and not Path(named).is_dir() and moved.is_dir():
+        return str(moved)
+    return named
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a file says; empty where it is not there, or cannot be read."""
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], Lora, dict[str, Tensor]]:
@@ -40,8 +65,11 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], Lora, dict[str, Tensor]]
     Raises:
         ModelError: A file is missing or damaged, or the adapter is of a kind that is not supported.
     """
-    checksums.verify(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
+    beyond = beyond_plain(config)
+    if beyond:
+        uses = f"This one uses {', '.join(beyond)}"
+        raise ModelError("only plain LoRA adapters are supported", where=str(folder / ADAPTER_CONFIG), hint=uses)
     settings = settings_of(config, str(folder / ADAPTER_CONFIG))
     tensors = _read_tensors(folder)
     ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_A.weight") and tensor.dim() == 2}
@@ -88,7 +116,15 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else value
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What the ``adapter_config.json`` of a folder says, whose files are what was saved.
+
+    Raises:
+        ModelError: There is none, or it cannot be read.
+    """
+    if folder.is_dir():
+        refuse_pointers(folder)
+    checksums.verify(folder)
     where = str(folder / ADAPTER_CONFIG)
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -100,6 +136,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"adapter_config.json is not JSON: {error}", where=where) from None
     if not isinstance(config, dict):
         raise ModelError("adapter_config.json holds no keys", where=where)
+    return config
+
+
+def beyond_plain(config: dict[str, Any]) -> list[str]:
+    """What an adapter uses that this program's own LoRA does not have; empty for plain LoRA.
+
+    Args:
+        config: What its ``adapter_config.json`` says.
+    """
+    if config.get("peft_type") != "LORA":
+        return [f"peft_type: {config.get('peft_type')}"]
     found = [key for key in _UNSUPPORTED if config.get(key)]
     if config.get("bias", "none") != "none":
         found.append("bias")
@@ -108,20 +155,29 @@ def _read_config(folder: Path) -> dict[str, Any]:
     saved = config.get("modules_to_save") or []
     if not isinstance(saved, list) or not set(map(str, saved)) <= _HEADS:
         found.append(f"modules_to_save: {saved}")
-    if config.get("peft_type") != "LORA" or found:
-        uses = ", ".join(found) or f"peft_type: {config.get('peft_type')}"
-        raise ModelError("only plain LoRA adapters are supported", where=where, hint=f"This one uses {uses}")
-    return config
+    targets = config.get("target_modules")
+    if isinstance(targets, str) and targets != "all-linear":  # a pattern
+        found.append("target_modules")
+    return found
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The weights, from safetensors alone: a pickle could run anything."""
+def weights_of(folder: Path) -> Path:
+    """The file of an adapter's weights: safetensors alone, a pickle could run anything.
+
+    Raises:
+        ModelError: There is none.
+    """
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file():
         if (folder / "adapter_model.bin").is_file():
             hint = "Let the one who made it save it as safetensors: adapter_model.bin could run code."
             raise ModelError("the adapter's weights are a pickle file, which is not read", where=str(folder), hint=hint)
         raise ModelError("the adapter folder has no weights", where=str(file))
+    return file
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    file = weights_of(folder)
     try:
         tensors: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError, ValueError, KeyError) as error:

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +18,16 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.embeddings import fit_embeddings
-from rlhfcli.core.export import complete_or_absent, finish
+from rlhfcli.core.export import finish
 from rlhfcli.core.model import device, load_config, load_tokenizer
+from rlhfcli.core.model_files import read_pickle
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, writes_bos
 from rlhfcli.errors import ModelError
 
 WEIGHTS = "pytorch_model.bin"
-_BODY, _HEAD = "rwtransformer.", "v_head.weight"
+HEAD = "v_head.weight"
+_BODY = "rwtransformer."
 _ROWS = 8  # its embeddings have a multiple of so many
 _BUFFERS = (".attention.bias", ".attn.bias", "masked_bias", "rotary_emb.inv_freq")  # constants, saved once upon a time
 
@@ -37,32 +36,28 @@ def is_checkpoint(folder: Path) -> bool:
     """Whether a folder holds a reward model in this format; reads the names of its tensors only."""
     if not (folder / WEIGHTS).is_file() or not (folder / "config.json").is_file():
         return False
-    return not any(folder.glob("*.safetensors")) and _HEAD in _read(folder)
+    return not any(folder.glob("*.safetensors")) and HEAD in _read(folder)
 
 
 def save(model: RewardModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
-    """Write a reward model as DeepSpeed-Chat's third phase reads it.
+    """Write a reward model into a folder that is there, as DeepSpeed-Chat's third phase reads it.
 
     Args:
         model: Its embedding gets the number of rows that is read there.
         tokenizer: Saved with it.
         folder: Where to.
         card: Text of ``README.md``.
-
-    Raises:
-        OutputError: The folder cannot be written.
     """
     model.model.resize_token_embeddings(_ROWS * math.ceil(len(tokenizer) / _ROWS), mean_resizing=False)
     body = _body(model.model)
     tensors = {f"{_BODY}{name}": tensor.detach().cpu() for name, tensor in body.state_dict().items()}
-    tensors[_HEAD] = model.score.weight.detach().cpu()
+    tensors[HEAD] = model.score.weight.detach().cpu()
     config = model.config.to_diff_dict() | {"architectures": [type(body).__name__]}
     config.pop("_name_or_path", None)  # there the tokenizer would be looked for
-    with complete_or_absent(folder) as partial:
-        torch.save(tensors, partial / WEIGHTS)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        tokenizer.save_pretrained(partial)
-        finish(partial, card)
+    torch.save(tensors, folder / WEIGHTS)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+    finish(folder, card)
 
 
 def load(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
@@ -79,13 +74,13 @@ def load(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     """
     config = load_config(str(folder))
     tensors = _read(folder)
-    if _HEAD not in tensors:
+    if HEAD not in tensors:
         raise ModelError("not a reward model of DeepSpeed-Chat: it has no v_head.weight", where=str(folder / WEIGHTS))
     tokenizer = _tokenizer_of(folder)
     model = _built(config, folder)
     prefix = f"{model.base_model_prefix}."
     found = {name.replace(_BODY, prefix, 1): tensor for name, tensor in tensors.items() if not name.endswith(_BUFFERS)}
-    found["score.weight"] = found.pop(_HEAD)
+    found["score.weight"] = found.pop(HEAD)
     _fill(model, found, str(folder / WEIGHTS))
     fit_embeddings(model, tokenizer)
     model.config.problem_type = "regression"
@@ -129,26 +124,9 @@ def _fill(model: PreTrainedModel, tensors: dict[str, Tensor], where: str) -> Non
 
 
 def _read(folder: Path) -> dict[str, Tensor]:
-    """The tensors of ``pytorch_model.bin``, and nothing else: a pickle could run anything.
-
-    Raises:
-        ModelError: It cannot be read, or holds something else.
-    """
-    file = folder / WEIGHTS
-    try:
-        with warnings.catch_warnings():  # of odd pickles, which are refused anyway
-            warnings.simplefilter("ignore")
-            read = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except FileNotFoundError:
-        raise ModelError(f"the folder has no {WEIGHTS}", where=str(folder)) from None
-    except pickle.UnpicklingError:
-        hint = "It could run code, and is not read any further."
-        raise ModelError("the file holds more than tensors", where=str(file), hint=hint) from None
-    except Exception as error:  # a damaged pickle raises anything
-        raise ModelError(f"the file cannot be read: {error}", where=str(file)) from error
-    if not isinstance(read, dict) or not all(isinstance(tensor, Tensor) for tensor in read.values()):
-        raise ModelError("the file holds no tensors by name", where=str(file))
-    return {str(name): tensor for name, tensor in read.items()}
+    if not (folder / WEIGHTS).is_file():
+        raise ModelError(f"the folder has no {WEIGHTS}", where=str(folder))
+    return read_pickle(folder / WEIGHTS)
 
 
 def _tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from rlhfcli.core import adapted, trace
 from rlhfcli.core import model as models
-from rlhfcli.core import trace
 from rlhfcli.core.bench import memory_limit_gb, peak_gb
 from rlhfcli.core.deepspeed_config import Files, in_effect
 from rlhfcli.core.dropout import set_config, set_modules
@@ -137,7 +137,7 @@ def _parts(project: Project, name: str) -> Parts:
     recipe, section = project.recipe, project.recipe.model
     tuned = project.folder / "sft" / "final"
     base = str(tuned) if name == "reward" and recipe.reward.init_from == "sft" and tuned.exists() else section.name
-    config = models.load_config(base, trust_remote_code=section.trust_remote_code)
+    config = adapted.config_of(base, trust_remote_code=section.trust_remote_code)
     dropouts = set_config(config, section.dropout)
     config.num_labels = 1
     kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification

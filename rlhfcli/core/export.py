@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core import checksums, lora
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_adapter
+from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_config
 from rlhfcli.core.dropout import restore_config
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe import leftovers
@@ -108,9 +108,24 @@ def save_model(
             lora.remove(model)
             finish(partial / "adapter", None)
         restore_config(model)
-        model.save_pretrained(partial, max_shard_size=shard_size)
-        tokenizer.save_pretrained(partial)
-        finish(partial, card)
+        write_model(model, tokenizer, partial, card, shard_size)
+
+
+def write_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, shard_size: str = SHARD_SIZE
+) -> None:
+    """Write a whole model into a folder that is there.
+
+    Args:
+        model: Without LoRA layers.
+        tokenizer: Saved with its chat template.
+        folder: Where to.
+        card: Text of ``README.md``.
+        shard_size: Largest size of one file of weights.
+    """
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    tokenizer.save_pretrained(folder)
+    finish(folder, card)
 
 
 def _save_rewards(config: Any, file: Path) -> None:
@@ -119,7 +134,7 @@ def _save_rewards(config: Any, file: Path) -> None:
 
 
 def copy_adapter(source: Path, folder: Path, base_model: str, card: str) -> None:
-    """Copy the adapter that lies in a model folder.
+    """Copy an adapter into a folder that is there.
 
     Args:
         source: The adapter: PEFT's files, and a tokenizer.
@@ -129,16 +144,13 @@ def copy_adapter(source: Path, folder: Path, base_model: str, card: str) -> None
 
     Raises:
         ModelError: The adapter is damaged.
-        OutputError: The folder cannot be written.
     """
-    config, _, _ = read_adapter(source)
-    with complete_or_absent(folder) as partial:
-        for file in sorted(source.iterdir()):
-            if file.is_file() and file.name != checksums.SUMS:
-                shutil.copyfile(file, partial / file.name)
-        settings = config | {"base_model_name_or_path": base_model}
-        (partial / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        finish(partial, card)
+    settings = read_config(source) | {"base_model_name_or_path": base_model}
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.name != checksums.SUMS and file.suffix not in (".bin", ".pt", ".pth", ".py"):
+            shutil.copyfile(file, folder / file.name)
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    finish(folder, card)
 
 
 def finish(folder: Path, card: str | None) -> None:

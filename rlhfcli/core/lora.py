@@ -111,6 +111,22 @@ def inject(model: nn.Module, settings: Lora) -> list[str]:
     return names
 
 
+def sorted_targets(model: nn.Module, targets: str | list[str]) -> tuple[list[str], list[str]]:
+    """What of an adapter's targets ``inject`` can adapt in a model, and what is another kind of layer there.
+
+    PEFT passes over names that fit nothing at all, as people list those of several families: they are in neither.
+
+    Args:
+        model: A plain model.
+        targets: Names, or ends of names.
+    """
+    wanted = [targets] if isinstance(targets, str) else targets
+    linear = [name for name, _ in _linear_layers(model)]
+    others = [name for name, _ in model.named_modules() if name not in linear]
+    fit = [target for target in wanted if any(_is_target(name, target) for name in linear)]
+    return fit, [t for t in wanted if t not in fit and any(_is_target(name, t) for name in others)]
+
+
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
     """All adapted layers of a model with their dotted names."""
     for name, module in model.named_modules():
@@ -184,7 +200,15 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         ModelError: A file is missing or damaged, or the adapter does not fit the model.
     """
     config, settings, tensors = read_adapter(folder)
-    inject(model, settings)
+    fit, _ = sorted_targets(model, settings.targets)
+    if not fit:
+        there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(model)}))
+        raise ModelError(
+            f"the adapter belongs to another model: this one has none of its target_modules {settings.targets!r:.80}",
+            where=str(folder / ADAPTER_CONFIG),
+            hint=f"The linear layers of the base model end in: {there}",
+        )
+    inject(model, settings.model_copy(update={"targets": fit}))
     wanted: dict[str, Tensor] = {}
     for name, layer in adapted_layers(model):
         wanted[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_a

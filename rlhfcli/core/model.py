@@ -7,8 +7,9 @@ saved in: what is lower in precision is the computation (``torch.autocast``), ne
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,15 +29,17 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlhfcli.core import checksums
+from rlhfcli.core.adapter_files import base_of, is_adapter
 from rlhfcli.core.dropout import set_config, set_modules
+from rlhfcli.core.model_files import PICKLE, PICKLE_HINT, check_folder, refuse_pointers
 from rlhfcli.core.partitioned import shape_of
 from rlhfcli.data.template import set_template
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Model
 
 BUILTIN = "builtin:tiny"
 RESERVED_PADS = ("<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad|>", "<unk>")
 NEW_PAD = "<|pad|>"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
 def resolve(name: str) -> str:
@@ -85,8 +87,13 @@ def load_tokenizer(
     Raises:
         ModelError: It cannot be loaded, was changed since it was saved, or has no end token.
     """
-    checksums.verify(Path(resolve(name)))
-    with _explained(name, "tokenizer"):  # without a word about code transformers would ask on the terminal
+    folder = Path(resolve(name))
+    checksums.verify(folder)
+    if folder.is_dir():
+        refuse_pointers(folder)
+        if is_adapter(folder) and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+            return load_tokenizer(base_of(folder), template, trust_remote_code=trust_remote_code)
+    with explained(name, "tokenizer"):  # without a word about code transformers would ask on the terminal
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what transformers makes of a missing file
         raise ModelError(
@@ -130,7 +137,7 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
             hint="Use it as the reward model (--reward), and a language model, such as .../sft/final, as the model.",
         )
     dropouts = set_config(config, dropout)
-    with _explained(name, "model"):
+    with explained(name, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -138,38 +145,7 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    _check_filled(name, report["missing_keys"])
-    set_modules(model, dropouts)
-    return model.to(device()).eval()
-
-
-def load_for_scoring(section: Model, folder: str) -> PreTrainedModel:
-    """Load a model as ``…ForSequenceClassification`` with one output; a language model gets a new head.
-
-    Args:
-        section: The recipe's model section.
-        folder: Hub name or folder of a language model or reward model.
-
-    Returns:
-        The model, float32, in evaluation mode, on this process's device.
-
-    Raises:
-        ModelError: It cannot be loaded, or its family has no such class.
-    """
-    config = load_config(folder, trust_remote_code=section.trust_remote_code)
-    new_head = not is_reward_model(config)
-    config.num_labels = 1
-    dropouts = set_config(config, section.dropout)
-    with _explained(folder, "model"):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            resolve(folder),
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=section.trust_remote_code,
-            output_loading_info=True,
-        )
-    missing = report["missing_keys"]
-    _check_filled(folder, [name for name in missing if not (new_head and name.startswith("score."))])
+    check_filled(name, report["missing_keys"])
     set_modules(model, dropouts)
     return model.to(device()).eval()
 
@@ -182,16 +158,16 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
     """
     folder = resolve(name)
     if os.path.isdir(folder):
-        _check_folder(Path(folder))
+        check_folder(Path(folder))
     elif _looks_local(name):
         raise ModelError("there is no such folder", where=name, hint="Give a model folder, or a name on the hub.")
-    with _explained(name, "model"):
+    with explained(name, "model"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def is_reward_model(config: Any) -> bool:
     """Whether a config belongs to a model that gives scores rather than tokens."""
-    return any("SequenceClassification" in name for name in config.architectures or [])
+    return any(re.search("SequenceClassification|Reward|Critic", name) for name in config.architectures or [])
 
 
 @contextmanager
@@ -236,35 +212,7 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def _check_folder(folder: Path) -> None:
-    config = folder / "config.json"
-    if not config.is_file():
-        hint = (
-            "Take its folder final/."
-            if (folder / "final").is_dir()
-            else "A model folder has config.json and *.safetensors."
-        )
-        raise ModelError("not a model folder: it has no config.json", where=str(folder), hint=hint)
-    try:
-        json.loads(config.read_text(encoding="utf-8"), parse_constant=_constant)
-    except ValueError as error:
-        raise ModelError(f"config.json is not JSON: {error}", where=str(config)) from None
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-        raise ModelError(
-            "the model folder has no weights",
-            where=str(folder),
-            hint="It needs model.safetensors (or several, with an index). Was its download or its save interrupted?",
-        )
-    checksums.verify(folder)
-
-
-def _constant(name: str) -> float:
-    if name == "NaN":  # Infinity is the value of a few families
-        raise ValueError("a value is NaN")
-    return float(name)
-
-
-def _check_filled(name: str, missing: Iterable[str]) -> None:
+def check_filled(name: str, missing: Iterable[str]) -> None:
     """Refuse a model that transformers filled up with random numbers where the folder has no weights.
 
     Raises:
@@ -281,7 +229,7 @@ def _check_filled(name: str, missing: Iterable[str]) -> None:
         )
 
 
-class _explained:
+class explained:
     """Turns what transformers and the hub client raise into one clear error."""
 
     def __init__(self, name: str, what: str) -> None:
@@ -302,6 +250,8 @@ class _explained:
     def explain(self, error: Exception) -> ModelError:
         """What went wrong, and what to do."""
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            return ModelError(PICKLE, where=self.name, hint=PICKLE_HINT)
         if os.path.isdir(resolve(self.name)):
             return ModelError(f"the {self.what} cannot be loaded: {first}", where=self.name)
         return ModelError(

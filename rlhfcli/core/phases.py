@@ -17,7 +17,7 @@ from transformers import (
     set_seed,
 )
 
-from rlhfcli.core import cards, lora
+from rlhfcli.core import adapted, cards, lora
 from rlhfcli.core import model as models
 from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.deepspeed_config import in_effect
@@ -30,13 +30,13 @@ from rlhfcli.core.offload_files import OffloadFiles, parameters_in_memory
 from rlhfcli.core.partitioned import in_pieces, loading
 from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.resume import Checkpoints, Sitting
-from rlhfcli.core.reward_model import RewardModel, new_reward_model
+from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.reward_task import RewardTask
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.core.ways import Way, computing, fastest, small_model, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Phase, Recipe
+from rlhfcli.recipe.schema import Model, Phase, Recipe
 
 _OFFLOADED = {"none": "", "optimizer": ", optimizer offloaded", "all": ", optimizer and parameters offloaded"}
 
@@ -119,7 +119,7 @@ def sft_parts(project: Project) -> Parts:
     files = _files(project, AutoModelForCausalLM, section.name)
     with project.sink.stage("loading the model"):
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
-            model = models.load_causal_lm(
+            model = adapted.language_model(
                 section.name, trust_remote_code=section.trust_remote_code, dropout=section.dropout
             )
             added = fit_embeddings(model, project.tokenizer, recipe.seed)
@@ -137,7 +137,7 @@ def sft_parts_of(project: Project, model: Any, way: Way) -> Parts:
         SftTask(project.prepared.dialogues(part), phase.loss_on, packed=way.packed, pad_id=pad_id)
         for part in ("train", "validation")
     )
-    adapter = _adapt(model, phase, recipe.model.name, "CAUSAL_LM")
+    adapter = _adapt(model, phase, recipe.model, recipe.model.name, "CAUSAL_LM")
     module = CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype), head_apart=way.head_apart)
     return Parts(way.fitted(phase), module, (train, validation), adapter, way)
 
@@ -169,7 +169,7 @@ def reward_parts(project: Project) -> Parts:
     files = _files(project, AutoModelForSequenceClassification, base)
     with project.sink.stage("loading the model"):
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
-            module = new_reward_model(recipe.model, base, recipe.seed)
+            module = adapted.reward_model_to_train(recipe.model, base, recipe.seed)
             added = fit_embeddings(module.model, project.tokenizer, recipe.seed)
         way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe)
     _note(project, added)
@@ -184,7 +184,7 @@ def reward_parts_of(project: Project, module: RewardModel, base: str, way: Way) 
         RewardTask(project.prepared.pairs(part), phase, packed=way.packed, pad_id=project.tokenizer.pad_token_id)
         for part in ("train", "validation")
     )
-    adapter = _adapt(module.model, phase, base, "SEQ_CLS")
+    adapter = _adapt(module.model, phase, project.recipe.model, base, "SEQ_CLS")
     module.score.requires_grad_(True)
     return Parts(way.fitted(phase), module, (train, validation), adapter, way)
 
@@ -207,10 +207,11 @@ def _files(project: Project, kind: Any, base: str) -> OffloadFiles:
     return OffloadFiles(project.recipe.deepspeed, in_memory, project.sink)
 
 
-def _adapt(model: Any, phase: Phase, base: str, task_type: str) -> Adapter | None:
+def _adapt(model: Any, phase: Phase, section: Model, base: str, task_type: str) -> Adapter | None:
     if phase.lora is None:
         model.requires_grad_(True)
         return None
+    adapted.refuse_lora(section, base)
     lora.inject(model, phase.lora)
     return Adapter(phase.lora, models.resolve(base), task_type)
 
@@ -275,7 +276,10 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
     stage, wanted = in_effect(recipe.deepspeed, world_size()).zero_stage, recipe.deepspeed.zero_stage
     alone = "" if stage == wanted else f" (of stage {wanted} one rank has nothing to divide)"
     device = f"{ranks}{module.model.device.type} × {torch.get_num_threads()} threads"
-    more = (loop.task.formula(), dropout_of(module.model).description())
+    head = getattr(module, "head", "")
+    more = (
+        f"the reward comes from {head}" if head else "", loop.task.formula(), dropout_of(module.model).description()
+    )  # fmt: skip
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({100 * trained / total:.1f} %) · {precision} · "
         f"{device} · ZeRO stage {stage}{alone}{_OFFLOADED[recipe.deepspeed.offload]}",

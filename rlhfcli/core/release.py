@@ -15,17 +15,17 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.core import cards, cross_check, deepspeed_chat, expected, export
-from rlhfcli.core.adapted import base_of, is_adapter, load_adapted, read_json
+from rlhfcli.core import adapted, cards, cross_check, deepspeed_chat, expected, export
+from rlhfcli.core.adapter_files import base_of, is_adapter, read_json
 from rlhfcli.core.cross_check import Outcome, Report
+from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.expected import Reference
-from rlhfcli.core.model import is_reward_model, load_causal_lm, load_config, load_for_scoring, load_tokenizer, resolve
+from rlhfcli.core.model import load_config, load_tokenizer, resolve
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.manifest import MANIFEST, damage
 from rlhfcli.data.store import Prepared
 from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
 from rlhfcli.recipe.run_folder import RunFolder
-from rlhfcli.recipe.schema import Model
 
 _RUN_FIRST = {"sft": "rlhf sft", "reward": "rlhf reward"}
 
@@ -86,48 +86,89 @@ def of_folder(folder: Path) -> Source:
     if not folder.is_dir():
         hint = "Give sft or reward, a phase of the run, or the folder of a model."
         raise ModelError("there is no such folder", where=str(folder), hint=hint)
-    return Source(folder, _data_beside(folder), None, base_of(folder / "adapter"))
+    base = base_of(folder if is_adapter(folder) else folder / "adapter")
+    return Source(folder, _data_beside(folder), None, base)
 
 
-def write(source: Source, target: Path, form: cards.Form, shard_size: str) -> Reference:
-    """Export.
+@dataclass(frozen=True)
+class How:
+    """In which way something is exported.
+
+    Args:
+        form: ``merged``, ``adapter`` or ``deepspeed-chat``.
+        shard_size: Largest file of weights.
+        label: Which of a reward model's outputs counts, if it has several.
+        compare: Load it elsewhere and compare, before it takes its name.
+    """
+
+    form: cards.Form = "merged"
+    shard_size: str = export.SHARD_SIZE
+    label: str | None = None
+    compare: bool = True
+
+
+class NotTheSame(ModelError):
+    """Other programs get other numbers from an export, which is not kept.
+
+    Args:
+        report: What they get.
+        target: Where it would have been.
+    """
+
+    exit_code = 1
+
+    def __init__(self, report: Report, target: Path) -> None:
+        super().__init__(
+            "others would get other numbers from this export",
+            where=str(target),
+            hint="Nothing was written there. What differs stands in the table.",
+        )
+        self.report = report
+
+
+def write(source: Source, target: Path, how: How | None = None) -> Report | None:
+    """Export. What fails the comparison never takes the name of the target.
 
     Args:
         source: What.
-        target: Where to.
-        form: ``merged``, ``adapter`` or ``deepspeed-chat``.
-        shard_size: Largest file of weights.
+        target: Where to; what stands there is replaced.
+        how: In which form.
 
     Returns:
-        What has to come out of it elsewhere.
+        What others get from it; ``None`` if they were not asked.
 
     Raises:
         ModelError: It cannot be loaded, or has no such form.
+        NotTheSame: Others get other numbers.
         OutputError: The folder cannot be written.
     """
+    how = how or How()
     _say_accelerator()
     there, of = target.resolve(), source.folder.resolve()
     if there == of or there in of.parents or of in there.parents:
         what = "this is the folder that is exported, or one around it or in it"
         raise OutputError(what, where=str(target), hint="Choose another one.")
-    adapter = source.folder / "adapter"
-    if form == "adapter" and not adapter.is_dir():
+    adapter = source.folder if is_adapter(source.folder) else source.folder / "adapter"
+    if how.form == "adapter" and not adapter.is_dir():
         hint = "It was trained in full, or its adapter was not kept: --format merged writes the whole model."
         raise ModelError("there is no adapter to export", where=str(adapter), hint=hint)
-    model, tokenizer = _load(source.folder, trusted=source.trusted)
-    if form == "deepspeed-chat" and not isinstance(model, RewardModel):
+    model, tokenizer = _load(source.folder, how.label, trusted=source.trusted)
+    if how.form == "deepspeed-chat" and not isinstance(model, RewardModel):
         hint = "Its phase 3 reads a plain language model as it is: --format merged."
         raise ModelError("only reward models have a form of DeepSpeed-Chat's", where=str(source.folder), hint=hint)
-    reference = expected.reference(model, tokenizer, _examples(source.data, model))
-    text = _card(source, form)
-    if form == "adapter":
-        export.copy_adapter(adapter, target, source.base, text)
-    elif form == "deepspeed-chat":
-        deepspeed_chat.save(model, tokenizer, target, text)
-    else:
-        plain = model.model if isinstance(model, RewardModel) else model
-        export.save_model(plain, tokenizer, target, None, text, shard_size)
-    return reference
+    reference = expected.reference(model, tokenizer, _examples(source.data, model)) if how.compare else None
+    with export.complete_or_absent(target) as partial:
+        if how.form == "adapter":
+            export.copy_adapter(adapter, partial, source.base, _card(source, how.form))
+        elif how.form == "deepspeed-chat":
+            deepspeed_chat.save(model, tokenizer, partial, _card(source, how.form))
+        else:
+            plain = model.model if isinstance(model, RewardModel) else model
+            export.write_model(plain, tokenizer, partial, _card(source, how.form), how.shard_size)
+        report = check(partial, reference) if reference else None
+        if report and report.compared and not report.holds:
+            raise NotTheSame(report, target)
+    return report
 
 
 def check(folder: Path, reference: Reference | None = None) -> Report:
@@ -161,17 +202,21 @@ def check(folder: Path, reference: Reference | None = None) -> Report:
     return Report(tuple(outcomes), reference.about)
 
 
-def _load(folder: Path, *, trusted: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
+def _load(folder: Path, label: str | None = None, *, trusted: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
+    """What a folder holds, as a plain model: an adapter is merged into its base."""
+    name = str(folder)
     if deepspeed_chat.is_checkpoint(folder):
         return deepspeed_chat.load(folder)
-    if is_adapter(folder):
-        return load_adapted(folder, trust_remote_code=trusted), load_tokenizer(str(folder))
-    config = load_config(str(folder), trust_remote_code=trusted)
-    tokenizer = load_tokenizer(str(folder), trust_remote_code=trusted)
-    if not is_reward_model(config):
-        return load_causal_lm(str(folder), trust_remote_code=trusted), tokenizer
-    section = Model(name=str(folder), dtype="fp32", trust_remote_code=trusted)
-    return RewardModel(load_for_scoring(section, str(folder))).eval(), tokenizer
+    tokenizer = load_tokenizer(name, trust_remote_code=trusted)
+    if adapted.is_reward_model(name, trust_remote_code=trusted):
+        scored = adapted.reward_model(name, label=label, trust_remote_code=trusted)
+        fit_embeddings(scored.model, tokenizer)
+        return scored, tokenizer
+    if label is not None:
+        raise ModelError("this is a language model: it has no outputs to choose from", where=f"--label {label}")
+    model = adapted.language_model(name, trust_remote_code=trusted)
+    fit_embeddings(model, tokenizer)
+    return model, tokenizer
 
 
 def _in_peft(adapter: Path, reference: Reference) -> Outcome:

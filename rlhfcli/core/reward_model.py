@@ -34,8 +34,9 @@ from rlhfcli.core.last_layer import each_once, reading
 from rlhfcli.core.long_rotations import why_lengths_matter
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.micro_batches import MicroBatches
-from rlhfcli.core.model import computes_bf16, is_reward_model, load_config, load_for_scoring
+from rlhfcli.core.model import computes_bf16
 from rlhfcli.core.partitioned import whole
+from rlhfcli.core.scoring import load_for_scoring
 from rlhfcli.core.ways import Way, computing, way_of
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
@@ -49,9 +50,10 @@ class RewardModel(nn.Module):
     Args:
         model: A transformers ``…ForSequenceClassification`` with one output and a linear head called ``score``.
         bf16: Compute the backbone in bfloat16.
+        head: Where its head comes from, for people.
     """
 
-    def __init__(self, model: PreTrainedModel, *, bf16: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, bf16: bool = False, head: str = "") -> None:
         super().__init__()
         if not isinstance(getattr(model, "score", None), nn.Linear):
             raise ModelError(
@@ -60,6 +62,7 @@ class RewardModel(nn.Module):
             )
         self.model = model
         self.bf16 = bf16
+        self.head = head
         self.score.requires_grad_(True)
 
     @property
@@ -168,43 +171,75 @@ def spans(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     return begins.repeat_interleave(sizes) + offsets, segments
 
 
-def new_reward_model(section: Model, init_from: str, seed: int = 0) -> RewardModel:
-    """A reward model with a new head on a language model.
+def reward_model_to_train(section: Model, init_from: str, seed: int = 0) -> RewardModel:
+    """A reward model to train, with the head that the folder has; one that has none gets a new one.
 
     Args:
         section: The recipe's model section.
-        init_from: Hub name or folder of the language model.
-        seed: Of the head's weights.
+        init_from: Hub name or folder of a language model or a reward model.
+        seed: Of a new head's weights.
 
     Returns:
-        The reward model, float32 weights.
+        The reward model, float32 weights; its ``head`` says which.
+
+    Raises:
+        ModelError: It cannot be loaded, or has several outputs of which ``model.label`` names none.
     """
-    model = RewardModel(load_for_scoring(section, init_from), bf16=computes_bf16(section.dtype))
-    set_seed(seed)  # however many numbers were drawn while it was loaded
-    model.init_head()
+    loaded = load_for_scoring(section, init_from)
+    model = RewardModel(loaded.model, bf16=computes_bf16(section.dtype), head=loaded.head or "a new head")
+    if not loaded.head:
+        set_seed(seed)  # however many numbers were drawn while it was loaded
+        model.init_head()
     return model
 
 
-def load_reward_model(folder: str | Path, dtype: str = "fp32", *, trust_remote_code: bool = False) -> RewardModel:
-    """Load a trained reward model, ours or anybody's ``…ForSequenceClassification`` with one output.
+def load_reward_model(
+    folder: str | Path, dtype: str = "fp32", *, label: str | int | None = None, trust_remote_code: bool = False
+) -> RewardModel:
+    """Load a trained reward model, ours or anybody's: a decoder with a linear head.
 
     Args:
         folder: A reward-model folder, or a hub name.
         dtype: Precision of the backbone's computation.
+        label: Which of several outputs is the reward: its name or its number.
         trust_remote_code: Run code that comes with the model.
 
     Returns:
         The reward model in evaluation mode.
 
     Raises:
-        ModelError: It cannot be loaded, or it is a language model.
+        ModelError: It cannot be loaded, it is a language model, or it has several outputs and none is chosen.
     """
-    config = load_config(str(folder), trust_remote_code=trust_remote_code)
-    if not is_reward_model(config):
+    section = Model(name=str(folder), dtype=dtype, label=label, trust_remote_code=trust_remote_code)  # type: ignore[arg-type]
+    loaded = load_for_scoring(section, str(folder))
+    if not loaded.head:
         raise ModelError(
             "this is a language model: it has no head that gives scores",
             where=str(folder),
             hint="Give a reward model, such as .../reward/final.",
         )
-    section = Model(name=str(folder), dtype=dtype, trust_remote_code=trust_remote_code)  # type: ignore[arg-type]
-    return RewardModel(load_for_scoring(section, str(folder)), bf16=computes_bf16(dtype)).eval()
+    model = RewardModel(loaded.model, bf16=computes_bf16(dtype), head=loaded.head).eval()
+    check_rewards(model.config, str(folder))
+    return model
+
+
+def check_rewards(config: Any, where: str) -> None:
+    """Refuse a config whose ``mean``, ``std`` or ``rlhf`` say nothing that can be used.
+
+    Args:
+        config: Of a reward model; somebody may have written into it.
+        where: Its folder.
+
+    Raises:
+        ModelError: A value is none.
+    """
+    for key in ("mean", "std"):
+        value = getattr(config, key, None)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            hint = "Mend config.json: the mean and the standard deviation of the rewards, or leave both out."
+            raise ModelError(f"{key} in config.json is no number: {value!r:.40}", where=where, hint=hint)
+    match getattr(config, "rlhf", None):
+        case None | {"pooling": "last" | "mean" | "tokenwise"}:
+            return
+    what = "rlhf in config.json does not say how rewards are read"
+    raise ModelError(what, where=where, hint='Write "rlhf": {"pooling": "last"} (or mean, tokenwise).')

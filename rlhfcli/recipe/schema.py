@@ -37,6 +37,11 @@ class Model(Section):
         "never dropped",
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    label: int | str | None = Field(
+        None,
+        description="of a reward model with several outputs (init_from: base): name or number, from 0, of the one that "
+        "is the reward",
+    )
 
 
 class Source(Section):

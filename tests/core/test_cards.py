@@ -109,6 +109,7 @@ def test_the_code_of_a_card_works(
     text = cards.card(trained("reward" if reward else "sft"), form, str(base))
     folder = tmp_path / "exported"
     if form == "adapter":
+        folder.mkdir()
         export.copy_adapter(final / "adapter", folder, str(base), text)
     else:
         folder = final
@@ -130,6 +131,7 @@ def test_the_converted_card_has_working_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     final, _ = folders.save("opt", tmp_path, reward=True)
+    (tmp_path / "theirs").mkdir()
     deepspeed_chat.save(load_reward_model(final), folders.tokenizer(), tmp_path / "theirs", "")
     model, tokenizer = deepspeed_chat.load(tmp_path / "theirs")
     export.save_model(model.model, tokenizer, tmp_path / "plain", None, cards.converted_card("theirs"))

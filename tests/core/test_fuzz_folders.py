@@ -58,6 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Ten
     made = tmp_path_factory.mktemp("whole")
     final, _ = folders.save("opt", made, reward=True, shard_size="40KB")
     shutil.move(final / "adapter", made / "adapter")
+    (made / "deepspeed-chat").mkdir()
     deepspeed_chat.save(load_reward_model(final), folders.tokenizer(), made / "deepspeed-chat", "")
     places = {"model": final, "adapter": made / "adapter", "deepspeed-chat": made / "deepspeed-chat"}
     return {kind: (place, LOADERS[kind](place)) for kind, place in places.items()}

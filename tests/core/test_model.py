@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -17,6 +18,8 @@ from rlhfcli.core.model import load_causal_lm, load_tokenizer
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.errors import ModelError
 from tests.core import families
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4096\n"
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,15 @@ def _other_family(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "the model cannot be loaded"),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json holds no keys"),
+    "a pointer in place of the weights": (
+        lambda f: (f / "model.safetensors").write_text(POINTER),
+        "model.safetensors is a pointer of Git LFS, not the file itself",
+    ),
+    "a pickle that holds more": (
+        lambda f: (torch.save({"x": Path("x")}, f / "pytorch_model.bin"), (f / "model.safetensors").unlink()),
+        "the file is a pickle that holds more than tensors",
+    ),
     "config of no family": (lambda f: (f / "config.json").write_text("{}"), "the model cannot be loaded"),
     "wrong type in the config": (lambda f: _change_config(f, num_attention_heads="x"), "num_attention_heads"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "the model folder has no weights"),

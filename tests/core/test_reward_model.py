@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rlhfcli.core.export import as_reward_model
 from rlhfcli.core.model import load_causal_lm
-from rlhfcli.core.reward_model import RewardModel, load_reward_model, new_reward_model, spans
+from rlhfcli.core.reward_model import RewardModel, load_reward_model, reward_model_to_train, spans
 from rlhfcli.core.ways import way_of
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
@@ -79,7 +79,7 @@ def test_a_new_head_on_a_language_model_keeps_its_weights(tmp_path: Path) -> Non
     language = families.causal_lm("opt-350m")
     language.save_pretrained(tmp_path)
     torch.manual_seed(0)
-    model = new_reward_model(Model(name=str(tmp_path), dtype="fp32"), str(tmp_path))
+    model = reward_model_to_train(Model(name=str(tmp_path), dtype="fp32"), str(tmp_path))
     assert model.score.weight.shape == (1, 16)  # word_embed_proj_dim, not hidden_size
     for name, tensor in language.model.state_dict().items():
         assert torch.equal(model.model.model.state_dict()[name], tensor)

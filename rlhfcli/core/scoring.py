@@ -1,0 +1,101 @@
+"""Loading a model as transformers' ``…ForSequenceClassification`` with one output: with its folder's own head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from rlhfcli.core.dropout import set_config, set_modules
+from rlhfcli.core.heads import PLAIN, chosen_row, find_head, put
+from rlhfcli.core.model import check_filled, device, explained, is_reward_model, load_config, resolve
+from rlhfcli.errors import ModelError
+from rlhfcli.recipe.schema import Model
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A model with one output, and where its head comes from.
+
+    Args:
+        model: A ``…ForSequenceClassification``, float32, in evaluation mode, on this process's device.
+        head: For people; empty for a language model, whose head transformers has just drawn.
+    """
+
+    model: PreTrainedModel
+    head: str
+
+
+def load_for_scoring(section: Model, folder: str) -> Scoring:
+    """Load a model as ``…ForSequenceClassification`` with one output: with the head that it has, whatever it is called.
+
+    Args:
+        section: The recipe's model section.
+        folder: Hub name or folder of a language model or reward model.
+
+    Returns:
+        The model, and what is known of its head.
+
+    Raises:
+        ModelError: It cannot be loaded, its family has no such class, or it has several outputs and none is chosen.
+    """
+    config = load_config(folder, trust_remote_code=section.trust_remote_code)
+    known = section.label is None and _is_ours(config)
+    head = None if known else find_head(resolve(folder), config)
+    row = None
+    if head is not None and (not head.plain or section.label is not None):
+        if is_deepspeed_zero3_enabled():
+            raise ModelError(
+                "at ZeRO stage 3 only reward models of the plain form can be loaded",
+                where=folder,
+                hint="Write it in that form first: rlhf export FOLDER TO (with --label), then model.name=TO.",
+            )
+        row = chosen_row(head, section.label, getattr(config, "problem_type", None), folder)
+    config.num_labels = len(head.labels) if head and head.name == PLAIN else 1
+    new_head = (head is None and not is_reward_model(config)) or (head is not None and head.name != PLAIN)
+    model = load_classifier(section, folder, config, new_head=new_head)
+    if row is not None:
+        put(model, row)
+        one_output(model.config)
+    about = row.about if row else f"the head of {folder}" if head or is_reward_model(config) else ""
+    return Scoring(model.to(device()).eval(), about)
+
+
+def _is_ours(config: Any) -> bool:
+    return is_reward_model(config) and bool(getattr(config, "rlhf", None)) and config.num_labels == 1
+
+
+def load_classifier(section: Model, folder: str, config: Any, *, new_head: bool) -> PreTrainedModel:
+    """Load a model as ``…ForSequenceClassification`` with as many outputs as its config says.
+
+    Args:
+        section: The recipe's model section.
+        folder: Hub name or folder.
+        config: What it shall be.
+        new_head: The folder has no weights for the head.
+
+    Raises:
+        ModelError: It cannot be loaded, or its weights do not fill it.
+    """
+    dropouts = set_config(config, section.dropout)
+    with explained(folder, "model"):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            resolve(folder),
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=section.trust_remote_code,
+            output_loading_info=True,
+        )
+    check_filled(folder, [name for name in report["missing_keys"] if not (new_head and name.startswith("score."))])
+    set_modules(model, dropouts)
+    found: PreTrainedModel = model
+    return found
+
+
+def one_output(config: Any) -> None:
+    """Say in a config that the model has one output now, which is a reward and no class."""
+    config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
+    config.problem_type = "regression"
