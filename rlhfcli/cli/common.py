@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,13 +52,13 @@ MaxTimeOption = Annotated[
 ]
 
 
-def open_project(recipe: str | None, changes: Sequence[str] = (), runs: Path | None = None) -> Loaded:
+def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = "") -> Loaded:
     """Find, read and check the recipe of a command, and say which one it is.
 
     Args:
         recipe: What ``--recipe`` says.
         changes: What ``--set`` says.
-        runs: Where the runs are; ``runs/`` if left out.
+        verb: Which command: without ``--recipe`` it takes a run that has what it needs.
 
     Returns:
         The recipe, ready to use.
@@ -67,8 +66,10 @@ def open_project(recipe: str | None, changes: Sequence[str] = (), runs: Path | N
     Raises:
         UserError: There is no such recipe, or it cannot be used.
     """
-    from rlhfcli.recipe import loader  # pydantic takes a fifth of a second, which --help need not wait for
+    from rlhfcli.recipe import loader, trust  # pydantic takes a fifth of a second, which --help need not wait for
 
-    loaded = loader.open_recipe(recipe, changes, runs or loader.RUNS)
+    loaded = loader.open_recipe(recipe, changes, verb=verb)
     console.message(loaded.first_line, style="dim")
+    for note in (*loaded.notes, *trust.notes(loaded.recipe)):
+        console.message(note, style="yellow")
     return loaded

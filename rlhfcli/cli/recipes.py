@@ -76,6 +76,8 @@ def validate_recipe(
     loaded = loader.open_recipe(file, changes or [])
     if resolved:
         console.result(loader.dump(loaded.recipe).rstrip("\n"))
+    for note in loaded.notes:
+        console.message(note, style="yellow")
     console.message(f"{loaded.name}: this recipe is valid")
 
 

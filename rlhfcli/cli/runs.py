@@ -3,85 +3,46 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlhfcli import console
 from rlhfcli.cli.common import JsonOption
+from rlhfcli.cli.run_states import PHASES, Run, read
 from rlhfcli.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_PHASES = ("sft", "reward")
-
-
-@dataclass(frozen=True)
-class Phase:
-    """How far a phase is.
-
-    Args:
-        done: Its model is there.
-        step: Last step in its metrics; 0 before the first.
-        steps: How many there will be, if that is known.
-        checkpoint: Step of its newest checkpoint.
-        best: Its lowest loss on the validation part; of a reward model its lowest nll, where the metrics have it.
-        figure: Which of them it is.
-    """
-
-    done: bool
-    step: int
-    steps: int | None
-    checkpoint: int | None
-    best: float | None
-    figure: str = "loss"
-
-
-@dataclass
-class Run:
-    """What was found of a run.
-
-    Args:
-        name: Its folder's.
-        used: When it was last worked on, in seconds since 1970.
-        data: Its data is prepared.
-        phases: Those that have begun.
-        measured: ``rlhf eval`` ran, after all phases.
-        figures: The best there is of each model: perplexity, or loss; ranking accuracy with its interval.
-        broken: What cannot be read in it.
-    """
-
-    name: str
-    used: float
-    data: bool = False
-    phases: dict[str, Phase] = field(default_factory=dict)
-    measured: bool = False
-    figures: dict[str, Any] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
+_RUNS = Path("runs")
+_VERBS = ("prepare-data", "sft", "reward", "eval", "chat", "run", "export sft", "export reward")
 
 
 def runs(
-    root: Annotated[Path, typer.Option("--root", metavar="FOLDER", help="Where the runs are.")] = Path("runs"),
+    root: Annotated[Path, typer.Option("--root", metavar="FOLDER", help="Where the runs are.")] = _RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """List the runs: how far each is, its best figures, and when it was last used; the newest first."""
-    if not root.is_dir() and root != Path("runs"):
+    if not root.is_dir() and root != _RUNS:
         raise UserError(
             "there is no such folder", where=str(root), hint="--root takes the folder that the runs are in."
         )
     found, others = read(root)
+    if root == _RUNS:
+        _mark_taken(found)
     if as_json:
         told = [{"path": str(root / run.name), **asdict(run), "used": _moment(run).isoformat()} for run in found]
         console.result(json.dumps(told, ensure_ascii=False))
         return
     if found:
         console.result(_table(found))
+        for line in _taken(found):
+            console.result(line)
     for run in found:
         for what in run.broken:
             console.message(f"{root / run.name}: {what}", style="yellow")
@@ -92,171 +53,14 @@ def runs(
         console.next_steps([("rlhf run", "the whole way on the built-in tiny model")])
 
 
-def read(root: Path) -> tuple[list[Run], int]:
-    """Look at every run below a folder; what is broken in one is written down in it.
-
-    Args:
-        root: Folder of runs.
-
-    Returns:
-        The runs, the newest first; and how many other things are there.
-    """
-    try:
-        entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    except OSError:
-        return [], 0
-    folders = [entry for entry in entries if any((entry / name).exists() for name in ("run.json", "recipe.yaml"))]
-    found = [_read_run(folder) for folder in folders]
-    return sorted(found, key=lambda run: -run.used), len(entries) - len(found)
-
-
-def _read_run(folder: Path) -> Run:
-    from rlhfcli.recipe import unfinished
-
-    run = Run(folder.name, 0.0)
-    record = _object(folder / "run.json", run)
-    recipe = _recipe(folder / "recipe.yaml", run)
-    manifest = _object(folder / "data" / "manifest.json", run, needed=False)
-    run.data = bool(manifest)
-    for phase in _PHASES:
-        lines = list(_metrics(folder / phase / "metrics.jsonl", run))
-        done = (folder / phase / "final").is_dir()
-        checkpoints = [unfinished.step_of(each) for each in unfinished.checkpoints(folder / phase / "checkpoints")]
-        if lines or done or checkpoints:
-            step = max((_number(line.get("step")) or 0 for line in lines), default=0)
-            figure = "nll" if any("eval_nll" in line for line in lines) else "loss"
-            losses = [loss for line in lines if (loss := _number(line.get(f"eval_{figure}"))) is not None]
-            steps = _steps(_part(recipe, phase), _rows(manifest, phase))
-            best = min(losses, default=None)
-            run.phases[phase] = Phase(done, int(step), steps, max(checkpoints, default=None), best, figure)
-    results = {phase: _object(folder / "eval" / f"{phase}.json", run, needed=False) for phase in _PHASES}
-    run.measured = bool(run.phases) and all(results[phase] for phase in run.phases)
-    run.figures = _figures(run, results, _part(record, "parts"))
-    run.used = _used(folder, record)
-    return run
-
-
-def _figures(run: Run, results: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``rlhf eval`` found; before that, what training saw."""
-    figures: dict[str, Any] = {}
-    if (perplexity := _number(results["sft"].get("perplexity"))) is not None:
-        figures["perplexity"] = perplexity
-    elif "sft" in run.phases and (loss := _saved_loss(run.phases["sft"], _part(parts, "sft"))) is not None:
-        figures["sft_loss"] = loss
-    if (accuracy := _number(results["reward"].get("accuracy"))) is not None:
-        figures["accuracy"] = accuracy
-        interval = results["reward"].get("accuracy_ci95")
-        if isinstance(interval, list) and len(interval) == 2 and all(_number(end) is not None for end in interval):
-            figures["accuracy_ci95"] = interval
-    elif (accuracy := _number(_part(parts, "reward").get("eval_accuracy"))) is not None:
-        figures["accuracy"] = accuracy
-    elif "reward" in run.phases and run.phases["reward"].best is not None:
-        figures[f"reward_{run.phases['reward'].figure}"] = run.phases["reward"].best
-    return figures
-
-
-def _saved_loss(phase: Phase, noted: Mapping[str, Any]) -> float | None:
-    """The loss of the model that is there; before that, the lowest there was."""
-    saved = _number(noted.get("eval_loss")) if phase.done else None
-    return phase.best if saved is None else saved
-
-
-def _metrics(file: Path, run: Run) -> Iterator[dict[str, Any]]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return
-    except (OSError, UnicodeDecodeError) as error:
-        run.broken.append(f"{file.parent.name}/{file.name} cannot be read: {error}")
-        return
-    for number, line in enumerate(lines, 1):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            found = None
-        if isinstance(found, dict):
-            yield found
-        elif number < len(lines):  # the last one may be half written while the run goes on
-            run.broken.append(f"{file.parent.name}/{file.name}:{number} is not a line of metrics")
-
-
-def _object(file: Path, run: Run, *, needed: bool = True) -> dict[str, Any]:
-    """What a JSON file says; empty, and noted, where it cannot be read."""
-    name = file.name if file.parent.name == run.name else f"{file.parent.name}/{file.name}"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if needed:
-            run.broken.append(f"{name} is missing")
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        run.broken.append(f"{name} cannot be read: {error}")
-        return {}
-    if not isinstance(found, dict):
-        run.broken.append(f"{name} holds no keys")
-        return {}
-    return found
-
-
-def _recipe(file: Path, run: Run) -> dict[str, Any]:
-    from rlhfcli.recipe import strict_yaml
-
-    try:
-        found = strict_yaml.read(file.read_text(encoding="utf-8"), file.name).data
-    except FileNotFoundError:
-        run.broken.append(f"{file.name} is missing")
-        return {}
-    except (OSError, ValueError, RecursionError, UserError) as error:
-        run.broken.append(f"{file.name} cannot be read: {str(error).splitlines()[0]}")
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _rows(manifest: Mapping[str, Any], phase: str) -> int | None:
-    """Training examples of a phase."""
-    rows = _number(_part(_part(manifest, "tokens"), f"{phase}_train").get("rows"))
-    return None if rows is None else int(rows)
-
-
-def _steps(section: Mapping[str, Any], rows: int | None) -> int | None:
-    """How many steps a phase takes: every epoch ends with a step of its own."""
-    batch, epochs = _number(section.get("batch_size", 64)), _number(section.get("epochs", 1))
-    limit = _number(section.get("max_steps"))
-    if rows is None or not rows or not batch or not epochs:
-        return None if limit is None else int(limit)
-    total = math.ceil(rows * epochs)
-    steps = total // rows * math.ceil(rows / batch) + math.ceil(total % rows / batch)
-    return steps if limit is None else min(steps, int(limit))
-
-
-def _used(folder: Path, record: Mapping[str, Any]) -> float:
-    moments = [file.stat().st_mtime for phase in _PHASES if (file := folder / phase / "metrics.jsonl").is_file()]
-    try:
-        said = datetime.fromisoformat(str(record["updated"]).replace("Z", "+00:00"))
-        moments.append((said if said.tzinfo else said.replace(tzinfo=timezone.utc)).timestamp())
-    except (KeyError, ValueError, OverflowError):
-        moments.append(folder.stat().st_mtime)
-    return max(moments)
-
-
 def _moment(run: Run) -> datetime:
     return datetime.fromtimestamp(run.used).astimezone()
-
-
-def _part(of: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = of.get(key)
-    return found if isinstance(found, dict) else {}
-
-
-def _number(value: Any) -> float | None:
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if fine else None
 
 
 def state(run: Run) -> str:
     """How far a run is, in words."""
     if run.measured and all(phase.done for phase in run.phases.values()):
-        return "evaluated" if len(run.phases) == len(_PHASES) else f"{', '.join(run.phases)} evaluated"
+        return "evaluated" if len(run.phases) == len(PHASES) else f"{', '.join(run.phases)} evaluated"
     parts = []
     for name, phase in run.phases.items():
         if phase.done:
@@ -295,5 +99,30 @@ def _table(found: Sequence[Run]) -> RenderableType:
     for run in found:
         used = _moment(run).strftime("%Y-%m-%d %H:%M")
         broken = Text(" · broken", style="yellow") if run.broken else Text()
-        drawn.add_row(Text(run.name), Text(state(run)) + broken, Text(figures(run)), Text(used))
+        drawn.add_row(
+            Text(f"{'→ ' if run.taken_by else '  '}{run.name}"),
+            Text(state(run)) + broken,
+            Text(figures(run)),
+            Text(used),
+        )
     return drawn
+
+
+def _mark_taken(found: Iterable[Run]) -> None:
+    """Note in each run the commands that take it without ``--recipe``."""
+    from rlhfcli.recipe import recent
+
+    by_name = {run.name: run for run in found}
+    for verb in _VERBS:
+        run = recent.choose(_RUNS, verb).run
+        if run is not None and run.name in by_name:
+            by_name[run.name].taken_by.append(verb)
+
+
+def _taken(found: Sequence[Run]) -> Iterator[str]:
+    """Which run a command takes, in words."""
+    taken = [run for run in found if run.taken_by]
+    if len(taken) == 1:
+        yield f"→ without --recipe every command takes {taken[0].name}"
+    elif taken:
+        yield "→ without --recipe " + "; ".join(f"{', '.join(run.taken_by)} take {run.name}" for run in taken)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlhfcli import __version__
 from rlhfcli.recipe import strict_yaml
+from rlhfcli.recipe.redact import without_secrets
 from rlhfcli.recipe.schema import Phase, Recipe
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _data(made: Trained) -> str:
 
 def _settings(made: Trained) -> dict[str, Any]:
     """What the weights depend on; folders of this machine are nobody's business."""
-    recipe = made.recipe.model_dump(mode="json")
+    recipe = without_secrets(made.recipe.model_dump(mode="json"))
     kept = {key: recipe[key] for key in ("seed", "model", "data", made.phase, "deepspeed")}
     kept["model"]["name"] = public(kept["model"]["name"])
     for source in kept["data"]["sources"]:

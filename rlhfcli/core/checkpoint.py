@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -186,6 +187,18 @@ def prune(parent: Path, keep: int, best: int | None = None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for left in parent.glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def remove_all(parent: Path) -> None:
+    """Remove the checkpoints of a phase, and their folder unless something else is in it.
+
+    Args:
+        parent: Folder of the checkpoints; need not be there.
+    """
+    for folder in [*checkpoints(parent), *parent.glob(".step-*")]:
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        parent.rmdir()
 
 
 def _check_space(parent: Path, size: int) -> None:

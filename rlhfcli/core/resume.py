@@ -203,7 +203,7 @@ class Checkpoints:
     def remove(self) -> None:
         """Take all of them away: the phase is finished, or begins again."""
         if rank() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            checkpoint.remove_all(self.folder)
 
     def _due(self, step: int, steps: int) -> bool:
         every = self._plan.every

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlhfcli.errors import UserError
+from rlhfcli.recipe.redact import without_secrets
 from rlhfcli.recipe.schema import Recipe
 
 Line = dict[str, float]
@@ -85,7 +85,8 @@ class TensorBoard:
         """Write the lines that count into a new file; see ``Tracker``."""
         from torch.utils.tensorboard import SummaryWriter
 
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for file in self._folder.glob("events.out.tfevents.*"):
+            file.unlink()
         # a server that has the old file open forgets what it has read of it
         self._writer = SummaryWriter(str(self._folder), purge_step=0 if history else None)
         began, known = time.time() - seconds, 0.0
@@ -135,7 +136,7 @@ class Wandb:
                 project=os.environ.get("WANDB_PROJECT", "rlhf"),
                 name=f"{Path(self._recipe.output_dir).name} {phase.name}",
                 job_type=phase.name,
-                config=self._recipe.model_dump(mode="json"),
+                config=without_secrets(self._recipe.model_dump(mode="json")),
                 id=self._id,
                 resume="allow",
                 dir=str(phase),

@@ -30,6 +30,7 @@ from rlhfcli.data.store import REJECTED, Prepared, file_name
 from rlhfcli.errors import DataError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import leftovers
+from rlhfcli.recipe.redact import without_secrets
 from rlhfcli.recipe.schema import Data, Recipe
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _write(
         "fingerprint": fingerprint,
         "quick": _quick(recipe, streams),
         "seed": recipe.seed,
-        "data": recipe.data.model_dump(),
+        "data": without_secrets(recipe.data.model_dump()),
         "raised_validation": share,
         "template": tokenizer.chat_template,
         "sources": [count.as_json() for count in intake.counts],

@@ -10,6 +10,8 @@ from rlhfcli.recipe.strict_yaml import Path
 
 _MODELS = ("builtin:tiny",)
 _SOURCES = ("builtin:tiny", "builtin:tiny/dialogues", "builtin:tiny/pairs")
+_NAME, _WHOLE = 255, 4095  # bytes of a name, and of a path
+_ROOM = 200  # bytes of a path for what is written in a folder
 _TEMPLATES = ("human_assistant", "model")
 
 
@@ -26,10 +28,29 @@ def find(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     yield from _phases(recipe)
     yield from _offload(recipe.deepspeed)
     yield from raw_deepspeed.problems(recipe.deepspeed)
+    yield from _path_names(recipe)
     template = recipe.data.template
     if template not in _TEMPLATES and not template.endswith(".jinja"):
         what = f'must be human_assistant, model or a .jinja file, got the text "{template}"'
         yield ("data", "template"), what
+
+
+def _path_names(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+    """Names that no file system takes; 255 bytes is the limit of nearly all of them."""
+    named = [(("output_dir",), recipe.output_dir, _ROOM), (("deepspeed", "nvme"), recipe.deepspeed.nvme, _ROOM)]
+    for path, name, room in named:
+        if name is None:
+            continue
+        if "\0" in name:
+            yield path, "must be the name of a folder, and has a NUL character in it"
+        elif (longest := max(map(_bytes, name.split("/")))) > _NAME:
+            yield path, f"a name in it is too long for a file system: {longest} bytes, {_NAME} at most"
+        elif _bytes(name) > _WHOLE - room:
+            yield path, f"is too long for a file system: {_bytes(name)} bytes, {_WHOLE - room} at most"
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode("utf-8", "surrogateescape"))
 
 
 def _builtin_names(recipe: Recipe) -> Iterator[tuple[Path, str]]:

@@ -7,18 +7,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from rlhfcli.errors import Problem, RecipeError, UserError
-from rlhfcli.recipe import builtin, checks, messages, overrides, raw_deepspeed, strict_yaml
+from rlhfcli.recipe import builtin, checks, messages, overrides, raw_deepspeed, recent, strict_yaml
 from rlhfcli.recipe.paths import resolve
-from rlhfcli.recipe.redact import command_line
+from rlhfcli.recipe.redact import HIDDEN, command_line, hidden_keys
 from rlhfcli.recipe.schema import Recipe
 
 RUNS = Path("runs")
@@ -36,6 +35,7 @@ class Loaded:
         name: What to call it: the path, or the built-in name.
         why: Why this one was taken.
         overrides: The changes (``--set``) on top of it.
+        notes: What in it does not count, and why.
     """
 
     recipe: Recipe
@@ -44,6 +44,7 @@ class Loaded:
     name: str
     why: str = ""
     overrides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def first_line(self) -> str:
@@ -53,12 +54,16 @@ class Loaded:
         return f"recipe: {self.name}{why}{changes}"
 
 
-def find_recipe(option: str | None, runs: Path = RUNS) -> tuple[str | Path, str]:
+def find_recipe(
+    option: str | None, runs: Path = RUNS, verb: str = "", changes: Sequence[str] = ()
+) -> tuple[str | Path, str]:
     """Decide which recipe a command takes.
 
     Args:
         option: What ``--recipe`` says: a path, the folder of a run, or a built-in name.
         runs: Where the runs are.
+        verb: Which command; without ``--recipe`` it takes a run that has what it needs, see ``recent``.
+        changes: What ``--set`` says.
 
     Returns:
         A built-in name or a file, and why it was taken.
@@ -68,32 +73,18 @@ def find_recipe(option: str | None, runs: Path = RUNS) -> tuple[str | Path, str]
     """
     if option is not None:
         return _named(option), "from --recipe"
-    newest = newest_run(runs)
-    if newest:
-        return newest / "recipe.yaml", f"the newest run in {runs}/"
-    return "tiny", f"built in; no --recipe, and no run in {runs}/ yet"
+    choice = recent.choose(runs, verb, changes)
+    return ("tiny" if choice.run is None else choice.run / "recipe.yaml"), choice.why
 
 
-def newest_run(runs: Path = RUNS) -> Path | None:
-    """The run that was worked on last, or None.
-
-    Args:
-        runs: Folder of runs; each has a ``recipe.yaml``, and a ``run.json`` whose ``updated`` counts.
-    """
-    try:
-        found = [folder for folder in sorted(runs.iterdir()) if (folder / "recipe.yaml").is_file()]
-    except OSError:
-        return None
-    return max(found, key=_updated, default=None)
-
-
-def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "") -> Loaded:
+def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "", *, named: bool = True) -> Loaded:
     """Read a recipe and check it.
 
     Args:
         source: A built-in name, or a file.
         changes: ``key=value`` texts of ``--set``.
         why: Why this recipe was taken, for the first line of output.
+        named: The user has named this file. One that was found in a folder does not decide whose code runs.
 
     Returns:
         The checked recipe.
@@ -121,21 +112,27 @@ def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "") 
         recipe = resolve(recipe, path.parent if path else None, lambda p: overrides.as_typed(p, made) is not None)
         recipe, unread = raw_deepspeed.with_file(recipe)
         found += [places.problem(*told) for told in (*unread, *checks.find(recipe))]
+    in_run = path is not None and _is_in_a_run(path)
+    if in_run:
+        found += [places.problem(*told) for told in _without_their_secrets(data)]
     if found or recipe is None:
         raise RecipeError([problem for _, problem in sorted(found, key=lambda pair: pair[0])], hint=SEE)
-    if path and path.name == "recipe.yaml" and (path.parent / "run.json").is_file() and ("output_dir",) not in made:
+    if path and in_run and path.name == "recipe.yaml" and ("output_dir",) not in made:
         # a run may have been moved, or be used from another folder: its recipe means the run that it lies in
         recipe = recipe.model_copy(update={"output_dir": str(path.parent)})
-    return Loaded(recipe, text, path, name, why, tuple(changes))
+    typed = overrides.as_typed(("model", "trust_remote_code"), made) is not None
+    recipe, notes = (recipe, ()) if typed or (named and not in_run) else _without_trust(recipe)
+    return Loaded(recipe, text, path, name, why, tuple(changes), notes)
 
 
-def open_recipe(option: str | None, changes: Sequence[str] = (), runs: Path = RUNS) -> Loaded:
+def open_recipe(option: str | None, changes: Sequence[str] = (), runs: Path = RUNS, verb: str = "") -> Loaded:
     """Find a recipe and read it: ``find_recipe`` and ``load_recipe`` in one.
 
     Args:
         option: What ``--recipe`` says.
         changes: What ``--set`` says.
         runs: Where the runs are.
+        verb: Which command, as ``find_recipe`` wants it.
 
     Returns:
         The checked recipe, with the reason why it was taken.
@@ -143,9 +140,10 @@ def open_recipe(option: str | None, changes: Sequence[str] = (), runs: Path = RU
     Raises:
         UserError: There is no such recipe, or it cannot be used.
     """
-    source, why = find_recipe(option, runs)
+    source, why = find_recipe(option, runs, verb, changes)
+    named = not isinstance(source, Path) or source == Path(option or "").expanduser()
     try:
-        return load_recipe(source, changes, why)
+        return load_recipe(source, changes, why, named=named)
     except RecipeError as error:
         if option is None and isinstance(source, Path):
             error.hint = f"{SEE}\nThis is {why}; --recipe takes another one."
@@ -184,6 +182,27 @@ class _Places:
         return (0, line), Problem(f"{self.name}:{line}" if line else self.name, key, what)
 
 
+def _is_in_a_run(file: Path) -> bool:
+    return os.path.isfile(file.parent / "run.json")
+
+
+def _without_trust(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+    """Take nobody's word but the user's for running code that comes with a model."""
+    if not recipe.model.trust_remote_code:
+        return recipe, ()
+    note = (
+        "model.trust_remote_code: true does not count in the recipe of a run folder, which may be somebody else's; "
+        "to run the Python code that comes with the model: --set model.trust_remote_code=true"
+    )
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"trust_remote_code": False})}), (note,)
+
+
+def _without_their_secrets(data: object) -> Iterator[tuple[strict_yaml.Path, str]]:
+    for key in hidden_keys(data):
+        path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+        yield path, f"{HIDDEN} stands where a secret was, which is not written down; give it again: --set {key}=…"
+
+
 def _named(option: str) -> str | Path:
     if option in builtin.names():
         return option
@@ -215,12 +234,3 @@ def _read(source: str | Path) -> tuple[str, Path | None]:
     except OSError as error:
         what = f"the recipe cannot be read: {(error.strerror or str(error)).lower()}"
         raise UserError(what, where=str(path), hint=SEE) from None
-
-
-def _updated(run: Path) -> float:
-    try:
-        said = json.loads((run / "run.json").read_text(encoding="utf-8"))["updated"]
-        moment = datetime.fromisoformat(str(said).replace("Z", "+00:00"))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-    except (OSError, ValueError, KeyError, TypeError):
-        return (run / "recipe.yaml").stat().st_mtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +15,7 @@ from rlhfcli.recipe import strict_yaml, unfinished
 
 AHEAD = 3600.0  # seconds that a clock of another machine may be ahead of ours
 _PHASES = ("sft", "reward")
+_END = 32_500_000_000  # the year 2999: what is beyond is no moment
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Need:
 
 
 def _made(*phases: str) -> Callable[[Path], bool]:
-    return lambda run: any((run / phase / "final").is_dir() for phase in phases)
+    return lambda run: any(os.path.isdir(run / phase / "final") for phase in phases)
 
 
 def _can_train_reward(run: Path) -> bool:
@@ -100,8 +101,17 @@ def newest_first(runs: Path) -> list[Path]:
         entries = sorted(runs.iterdir())
     except OSError:
         return []
-    found = [entry for entry in entries if _is_file(entry / "recipe.yaml")]
-    return sorted(found, key=lambda run: _order(last_used(run)), reverse=True)
+    return sorted_by_use(entry for entry in entries if _is_file(entry / "recipe.yaml"))
+
+
+def sorted_by_use(runs: Iterable[Path]) -> list[Path]:
+    """Sort runs: the one that was used last first, those whose times lie in the future last."""
+    return sorted(runs, key=lambda run: _order(last_used(run)), reverse=True)
+
+
+def is_ahead(moment: float) -> bool:
+    """Whether a moment lies in the future, by more than clocks differ."""
+    return moment > time.time() + AHEAD
 
 
 def last_used(run: Path) -> float:
@@ -113,24 +123,21 @@ def last_used(run: Path) -> float:
     """
     moments = [_said(run), *(_changed(run / phase / "metrics.jsonl") for phase in _PHASES)]
     known = [moment for moment in moments if moment is not None]
-    if not any(map(_plausible, known)):
+    if all(map(is_ahead, known)):
         known += [moment for name in ("run.json", "recipe.yaml") if (moment := _changed(run / name)) is not None]
     return max(known, key=_order, default=0.0)
 
 
 def _order(moment: float) -> tuple[bool, float]:
-    return _plausible(moment), moment
-
-
-def _plausible(moment: float) -> bool:
-    return moment <= time.time() + AHEAD
+    return not is_ahead(moment), moment
 
 
 def _said(run: Path) -> float | None:
     try:
         said = json.loads((run / "run.json").read_text(encoding="utf-8"))["updated"]
         moment = datetime.fromisoformat(str(said).replace("Z", "+00:00"))
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+        return seconds if 0 < seconds < _END else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 

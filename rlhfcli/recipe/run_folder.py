@@ -15,6 +15,7 @@ unless the user says ``--overwrite``; and even then only what this program has m
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -74,7 +75,7 @@ class RunFolder:
 
     def finished(self, part: Phase) -> bool:
         """Whether a phase is done: its final folder only appears when everything is in it."""
-        return self._final(part).is_dir()
+        return os.path.isdir(self._final(part))
 
     @contextmanager
     def held(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:

@@ -139,6 +139,37 @@ def test_the_newest_is_first_and_metrics_count_as_use(tmp_path: Path) -> None:
     assert [run.name for run in read(tmp_path)[0]] == ["training", "new", "old"]
 
 
+def test_the_run_that_a_command_takes_is_marked(call: Call, tmp_path: Path) -> None:
+    tuned = make(tmp_path / "runs", "tuned", used="2026-01-01T00:00:00+00:00")
+    assert "→ without --recipe every command takes tuned" in call()[1]
+    make(tmp_path / "runs", "new", used="2026-01-02T00:00:00+00:00")
+    (tuned / "sft" / "final").mkdir(parents=True)
+    _, out, err = call()
+    assert "→ new" in out and "→ tuned" in out and err == ""
+    assert (
+        "→ without --recipe prepare-data, sft, run, export reward take new; reward, eval, chat, export sft take" in out
+    )
+    assert [run["taken_by"][:1] for run in json.loads(call("--json")[1])] == [["prepare-data"], ["reward"]]
+    assert "→" not in call("--root", str(tmp_path / "runs"))[1]  # commands look into runs/ alone
+
+
+def test_one_bad_run_does_not_lose_the_list(call: Call, tmp_path: Path) -> None:
+    make(tmp_path / "runs", "whole")
+    for number, (used, recipe) in enumerate(
+        [("0001-01-01T00:00:00+14:00", ""), ("9999-12-31T23:59:59-10:00", ""), ("2099-01-01T00:00:00+00:00", "")]
+        + [("", f"sft: {{{key}: {value}}}\n") for key in ("epochs", "batch_size", "max_steps") for value in NUMBERS]
+    ):
+        run = make(tmp_path / "runs", f"bad{number}", used=used, recipe=recipe)
+        if recipe:
+            metrics(run, "sft", {"step": 10**400, "eval_loss": 1e308})
+    for name in ("run.json", "recipe.yaml"):
+        os.utime(tmp_path / "runs/bad2" / name, (4e9, 4e9))
+    code, out, err = call()
+    assert code == 0 and "whole" in out and f"bad{number}" in out and "Traceback" not in err
+    assert "runs/bad2: its times lie in the future" in err
+
+
+NUMBERS = ["1e308", "1e-308", "-1", "0", "9" * 400, ".inf", ".nan", "text", "[1]"]
 BROKEN = [
     ("run.json", "{", "run.json cannot be read"),
     ("run.json", "[]", "run.json holds no keys"),
@@ -150,6 +181,9 @@ BROKEN = [
     ("run.json", '{"updated": 7, "parts": [], "x": NaN}', None),
     ("data/manifest.json", "{", "data/manifest.json cannot be read"),
     ("data/manifest.json", '{"tokens": {"sft_train": {"rows": "many"}}}', None),
+    ("recipe.yaml", "a: " + "[" * 3000, "recipe.yaml cannot be read"),
+    ("recipe.yaml", "\0", "recipe.yaml cannot be read"),
+    ("sft/metrics.jsonl", "[" * 100_000 + "\n{}", "sft/metrics.jsonl:1 is not a line of metrics"),
     ("sft/metrics.jsonl", 'junk\n{"step": 4}\n', "sft/metrics.jsonl:1 is not a line of metrics"),
     ("sft/metrics.jsonl", '{"step": 4}\n{"step": 5, "lo', None),  # it is being written
     ("sft/metrics.jsonl", '{"step": "x", "eval_loss": NaN}\n', None),

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhfcli.errors import UserError
+from rlhfcli.errors import RecipeError, UserError
 from rlhfcli.recipe import builtin, strict_yaml
-from rlhfcli.recipe.loader import dump, find_recipe, load_recipe, newest_run, open_recipe
+from rlhfcli.recipe.loader import dump, find_recipe, load_recipe, open_recipe
 from rlhfcli.recipe.schema import Lora, Recipe
 
 BASE = "output_dir: runs/x\nmodel: {name: builtin:tiny}\ndata: {sources: [{path: builtin:tiny}]}\n"
@@ -203,7 +203,6 @@ def test_the_newest_run_is_taken():
     run("c", "2026-11-24T03:15:00+01:00")  # earlier than b
     Path("runs/no_recipe").mkdir()
     Path("runs/file").touch()
-    assert newest_run(Path("runs")) == Path("runs/b")
     loaded = open_recipe(None, ["seed=3"])
     assert loaded.first_line == "recipe: runs/b/recipe.yaml (the newest run in runs/), with seed=3"
     assert loaded.recipe.seed == 3
@@ -219,11 +218,31 @@ def test_a_run_that_was_renamed_is_still_that_run():
     assert open_recipe("mine.yaml").recipe.output_dir == "runs/x"
 
 
-def test_a_run_without_a_time_counts_by_its_file():
-    run("a", age=10)
-    run("b", age=5)
-    (run("c", age=20) / "run.json").write_text("{broken")
-    assert newest_run(Path("runs")) == Path("runs/b")
+TRUSTED = BASE.replace("builtin:tiny}\n", "builtin:tiny, trust_remote_code: true}\n", 1)
+
+
+def test_a_run_folder_does_not_decide_whose_code_runs():
+    run("a", "2025-11-24T02:00:00+00:00").joinpath("recipe.yaml").write_text(TRUSTED)
+    Path("mine.yaml").write_text(TRUSTED)
+    for option in (None, "runs/a", "runs/a/recipe.yaml"):
+        loaded = open_recipe(option)
+        assert not loaded.recipe.model.trust_remote_code
+        assert "--set model.trust_remote_code=true" in loaded.notes[0]
+        assert open_recipe(option, ["model.trust_remote_code=true"]).recipe.model.trust_remote_code
+    assert open_recipe("mine.yaml").recipe.model.trust_remote_code and not open_recipe("mine.yaml").notes
+    Path("runs/a/run.json").unlink()  # a stranger may leave it out
+    for option in (None, "runs/a"):
+        assert not open_recipe(option).recipe.model.trust_remote_code
+
+
+def test_a_secret_that_was_not_written_down_is_asked_for():
+    hidden = BASE.replace("path: builtin:tiny", 'path: "https://***@host/rows.jsonl"')
+    run("a", "2025-11-24T02:00:00+00:00").joinpath("recipe.yaml").write_text(hidden)
+    with pytest.raises(RecipeError) as caught:
+        open_recipe(None)
+    what = "*** stands where a secret was, which is not written down; give it again: --set data.sources.0.path=…"
+    assert str(caught.value.problems[0]) == f"runs/a/recipe.yaml:3: data.sources.0.path: {what}"
+    assert open_recipe(None, ["data.sources.0.path=builtin:tiny"]).recipe.data.sources[0].path == "builtin:tiny"
 
 
 def test_a_broken_newest_run_says_how_to_take_another():
@@ -231,6 +250,14 @@ def test_a_broken_newest_run_says_how_to_take_another():
     with pytest.raises(UserError) as caught:
         open_recipe(None)
     assert "--recipe takes another one" in str(caught.value.hint)
+
+
+def test_a_verb_takes_the_newest_run_that_has_what_it_needs():
+    (run("a", "2025-11-24T02:00:00+00:00") / "sft" / "final").mkdir(parents=True)
+    run("b", "2025-11-24T02:30:00+00:00")
+    why = "the newest run in runs/ with sft/final; runs/b is newer and has none"
+    assert open_recipe(None, verb="chat").first_line == f"recipe: runs/a/recipe.yaml ({why})"
+    assert open_recipe(None, verb="sft").first_line == "recipe: runs/b/recipe.yaml (the newest run in runs/)"
 
 
 def test_a_recipe_by_path_run_or_name():

@@ -228,10 +228,16 @@ CHANGES = [
     ("sft.betas=[1", "--set #1: sft.betas: a ',' or a closing ']' is missing"),
     ("data.sources.0.limit=0", "--set #1: data.sources.0.limit: must be at least 1, got 0"),
     ("model.name=", "--set #1: model.name: must be text, got nothing"),
+    (
+        f"output_dir=runs/{'ä' * 128}/x",
+        "--set #1: output_dir: a name in it is too long for a file system: 256 bytes, 255 at most",
+    ),
+    (f"output_dir={'x/' * 2000}", "--set #1: output_dir: is too long for a file system: 3999 bytes, 3895 at most"),
+    ('output_dir="a\\0b"', "--set #1: output_dir: must be the name of a folder, and has a NUL character in it"),
 ]
 
 
-@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=[change for change, _ in CHANGES])
+@pytest.mark.parametrize(("change", "expected"), CHANGES, ids=[change[:40] for change, _ in CHANGES])
 def test_broken_change(tmp_path, monkeypatch, change, expected):
     text = BASE.replace("output_dir", "seed: 3\noutput_dir")
     assert problems(tmp_path, monkeypatch, text, [change]) == [expected]

@@ -1,0 +1,45 @@
+"""Whose code a recipe allows to run: it is said before it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlhfcli.recipe.schema import Recipe
+
+
+def notes(recipe: Recipe) -> Iterator[str]:
+    """Say which code may run, if any may.
+
+    Args:
+        recipe: With ``model.trust_remote_code`` as it counts.
+
+    Yields:
+        One line for each place that code comes from.
+    """
+    if not recipe.model.trust_remote_code:
+        return
+    run, name = Path(recipe.output_dir), recipe.model.name
+    folders = [Path(name).expanduser(), run / "sft" / "final", run / "reward" / "final"]
+    found = [place for folder in folders for place in _code_of(folder)]
+    if not name.startswith("builtin:") and not folders[0].is_dir():
+        found.insert(0, f"{name} on the hub, if any")
+    for place in dict.fromkeys(found):
+        yield f"model.trust_remote_code: true: runs the Python code of {place}"
+
+
+def _code_of(folder: Path) -> Iterator[str]:
+    """Python files of a model folder, and other models of the hub whose code its config names."""
+    files = sorted(folder.glob("*.py"))
+    if files:
+        yield f"{folder} ({', '.join(file.name for file in files)})"
+    for config in ("config.json", "tokenizer_config.json"):
+        try:
+            named = json.loads((folder / config).read_text(encoding="utf-8"))["auto_map"].values()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+        for each in named:
+            for name in each if isinstance(each, list) else [each]:
+                if isinstance(name, str) and "--" in name:
+                    yield f"{name.partition('--')[0]} on the hub, which {folder / config} names"
