@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhfcli import __version__
+from rlhfcli.core import markdown
 from rlhfcli.recipe import strict_yaml
 from rlhfcli.recipe.redact import without_secrets
 from rlhfcli.recipe.schema import Phase, Recipe
@@ -124,8 +125,9 @@ def card(made: Trained, form: Form = "merged", base: str = "") -> str:
     library = "peft" if form == "adapter" else "transformers"
     header = ["---", f"library_name: {library}", f"pipeline_tag: {task}", f"tags: {tags}"]
     if "/" in name and not name.startswith((".", "~")):  # the hub knows no other names
-        header.append(f"base_model: {name}")
-    title = f"# {name}, fine-tuned to hold a dialogue" if made.phase == "sft" else f"# Reward model on {name}"
+        header.append(strict_yaml.write({"base_model": name}).rstrip())
+    shown = markdown.plain(name)
+    title = f"# {shown}, fine-tuned to hold a dialogue" if made.phase == "sft" else f"# Reward model on {shown}"
     parts = [
         "\n".join([*header, "---"]),
         title,
@@ -133,7 +135,7 @@ def card(made: Trained, form: Form = "merged", base: str = "") -> str:
         "## Figures\n\n" + _figures(made),
         "## How to load it\n\n" + _loading(made.phase, form, base),
         "## Data\n\n" + _data(made),
-        f"## Recipe\n\n```yaml\n{strict_yaml.write(_settings(made)).rstrip()}\n```",
+        f"## Recipe\n\n{markdown.block(strict_yaml.write(_settings(made)), 'yaml')}",
         f"## Licence and versions\n\n{_LICENCE}\n\nMade with {_versions()}.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -148,7 +150,7 @@ def converted_card(source: str) -> str:
     task, tags = _TAGS["reward"]
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: {task}\ntags: {tags}\n---\n\n"
-        f"# Reward model, converted from DeepSpeed-Chat's {source}\n\n"
+        f"# Reward model, converted from DeepSpeed-Chat's {markdown.plain(source)}\n\n"
         "The weights are unchanged; the score is read at the last token. DeepSpeed-Chat trains on texts that end with "
         "the letters `<|endoftext|>`: so does the chat template, if the tokenizer came without one.\n\n"
         f"## How to load it\n\n{_loading('reward', 'merged', '')}\n\n"
@@ -204,7 +206,7 @@ def _figures(made: Trained) -> str:
         rows = _filled(_TRAINING[made.phase], made.validation)
     if not rows:
         return "Not measured."
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {markdown.plain(value)} |" for name, value in rows)])
 
 
 def _filled(forms: Sequence[tuple[str, str]], figures: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -232,21 +234,22 @@ def _loading(phase: str, form: Form, base: str) -> str:
     code = _LOADING[phase].format(load=load)
     if form == "adapter":
         code = f"from peft import PeftModel\n{code}"
-    return f"```python\n{code}\n```"
+    return markdown.block(code, "python")
 
 
 def _data(made: Trained) -> str:
     if not made.sources:
-        names = ", ".join(f"`{public(source.path)}`" for source in made.recipe.data.sources)
+        names = ", ".join(markdown.code(public(source.path)) for source in made.recipe.data.sources)
         return f"Trained on {names}."
     rows = ["| source | shape of its rows | read | to train | to validate | left out |", "|---|---|---|---|---|---|"]
     for source in made.sources:
         used = source.get(made.phase) or {}
         shapes = ", ".join(source.get("shapes") or []) or "none"
         reasons = {**(source.get("dropped") or {}), **(used.get("dropped") or {})}
-        left = "; ".join(f"{count:,}: {reason}" for reason, count in reasons.items()) or "none"
+        left = "; ".join(f"{count:,}: {markdown.plain(reason)}" for reason, count in reasons.items()) or "none"
         counts = " | ".join(f"{count:,}" for count in (source["read"], used.get("train", 0), used.get("validation", 0)))
-        rows.append(f"| `{public(source['path'])}` | {shapes} | {counts} | {left} |")
+        name = markdown.code(public(source["path"]), cell=True)
+        rows.append(f"| {name} | {markdown.plain(shapes)} | {counts} | {left} |")
     return "\n".join(rows)
 
 

@@ -70,6 +70,33 @@ def test_no_card_names_a_folder_of_this_machine(form: Any) -> None:
     assert "base_model" not in cards.card(local, form)
 
 
+LINK = "x](javascript:alert(1)) <img src=x onerror=alert(1)> | `code` *b*\n# Heading\x1b[2J"
+SHOWN = r"x\](javascript:alert(1)) \<img src=x onerror=alert(1)\> \| \`code\` \*b\* \# Heading" + "\u241b" + r"\[2J"
+
+
+@pytest.mark.parametrize("phase", ["sft", "reward"])
+def test_names_of_others_are_no_markdown(phase: Any) -> None:
+    sources = [SOURCES[0] | {"path": f"/a/b`` {LINK}".replace("</", ""), "shapes": [LINK], "dropped": {LINK: 3}}]
+    made = cards.Trained(recipe(model={"name": f"hub/{LINK}"}), phase, 1, 1, {}, sources, MEASURED | {"reason": LINK})
+    text = cards.card(made)
+    assert yaml.safe_load(text.split("\n---\n")[0])["base_model"] == f"hub/{LINK}"
+    prose, blocks = re.sub(r"(?s)^---.*?\n---\n|^```.*?^```$", "", text, flags=re.M), text.count("\n```")
+    assert f" {SHOWN}" in prose or f"/{SHOWN}" in prose
+    (row,) = [line for line in prose.splitlines() if "1,200" in line]
+    assert row.startswith("| ```b`` x](javascript:alert(1)) <img")  # as code, which is never read as markup
+    assert len(re.findall(r"(?<!\\)\|", row)) == 7
+    outside = re.sub(r"```b``.*?```", "", prose)
+    assert not re.search(r"(?<!\\)<img|(?<!\\)\]\(|^# Heading", outside, re.M)
+    assert "\x1b" not in text
+    assert blocks % 2 == 0
+
+
+def test_a_name_cannot_end_a_block_of_code() -> None:
+    made = cards.Trained(recipe(reward={"init_from": "base"}, eval={"prompts": "a\n```\n# x"}), "reward", 1, 1, {})
+    assert cards.converted_card("a`b").count("DeepSpeed-Chat's a\\`b") == 1
+    assert "# x" not in re.sub(r"(?s)(`{3,})\w*\n.*?\n\1", "", cards.card(made, "adapter", "a\n```\n# x"))
+
+
 def test_a_card_of_training_has_the_figures_of_training() -> None:
     result = Result(steps=3, tokens=99, evaluation={"eval_loss": 0.25, "eval_accuracy": 0.625})
     assert "0.2500 nats per token" in cards.sft_card(recipe(), result)
