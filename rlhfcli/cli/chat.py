@@ -34,6 +34,7 @@ def chat(
     from rlhfcli import launch
     from rlhfcli.cli.common import open_project
     from rlhfcli.errors import ModelError
+    from rlhfcli.recipe import model_place
 
     launch.in_this_process(offline=offline)
     settings = open_project(recipe, overrides or []).recipe
@@ -44,6 +45,9 @@ def chat(
             where=str(run / "sft" / "final"),
             hint="Run rlhf sft or rlhf run first, or name a folder: rlhf chat --model FOLDER",
         )
+    for named in (model, reward):
+        if named not in (None, "none"):
+            model_place.check(named, adapters=True)
     own = {name: str(run / name / "final") for name in ("sft", "reward")}
     if reward is None and Path(own["reward"]).is_dir():
         reward = own["reward"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import Enum
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, open_project
+from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, SetOption, open_project
 from rlhfcli.errors import OutputError, UserError
+from rlhfcli.recipe import model_place
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from rlhfcli.core.cross_check import Report
     from rlhfcli.core.release import Source
 
+_PHASES = ("sft", "reward")
 _SIZE = re.compile(r"[1-9][0-9]*(?:MB|GB|MiB|GiB)")
 
 
@@ -55,6 +58,7 @@ def export(
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not check what was exported.")] = False,
     overwrite: OverwriteOption = False,
     recipe: RecipeOption = None,
+    overrides: SetOption = None,
     offline: OfflineOption = False,
 ) -> None:
     """Write a trained model as a folder that others load, and check that they get our numbers.
@@ -76,13 +80,22 @@ def export(
         _check(check)
     elif check is None and source is not None and to is not None:
         _claim(to, overwrite=overwrite)
-        found = _find(source, recipe)
+        found = _find(source, recipe, overrides or [])
         with _alone(to):
             _claim(to, overwrite=overwrite)  # once more: another command may have been in there
             _export(found, to, (form.value, shard_size, label), compare=not no_check)
     else:
+        raise _unclear(source, check)
+
+
+def _unclear(source: str | None, check: Path | None) -> UserError:
+    """What is missing of the arguments, or too much."""
+    if source is None or check is not None:
         hint = "rlhf export reward TO writes a folder, rlhf export --check FOLDER checks one."
-        raise UserError("say what to export and where to, or which folder to check", hint=hint)
+        return UserError("say what to export and where to, or which folder to check", hint=hint)
+    name = Path(source).name if source not in _PHASES else source
+    hint = f"Name a folder that is not there yet: rlhf export {source} exported-{name}"
+    return UserError("TO is missing: where the export goes", where=f"rlhf export {source}", hint=hint)
 
 
 def _claim(to: Path, *, overwrite: bool) -> None:
@@ -111,12 +124,16 @@ def _alone(to: Path) -> Iterator[None]:
         yield
 
 
-def _find(source: str, recipe: str | None) -> Source:
-    if source in ("sft", "reward"):
-        loaded = open_project(recipe)
+def _find(source: str, recipe: str | None, overrides: Sequence[str]) -> Source:
+    if source in _PHASES:
+        loaded = open_project(recipe, overrides)
+    else:
+        near = difflib.get_close_matches(source, _PHASES, n=1, cutoff=0.6)
+        hint = f"Did you mean {near[0]}?" if near else "Give sft or reward, a phase of the run, or a model's folder."
+        model_place.check(source, hint=hint, local=True, adapters=True)
     with console.TerminalSink().stage("starting torch and transformers"):
         from rlhfcli.core import release
-    if source not in ("sft", "reward"):
+    if source not in _PHASES:
         return release.of_folder(Path(source).expanduser())
     from rlhfcli.recipe.run_folder import RunFolder
 
@@ -140,6 +157,7 @@ def _export(source: Source, to: Path, form: tuple[Form, str, str | None], *, com
 
 
 def _check(folder: Path) -> None:
+    model_place.check(folder, hint="Name the folder of an export.", local=True, adapters=True)
     sink = console.TerminalSink()
     with sink.stage("starting torch and transformers"):
         from rlhfcli.core import release

@@ -14,6 +14,7 @@ from rlhfcli import console, launch
 from rlhfcli.cli.common import open_project
 from rlhfcli.errors import ModelError, OutputError
 from rlhfcli.progress import Sink
+from rlhfcli.recipe import model_place
 from rlhfcli.recipe.loader import Loaded
 from rlhfcli.recipe.run_folder import Part, Phase, RunFolder
 from rlhfcli.recipe.schema import Recipe
@@ -103,10 +104,11 @@ def nothing_left(work: Work, part: Phase, going: Going) -> bool:
 
 def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
     """The base model's tokenizer with the recipe's template."""
+    model = work.recipe.model
+    model_place.check(model.name)
     with work.run.starting():
         with work.sink.stage("starting torch and transformers"):
             from rlhfcli.core.model import load_tokenizer
-        model = work.recipe.model
         return load_tokenizer(model.name, work.recipe.data.template, trust_remote_code=model.trust_remote_code)
 
 

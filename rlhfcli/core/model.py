@@ -35,6 +35,7 @@ from rlhfcli.core.model_files import PICKLE, PICKLE_HINT, check_folder, refuse_p
 from rlhfcli.core.partitioned import shape_of
 from rlhfcli.data.template import set_template
 from rlhfcli.errors import ModelError
+from rlhfcli.recipe import model_place
 
 BUILTIN = "builtin:tiny"
 RESERVED_PADS = ("<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad|>", "<unk>")
@@ -157,10 +158,9 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
         ModelError: There is none, or it is not one of a transformers model.
     """
     folder = resolve(name)
+    model_place.check(folder if name == BUILTIN else name)
     if os.path.isdir(folder):
         check_folder(Path(folder))
-    elif _looks_local(name):
-        raise ModelError("there is no such folder", where=name, hint="Give a model folder, or a name on the hub.")
     with explained(name, "model"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
@@ -206,10 +206,6 @@ def _check_end_token(folder: Path, tokenizer: Any) -> None:
             where=str(folder),
             hint="Copy tokenizer_config.json from where the model comes from: it names the end token.",
         )
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def check_filled(name: str, missing: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ from transformers.utils.hub import cached_file
 
 from rlhfcli.core import checksums
 from rlhfcli.errors import ModelError
+from rlhfcli.recipe import model_place
 
 PICKLE = "the file is a pickle that holds more than tensors"
 PICKLE_HINT = "It could run code, and is not read any further. Ask its maker for safetensors."
@@ -52,9 +53,8 @@ def check_folder(folder: Path) -> None:
         ModelError: It has no config or no weights, they are damaged, or it holds something else.
     """
     refuse_pointers(folder)
+    model_place.check(folder)
     config = folder / "config.json"
-    if not config.is_file():
-        raise _no_config(folder)
     try:
         read = json.loads(config.read_text(encoding="utf-8"), parse_constant=_constant)
     except (ValueError, RecursionError) as error:
@@ -149,15 +149,6 @@ def read_pickle(file: Path) -> dict[str, Tensor]:
     if not isinstance(read, dict) or not all(isinstance(tensor, Tensor) for tensor in read.values()):
         raise ModelError("the file holds no tensors by name", where=str(file))
     return {str(name): tensor for name, tensor in read.items()}
-
-
-def _no_config(folder: Path) -> ModelError:
-    inner = next((name for name in ("final", "sft/final", "reward/final") if (folder / name).is_dir()), None)
-    hint = f"Take its folder {inner}." if inner else "A model folder has config.json and *.safetensors."
-    if (folder / "adapter_config.json").is_file():
-        what = "this is the folder of an adapter, not of a whole model"
-        return ModelError(what, where=str(folder), hint="Merge it into its base model: rlhf export FOLDER TO.")
-    return ModelError("not a model folder: it has no config.json", where=str(folder), hint=hint)
 
 
 def _constant(name: str) -> float:

@@ -137,7 +137,7 @@ MODELS = {
     "a folder above": (
         no_files,
         ["chat", "-m", "{project}/runs/tiny/sft"],
-        ["no config.json", "Take its folder final/"],
+        ["no config.json", "Did you mean ", "runs/tiny/sft/final?"],
     ),
     "no such folder": (no_files, ["chat", "-m", "./nowhere"], ["./nowhere: there is no such folder"]),
     "no weights": (
