@@ -209,5 +209,7 @@ def test_the_options_of_a_verb():
         "run": trains,
         "runs": ["--json", "--root"],
         "bench": sorted([*shared, "--phase", "--steps", "--find-size", "--json"]),
-        "export": sorted(["source", "to", "--format", "--shard-size", "--check", "--no-check", "--overwrite", *shared]),
+        "export": sorted(
+            ["source", "to", "--format", "--shard-size", "--check", "--label", "--no-check", "--overwrite", *shared]
+        ),
     }
