@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,23 +34,24 @@ def chat(
     """
     from rlhfcli import launch
     from rlhfcli.cli.common import open_project
+    from rlhfcli.cli.typed import typed
     from rlhfcli.errors import ModelError
     from rlhfcli.recipe import model_place
 
     launch.in_this_process(offline=offline)
-    settings = open_project(recipe, overrides or []).recipe
+    settings = open_project(recipe, overrides or [], "chat" if model is None else "").recipe
     run = Path(settings.output_dir)
-    if model is None and not (run / "sft" / "final").is_dir():
+    if model is None and not os.path.isdir(run / "sft" / "final"):
         raise ModelError(
             "there is no fine-tuned model to talk to yet",
             where=str(run / "sft" / "final"),
-            hint="Run rlhf sft or rlhf run first, or name a folder: rlhf chat --model FOLDER",
+            hint=f"Run {typed('rlhf sft', settings)} or rlhf run first, or name a folder: rlhf chat --model FOLDER",
         )
     for named in (model, reward):
         if named not in (None, "none"):
             model_place.check(named, adapters=True)
     own = {name: str(run / name / "final") for name in ("sft", "reward")}
-    if reward is None and Path(own["reward"]).is_dir():
+    if reward is None and os.path.isdir(own["reward"]):
         reward = own["reward"]
 
     scorer = None if reward in (None, "none") else reward

@@ -25,7 +25,7 @@ def dry_run(verb: str, ranks: Plan, given: Mapping[str, Any], *, as_json: bool) 
     from rlhfcli import console
     from rlhfcli.cli import memory_view, tables, work
 
-    job = work.begin(given["recipe"], given["overrides"] or [], offline=given["offline"])
+    job = work.begin(given["recipe"], given["overrides"] or [], offline=given["offline"], verb=verb)
     results = [_estimate(job, phase, ranks) for phase in (("sft", "reward") if verb == "run" else (verb,))]
     if as_json:
         console.result(json.dumps(results))

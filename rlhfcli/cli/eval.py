@@ -20,7 +20,7 @@ def evaluate(
     from rlhfcli import console
     from rlhfcli.cli import measuring, work
 
-    job = work.begin(recipe, overrides or [], offline=offline)
+    job = work.begin(recipe, overrides or [], offline=offline, verb="eval")
     measuring.refuse_nothing_trained(job)
     with work.holding(job):
         results = measuring.evaluate(job)
@@ -28,7 +28,7 @@ def evaluate(
         console.result(json.dumps(results, ensure_ascii=False))
         return
     show(results)
-    console.next_steps(["rlhf chat"])
+    work.next_steps(job, "rlhf chat")
 
 
 def show(results: dict[str, dict[str, object]]) -> None:

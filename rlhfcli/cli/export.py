@@ -126,7 +126,7 @@ def _alone(to: Path) -> Iterator[None]:
 
 def _find(source: str, recipe: str | None, overrides: Sequence[str]) -> Source:
     if source in _PHASES:
-        loaded = open_project(recipe, overrides)
+        loaded = open_project(recipe, overrides, f"export {source}")
     else:
         near = difflib.get_close_matches(source, _PHASES, n=1, cutoff=0.6)
         hint = f"Did you mean {near[0]}?" if near else "Give sft or reward, a phase of the run, or a model's folder."

@@ -32,17 +32,18 @@ class Going:
     overwrite: bool = False
     until: float | None = None
 
-    def sitting(self, fingerprint: str) -> Sitting:
+    def sitting(self, fingerprint: str, resume: str) -> Sitting:
         """The same for the training.
 
         Args:
             fingerprint: Of the prepared data.
+            resume: What to type to go on.
         """
         from rlhfcli.core.resume import Sitting
         from rlhfcli.core.stop import Stop
 
         left = None if self.until is None else self.until - time.monotonic()
-        return Sitting(self.resume, fingerprint, Stop(left), f"rlhf {self.verb} --resume")
+        return Sitting(self.resume, fingerprint, Stop(left), resume)
 
 
 def going(verb: str, *, resume: bool, overwrite: bool, max_time: str | None) -> Going:

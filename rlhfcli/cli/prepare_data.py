@@ -68,4 +68,4 @@ def prepare_data(
     if preview:
         shown = preview_view.choose(prepared, tokenizer(), loss_on, preview)
         console.result(preview_view.previews(shown, console.results))
-    console.next_steps(["rlhf sft", "rlhf reward", "rlhf run"])
+    work.next_steps(job, "rlhf sft", "rlhf reward", "rlhf run")

@@ -27,16 +27,16 @@ def reward(
     Starts from the fine-tuned model of the same run (or, with reward.init_from: base, from the base model).
     Writes <output_dir>/reward/final, which loads with AutoModelForSequenceClassification, and metrics.jsonl.
     """
-    from rlhfcli import console
     from rlhfcli.cli import work
     from rlhfcli.cli.going import going
 
     wish = going("reward", resume=resume, overwrite=overwrite, max_time=max_time)
-    job = work.begin(recipe, overrides or [], offline=offline)
+    job = work.begin(recipe, overrides or [], offline=offline, verb="reward")
+    work.refuse_no_start(job)
     with work.holding(job):
         if resume and work.nothing_left(job, "reward", wish):
             return
         work.claim(job, "reward", overwrite=overwrite, resume=resume)
         result = work.train(job, work.project_of(job, wish), "reward")
     work.say_trained(job, "reward", result)
-    console.next_steps(["rlhf eval", "rlhf chat"])
+    work.next_steps(job, "rlhf eval", "rlhf chat")

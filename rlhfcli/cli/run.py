@@ -49,4 +49,4 @@ def run(
             return
         show(measuring.evaluate(job))
     console.message(f"All done in {time.perf_counter() - began:.0f} s. Everything is in {job.run.path}")
-    console.next_steps(["rlhf chat"])
+    work.next_steps(job, "rlhf chat")

@@ -27,7 +27,6 @@ def sft(
     Prepares the data first if need be. Writes <output_dir>/sft/final, a plain transformers folder (with the PEFT
     adapter in it where LoRA was used), and <output_dir>/sft/metrics.jsonl.
     """
-    from rlhfcli import console
     from rlhfcli.cli import work
     from rlhfcli.cli.going import going
 
@@ -39,4 +38,4 @@ def sft(
         work.claim(job, "sft", overwrite=overwrite, resume=resume)
         result = work.train(job, work.project_of(job, wish), "sft")
     work.say_trained(job, "sft", result)
-    console.next_steps(["rlhf chat", "rlhf reward", "rlhf eval"])
+    work.next_steps(job, "rlhf chat", "rlhf reward", "rlhf eval")

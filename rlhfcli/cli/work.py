@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhfcli import console, launch
 from rlhfcli.cli.common import open_project
+from rlhfcli.cli.typed import typed
 from rlhfcli.errors import ModelError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import model_place
@@ -48,19 +49,20 @@ class Work:
         return self.loaded.recipe
 
 
-def begin(recipe: str | None, overrides: Sequence[str], *, offline: bool = False) -> Work:
+def begin(recipe: str | None, overrides: Sequence[str], *, offline: bool = False, verb: str = "") -> Work:
     """Load the recipe and get this process ready.
 
     Args:
         recipe: The ``--recipe`` option.
         overrides: The ``--set`` options.
         offline: The ``--offline`` option.
+        verb: Which command: without ``--recipe`` it takes a run that has what it needs.
 
     Returns:
         The project.
     """
     launch.in_this_process(offline=offline)
-    loaded = open_project(recipe, overrides)
+    loaded = open_project(recipe, overrides, verb)
     launch.together()  # before the first rank writes anything: it might change what the others take to be the recipe
     return Work(loaded, RunFolder(loaded.recipe), console.TerminalSink())
 
@@ -197,11 +199,17 @@ def project_of(work: Work, going: Going) -> Project:
 
             trackers.check(work.recipe)
     tokenizer = tokenizer_of(work)
-    with work.sink.stage("importing the core"):
+    with work.run.starting(), work.sink.stage("importing the core"):
+        from rlhfcli.core.model import language_config
         from rlhfcli.core.phases import Project
+
+        if going.verb != "reward":  # before the data is prepared, which may take long
+            section = work.recipe.model
+            language_config(section.name, trust_remote_code=section.trust_remote_code)
     prepared = prepare(work, tokenizer)
     launch.log_into(work.run.path / "logs")
-    sitting = going.sitting(str(prepared.manifest["fingerprint"]))
+    resume = typed(f"rlhf {going.verb} --resume", work.recipe, later=True)
+    sitting = going.sitting(str(prepared.manifest["fingerprint"]), resume)
     return Project(work.recipe, prepared, tokenizer, work.run.path, work.sink, sitting)
 
 
@@ -237,12 +245,8 @@ def train(work: Work, project: Project, phase: str) -> Result:
     """
     from rlhfcli.core import phases
 
-    if phase == "reward" and work.recipe.reward.init_from == "sft" and not work.run.finished("sft"):
-        raise ModelError(
-            "the reward model starts from the fine-tuned model, which is not there yet",
-            where=str(work.run.sft),
-            hint="Run rlhf sft first, or start from the base model: --set reward.init_from=base",
-        )
+    if phase == "reward":
+        refuse_no_start(work)
     if not launch.is_rank() and (gpus := launch.usable_gpus()) > 1:
         console.message(f"training on 1 of {gpus} GPUs; --gpus all takes them all")
     began = time.perf_counter()
@@ -256,6 +260,26 @@ def train(work: Work, project: Project, phase: str) -> Result:
         work.run.note({phase: figures | result.evaluation | ({"best": result.best} if result.best else {})})
     launch.together()
     return result
+
+
+def refuse_no_start(work: Work) -> None:
+    """Check that there is what the reward model starts from.
+
+    Raises:
+        ModelError: It starts from the SFT model, which is not there.
+    """
+    if work.recipe.reward.init_from == "sft" and not work.run.finished("sft"):
+        raise ModelError(
+            "the reward model starts from the fine-tuned model, which is not there yet",
+            where=str(work.run.sft),
+            hint=f"Run {typed('rlhf sft', work.recipe)} first, or start from the base model: "
+            "--set reward.init_from=base",
+        )
+
+
+def next_steps(work: Work, *commands: str) -> None:
+    """Print what to type next for this run."""
+    console.next_steps([typed(command, work.recipe) for command in commands])
 
 
 def say_trained(work: Work, phase: str, result: Result) -> None:

@@ -130,13 +130,7 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
         ModelError: It cannot be loaded, has no weights, or is a reward model.
     """
     folder = resolve(name)
-    config = load_config(name, trust_remote_code=trust_remote_code)
-    if is_reward_model(config):
-        raise ModelError(
-            "this is a reward model: it gives scores, it cannot talk",
-            where=name,
-            hint="Use it as the reward model (--reward), and a language model, such as .../sft/final, as the model.",
-        )
+    config = language_config(name, trust_remote_code=trust_remote_code)
     dropouts = set_config(config, dropout)
     with explained(name, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -163,6 +157,22 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
         check_folder(Path(folder))
     with explained(name, "model"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def language_config(name: str, *, trust_remote_code: bool = False) -> Any:
+    """The ``config.json`` of a language model.
+
+    Raises:
+        ModelError: There is none, or it is that of a reward model.
+    """
+    config = load_config(name, trust_remote_code=trust_remote_code)
+    if is_reward_model(config):
+        raise ModelError(
+            "this is a reward model: it gives scores, it cannot talk",
+            where=name,
+            hint="Use it as the reward model (--reward), and a language model, such as .../sft/final, as the model.",
+        )
+    return config
 
 
 def is_reward_model(config: Any) -> bool:

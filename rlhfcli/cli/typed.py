@@ -1,0 +1,35 @@
+"""What to type to run a command on a certain run: short, and never a line that would take another one."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rlhfcli.recipe import recent
+from rlhfcli.recipe.loader import RUNS
+from rlhfcli.recipe.schema import Recipe
+
+
+def typed(command: str, recipe: Recipe, *, later: bool = False) -> str:
+    """Write a command that works on a run.
+
+    Args:
+        command: Without its recipe: ``rlhf reward``, ``rlhf sft --resume``.
+        recipe: Of the run.
+        later: It may be typed much later, when another run is newer.
+
+    Returns:
+        The command, with ``--recipe`` where it would take another run without, and with what a run's own recipe
+        must not say.
+    """
+    run, verb = Path(recipe.output_dir), command.split()[1]
+    others = later and len(recent.newest_first(RUNS)) > 1
+    if others or not _is(recent.choose(RUNS, verb).run, run):
+        command += f" --recipe {shlex.quote(str(run))}"
+    if recipe.model.trust_remote_code:
+        command += " --set model.trust_remote_code=true"
+    return command
+
+
+def _is(taken: Path | None, run: Path) -> bool:
+    return taken is not None and taken.resolve() == run.resolve()
