@@ -106,7 +106,7 @@ def _about_sources(manifest: Mapping[str, Any]) -> list[str]:
     cut = sum(source["cut"] for source in manifest["sources"])
     lines = [f"cut: shortened to {limit:,} tokens."] if cut else []
     for source in manifest["sources"]:
-        about = described(source.get("columns_not_read", {}), source.get("carried", {}))
+        about = described(source.get("columns_not_read", {}), source.get("carried", {}), manifest.get("ignored", ()))
         lines += [f"{source['path']}: {line}" if several else line for line in about]
     return lines
 

@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlhfcli.data import message
-from rlhfcli.data.dialogue import Dialogue, Preference
+from rlhfcli.data.dialogue import Dialogue, Preference, is_plain
 
-TOOLS = "tools are given to the chat template"
-REASONING = "reasoning is given to the chat template"
-UNLEARNT = "some turns are not learnt (weight, train, loss, masked …)"
+TOOLS, REASONING, CALLS, UNLEARNT, PLAIN = "tools", "reasoning", "calls", "turns not learnt", "plain text"
+_CARRIED = {
+    TOOLS: "tools are given to the chat template",
+    REASONING: "reasoning is given to the chat template",
+    CALLS: "calls of tools are written as JSON, not with the chat template's words for them",
+    UNLEARNT: "some turns are not learnt (weight, train, loss, masked …)",
+    PLAIN: "plain text, all of which is learnt, without the chat template",
+}
+_IGNORED = {
+    TOOLS: "tools are left out, because the chat template has no words for them",
+    REASONING: "reasoning is left out, because the chat template has no words for it",
+}
 
 
 class WatchedRow(Mapping[str, Any]):
@@ -57,19 +66,21 @@ class WatchedRow(Mapping[str, Any]):
         return found
 
 
-def described(shares: Mapping[str, float], carried: Mapping[str, int]) -> list[str]:
+def described(shares: Mapping[str, float], carried: Mapping[str, int], ignored: Collection[str] = ()) -> list[str]:
     """What a person should know about the columns of a source.
 
     Args:
         shares: As ``ColumnUse.shares`` has them.
         carried: What is used beside the texts, with its rows.
+        ignored: What of it the chat template leaves out.
 
     Returns:
         Lines; none where there is nothing to say.
     """
     names = [name if share == 1 else f"{name} ({_percent(share)})" for name, share in shares.items()]
     lines = [f"columns not read: {', '.join(names)}"] if names else []
-    return lines + [f"{what}: {count:,} {'row' if count == 1 else 'rows'}" for what, count in carried.items() if count]
+    words = _CARRIED | {what: text for what, text in _IGNORED.items() if what in ignored}
+    return lines + [f"{words[what]}: {count:,} {'row' if count == 1 else 'rows'}" for what, count in carried.items()]
 
 
 def _percent(share: float) -> str:
@@ -121,6 +132,8 @@ class ColumnUse:
         self.carried[TOOLS] += bool(example.tools)
         self.carried[REASONING] += any(turn.reasoning for turn in turns)
         self.carried[UNLEARNT] += not all(turn.train for turn in turns)
+        self.carried[PLAIN] += is_plain(turns)
+        self.carried[CALLS] += any(_calls(each) for name in row.read for each in _messages(row.peek(name)))
         return json.dumps(left, sort_keys=True, default=str) if left else ""
 
     def add_unjoined(self, row: Any, read: Iterable[str]) -> None:
@@ -144,6 +157,10 @@ def _reasons_of_answers(row: WatchedRow, example: Dialogue | Preference) -> list
         if messages and str(messages[-1].get("role")) == "assistant" and message.has_reasoning(messages[-1]):
             found.append(f"{name}[-1]: reasoning of the answer")
     return found
+
+
+def _calls(message_: Mapping[str, Any]) -> bool:
+    return any(is_there(message_.get(key)) for key in message.CALLS)
 
 
 def _messages(value: Any) -> list[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlhfcli.data.turns import RowProblem, kind_of
+from rlhfcli.data.turns import RowProblem, kind_of, listed
 
 Row = Mapping[str, Any]
 Clean = Callable[[str], str]
@@ -120,9 +120,7 @@ def _element(value: Any, index: int, path: str) -> Any:
 
 
 def _list(value: Any, path: str) -> Sequence[Any]:
-    if isinstance(value, Mapping) and value and all(isinstance(cells, list) for cells in value.values()):
-        # The datasets library turns a list of objects into an object of lists.
-        return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=False)]
+    value = listed(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowProblem(f"{path}: {kind_of(value)} stands where a list should be")
     return value

@@ -137,3 +137,8 @@ class Preference:
     def preferred(self) -> Dialogue:
         """The dialogue that ends with the best answer: what SFT learns from a preference."""
         return Dialogue((*self.prompt, Turn("assistant", self.answers[0])), self.origin, self.tools)
+
+
+def is_plain(turns: Sequence[Turn]) -> bool:
+    """Whether a dialogue is plain text: the assistant says all of it, and nobody asked."""
+    return len(turns) == 1 and turns[0].role == "assistant"

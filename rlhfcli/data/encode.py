@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from rlhfcli.data.dialogue import Dialogue, Preference, Turn
+from rlhfcli.data.dialogue import Dialogue, Preference, Turn, is_plain
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.segments import Segmenter
 from rlhfcli.data.shorten import Shortener
@@ -208,7 +208,7 @@ class Encoder:
             return Outcome(_with_spans(parts))
         if self._policy == "drop":
             return Outcome(None, reason=too_long(self._max_length))
-        if self._policy == "drop_oldest_turns":
+        if self._policy == "drop_oldest_turns" and not is_plain(turns):
             prompt = self._shortener.shorten(turns[:-1], self._max_length - len(parts[-1]))
             parts = self._segmenter.tokenise(self._segmenter.split([*prompt, turns[-1]]))
         example = _with_spans(parts, self._max_length)

@@ -38,7 +38,7 @@ from rlhfcli.data.dialogue import Origin
 from rlhfcli.data.joins import Join, MessageTrees
 from rlhfcli.data.preference_readers import MARGINS, Paired, Ranked, Replaced
 from rlhfcli.data.prompts import ALPACA, BESIDE, SYSTEM, Prompt
-from rlhfcli.data.readers import Answered, Example, Exchanges, Messages, Reader
+from rlhfcli.data.readers import Answered, Example, Exchanges, Messages, PlainText, Reader
 from rlhfcli.data.side_columns import LABELS, TOOLS, with_side_columns
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
@@ -55,12 +55,14 @@ class Shape:
         reader: Makes a dialogue or a preference of such a row.
         families: Wider names that a recipe may use as well.
         join: Puts the rows of a file together before they are converted, where examples are spread over several.
+        alone: A file of other rows never has such rows among them.
     """
 
     name: str
     reader: Reader
     families: tuple[str, ...] = ()
     join: Join | None = None
+    alone: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -113,6 +115,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape("question_answer", Answered(_QUESTION, "answer")),
     Shape("input_output", Answered(Prompt("input", ("context",), "history"), "output")),
     Shape("oasst", OASST, join=MessageTrees()),
+    Shape("text", PlainText("text"), alone=True),
 )
 _OPTIONAL = {*SYSTEM, *BESIDE, "history", *TOOLS, *LABELS, *chain.from_iterable(MARGINS)}
 """Columns that most shapes read where a row has them."""
@@ -193,7 +196,7 @@ def shape_of(row: Any, shapes: tuple[Shape, ...]) -> Shape:
     usual = shapes[0]
     if usual.join is not None or not isinstance(row, Mapping) or _has(row, usual):
         return usual
-    return next((shape for shape in shapes if shape.join is None and _has(row, shape)), usual)
+    return next((shape for shape in shapes if shape.join is None and not shape.alone and _has(row, shape)), usual)
 
 
 def known_columns(shapes: Iterable[Shape]) -> set[str]:
@@ -204,6 +207,8 @@ def known_columns(shapes: Iterable[Shape]) -> set[str]:
 
 
 def _has(row: Mapping[str, Any], shape: Shape) -> bool:
+    if shape.join is not None:  # the first message of a tree has no parent
+        return _names(row, shape)
     return all(row.get(column) is not None for column in shape.needs)
 
 

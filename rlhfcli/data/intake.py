@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rlhfcli.data.column_use import WatchedRow, described
+from rlhfcli.data.column_use import WatchedRow
 from rlhfcli.data.counts import DUPLICATES, PHASES, Phase, SourceCount, short_reason
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference
 from rlhfcli.data.duplicates import Seen
@@ -28,6 +28,7 @@ from rlhfcli.errors import DataError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Data, Source
 
+_REASONS = 5  # that are told where no row can be used
 _START = 200  # characters of a rejected row that are written down
 Item = TypeVar("Item")
 Located = tuple[Any, Origin]
@@ -118,17 +119,21 @@ class Intake:
             done += stream.meter.size
         self._sink.end()
         shaping.finish()
-        for line in described(count.columns.shares(), count.columns.carried):
-            self._sink.note(f"{source.path}: {line}")
         unusable = sum(number for reason, number in count.dropped.items() if reason not in DUPLICATES)
         if count.read and unusable == count.read and self._first_fault:
-            reason, rows_with_it = count.dropped.most_common(1)[0]
-            fits = "tokens" not in reason and "after cutting" not in reason
-            raise DataError(
-                f"none of the {count.read} rows can be used; {rows_with_it} of them: {reason}",
-                where=self._first_fault,
-                hint="Is this the file, and the format, that you mean?" if fits else "Raise data.max_length.",
-            )
+            raise self._none_left(count)
+
+    def _none_left(self, count: SourceCount) -> DataError:
+        """No row can be used: the most common reasons, and what can be done about the first."""
+        (reason, rows_with_it), *others = count.dropped.most_common(_REASONS)
+        fits = "tokens" not in reason and "after cutting" not in reason
+        what = f"none of the {count.read} rows can be used; {rows_with_it} of them: {reason}"
+        what += "".join(f"\n{rows} of them: {other}" for other, rows in others)
+        return DataError(
+            what,
+            where=self._first_fault,
+            hint="Is this the file, and the format, that you mean?" if fits else "Raise data.max_length.",
+        )
 
     # --- one chunk ------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.turns import ROLES, RowProblem, join_parts, kind_of, text_of
+from rlhfcli.data.turns import ROLES, RowProblem, join_parts, kind_of, listed, parsed, text_of
 
 SPEAKER = ("role", "from")
 CONTENT = ("content", "value")
@@ -69,6 +69,7 @@ def turns_of(messages: Any, what: str) -> tuple[Turn, ...]:
     Raises:
         RowProblem: It is not a list of messages.
     """
+    messages = listed(parsed(messages, what))
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise RowProblem(f"{what} is {kind_of(messages)}, not a list of messages")
     found = [turn_of(message, f"{what}: turn {number}") for number, message in enumerate(messages, 1)]

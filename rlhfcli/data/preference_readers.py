@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,13 @@ from rlhfcli.data.prompts import (
     answer_of,
     answers_of,
     check_prompt,
+    is_dialogue,
     joined,
     whole_dialogue,
     with_system,
     without_answer,
 )
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.turns import RowProblem, parsed
 
 KIND = "kind"
 MARGINS: tuple[tuple[str, ...], ...] = (
@@ -57,7 +58,7 @@ class Paired:
     def __call__(self, row: Row, origin: Origin) -> Preference:
         """Read a row."""
         chosen, rejected = value_at(row, self.chosen), value_at(row, self.rejected)
-        if self.prompt is None or (_is_dialogue(chosen) and _is_dialogue(rejected)):
+        if self.prompt is None or (is_dialogue(chosen) and is_dialogue(rejected)):
             prompt, better, worse = self._whole(row, chosen, rejected)
         else:
             better, worse = answers_of(chosen, self.chosen), answers_of(rejected, self.rejected)
@@ -100,7 +101,7 @@ class Replaced:
         better = whole_dialogue(value_at(row, self.chosen), self.chosen)
         rejected = value_at(row, self.rejected)
         prompt, answers = better[:-1], [better[-1].content]
-        if _is_dialogue(rejected):
+        if is_dialogue(rejected):
             worse = joined(better[:-1], whole_dialogue(rejected, self.rejected), self.rejected)
             prompt, *texts = _common_prompt(better, worse, f"{self.chosen} and {self.rejected}")
             others = texts[1:]
@@ -216,10 +217,6 @@ def label_of(row: Row, column: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _is_dialogue(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(item, Mapping) for item in value)
-
-
 def _paths(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if paths is None else (paths,) if isinstance(paths, str) else paths
 
@@ -228,7 +225,7 @@ def _each(row: Row, paths: str | tuple[str, ...], what: str) -> list[tuple[str, 
     """The values of several paths, or of the list at one, each with a name for messages."""
     if isinstance(paths, tuple):
         return [(path, value_at(row, path)) for path in paths]
-    values = value_at(row, paths)
+    values = parsed(value_at(row, paths), paths)
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise RowProblem(f"{paths} is not a list of {what}")
     return [(f"{paths}: number {number}", value) for number, value in enumerate(values, 1)]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import tiny
+from rlhfcli.data.column_use import described
 from rlhfcli.data.counts import PHASES, raised_share
 from rlhfcli.data.empty_parts import check_parts, missing_share
 from rlhfcli.data.encode import Encoder
@@ -27,6 +28,7 @@ from rlhfcli.data.overlap import PROMPTS
 from rlhfcli.data.sources import Stream, code_identity, file_identity, open_source
 from rlhfcli.data.split import PARTS
 from rlhfcli.data.store import REJECTED, Prepared, file_name
+from rlhfcli.data.template import ignored_by
 from rlhfcli.errors import DataError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import leftovers
@@ -129,6 +131,10 @@ def _write(
         again = recipe.data.model_copy(update={"validation": share})
         intake = _take(again, _open_sources(recipe, folder), encoder, folder, sink)
     check_parts(recipe.data, intake.counts, intake.statistics)
+    ignored = ignored_by(tokenizer)
+    for count in intake.counts:
+        for line in described(count.columns.shares(), +count.columns.carried, ignored):
+            sink.note(f"{count.path}: {line}")
     manifest = {
         "fingerprint": fingerprint,
         "quick": _quick(recipe, streams),
@@ -136,6 +142,7 @@ def _write(
         "data": without_secrets(recipe.data.model_dump()),
         "raised_validation": share,
         "template": tokenizer.chat_template,
+        "ignored": ignored,
         "sources": [count.as_json() for count in intake.counts],
         "tokens": _statistics(recipe, intake),
     }

@@ -49,7 +49,7 @@ class Prompt:
             RowProblem: It cannot be used.
         """
         value = value_at(row, self.column)
-        if not isinstance(value, str) and self.speakers is not None and not _is_parts(value):
+        if isinstance(value, list | Mapping) and self.speakers is not None and not _is_parts(value):
             return with_system(row, (*self._earlier(row), *turns_of(value, self.column)))
         text = self.clean(text_of(value, self.column))
         turns = (Turn("user", text),) if self.speakers is None else split_transcript(text, self.speakers)
@@ -153,6 +153,11 @@ def whole_dialogue(value: Any, what: str) -> Turns:
     if turns[-1].role != "assistant":
         raise RowProblem(f"{what} does not end with the assistant's turn")
     return turns
+
+
+def is_dialogue(value: Any) -> bool:
+    """Whether a value is a list of several messages."""
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(item, Mapping) for item in value)
 
 
 def joined(before: Turns, dialogue: Turns, what: str) -> Turns:

@@ -13,9 +13,18 @@ from typing import Protocol
 
 from rlhfcli.data.columns import Clean, Row, as_is, column_of, value_at
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.message import turns_of
-from rlhfcli.data.prompts import Prompt, Turns, answer_of, check_beginning, with_system
-from rlhfcli.data.turns import RowProblem, text_of
+from rlhfcli.data.message import turn_of, turns_of
+from rlhfcli.data.prompts import (
+    Prompt,
+    Turns,
+    answer_of,
+    check_beginning,
+    is_dialogue,
+    joined,
+    whole_dialogue,
+    with_system,
+)
+from rlhfcli.data.turns import GUANACO, HUMAN_ASSISTANT, RowProblem, is_transcript, split_transcript, text_of
 
 Example = Dialogue | Preference
 
@@ -79,8 +88,13 @@ class Answered:
 
     def __call__(self, row: Row, origin: Origin) -> Dialogue:
         """Read a row."""
-        answer = answer_of(value_at(row, self.answer), self.answer, self.clean)
-        return _dialogue((*self.prompt(row), Turn("assistant", answer)), origin)
+        value, prompt = value_at(row, self.answer), self.prompt(row)
+        if is_dialogue(value) and "text" not in value[0]:  # calls of tools and what they gave, before the answer
+            return _dialogue(joined(prompt, whole_dialogue(value, self.answer), self.answer), origin)
+        message = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if isinstance(message, Mapping) and (turn := turn_of(message, self.answer)) is not None and turn.reasoning:
+            return _dialogue((*prompt, turn), origin)
+        return _dialogue((*prompt, Turn("assistant", answer_of(value, self.answer, self.clean))), origin)
 
 
 def _dialogue(turns: Turns, origin: Origin) -> Dialogue:
@@ -90,6 +104,30 @@ def _dialogue(turns: Turns, origin: Origin) -> Dialogue:
     if not any(turn.role == "assistant" and turn.train for turn in turns):
         raise RowProblem("the row says that none of the assistant's turns is to be learnt", fault=False)
     return Dialogue(turns, origin)
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """Plain text, all of which is learnt; where it is a dialogue in one text, that is read as one.
+
+    Args:
+        column: The text.
+    """
+
+    column: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that a row must have."""
+        return (self.column,)
+
+    def __call__(self, row: Row, origin: Origin) -> Dialogue:
+        """Read a row."""
+        text = text_of(value_at(row, self.column), self.column)
+        for speakers in (GUANACO, HUMAN_ASSISTANT):
+            if is_transcript(text, speakers):
+                return _dialogue(with_system(row, split_transcript(text, speakers)), origin)
+        return Dialogue((Turn("assistant", text),), origin)
 
 
 @dataclass(frozen=True)

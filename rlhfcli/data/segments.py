@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from rlhfcli.data.dialogue import Role, Turn
+from rlhfcli.data.dialogue import Role, Turn, is_plain
+from rlhfcli.data.plain_text import plain_pieces
 from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, render
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
@@ -86,6 +87,8 @@ class Segmenter:
             RowProblem: The template refuses or changes this dialogue, or its text holds a special token.
             DataError: The template cannot be used at all.
         """
+        if is_plain(turns):
+            return plain_pieces(self._tokenizer, turns[0].content)
         for number, turn in enumerate(turns, 1):
             if found := self._any_special.search(turn.content):
                 raise RowProblem(f"turn {number} ({turn.role}) holds the special token {found[0]}")

@@ -10,7 +10,7 @@ from typing import Any
 from rlhfcli.data.column_use import WatchedRow, is_there
 from rlhfcli.data.dialogue import Dialogue, Preference
 from rlhfcli.data.message import truth_of, without_nulls
-from rlhfcli.data.turns import RowProblem, kind_of
+from rlhfcli.data.turns import RowProblem, kind_of, parsed
 
 TOOLS = ("tools", "functions")
 LABELS = ("kto_tag", "label")
@@ -89,11 +89,13 @@ def tools_of(value: Any, what: str) -> str:
     Raises:
         RowProblem: It is something else.
     """
-    value = _parsed(value, what)
+    value = parsed(value, what)
+    if value == "":
+        return ""
     tools = [value] if isinstance(value, Mapping) else value
     if not isinstance(tools, list):
         raise RowProblem(f"{what} is {kind_of(value)}, not a list of tools")
-    found = [without_nulls(_parsed(tool, f"{what}: number {number}")) for number, tool in enumerate(tools, 1)]
+    found = [without_nulls(parsed(tool, f"{what}: number {number}")) for number, tool in enumerate(tools, 1)]
     for number, tool in enumerate(found, 1):
         if not isinstance(tool, Mapping):
             raise RowProblem(f"{what}: number {number} is {kind_of(tool)}, not a tool")
@@ -103,12 +105,3 @@ def tools_of(value: Any, what: str) -> str:
 
 def _wrapped(tool: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": tool}
-
-
-def _parsed(value: Any, what: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value.strip() else []
-    except (ValueError, RecursionError):
-        raise RowProblem(f"{what} is a text that is not JSON") from None

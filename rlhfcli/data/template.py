@@ -99,6 +99,29 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation
     return str(text)
 
 
+def ignored_by(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a chat template has no words for: of a dialogue's ``tools`` and of an answer's ``reasoning``.
+
+    Args:
+        tokenizer: With a chat template.
+
+    Returns:
+        The names of what it leaves out; none where it refuses the dialogue that it is tried with.
+    """
+    mark = "\ue000tried\ue001"
+    tools = json.dumps([{"type": "function", "function": {"name": mark, "description": "", "parameters": {}}}])
+    turns = [Turn("user", "a"), Turn("assistant", "b", mark)]
+    found = []
+    for name, given in (("tools", tools), ("reasoning", "")):
+        try:
+            text = render(tokenizer, turns if name == "reasoning" else turns[:1], name == "tools", given)
+        except jinja2.TemplateError:
+            continue
+        if mark not in text and json.dumps(mark)[1:-1] not in text:
+            found.append(name)
+    return found
+
+
 def check_speaks(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     """Look whether a chat template can write what a user says, before anybody says it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,12 @@ class Speakers:
     Args:
         user: The user's word.
         assistant: The assistant's.
+        unmistakable: They begin a turn wherever they stand; else only where they cannot be a part of a sentence.
     """
 
     user: str
     assistant: str
+    unmistakable: bool = False
 
     @property
     def roles(self) -> dict[str, Role]:
@@ -55,6 +58,8 @@ class Speakers:
     @cached_property
     def anywhere(self) -> re.Pattern[str]:
         """A word within a line, where it cannot be a part of a sentence."""
+        if self.unmistakable:
+            return re.compile(rf"({self._either}):")
         # Chinese and Japanese have no space after a full stop, nor after a colon.
         return re.compile(rf"(?<=[\s。！？…」』])({self._either})(?::(?=\s|\Z|[^\x00-\x7f])|：)")
 
@@ -65,6 +70,7 @@ class Speakers:
 
 HUMAN_ASSISTANT = Speakers("Human", "Assistant")
 USER_ASSISTANT = Speakers("USER", "ASSISTANT")
+GUANACO = Speakers("### Human", "### Assistant", unmistakable=True)
 
 
 class RowProblem(Exception):
@@ -93,7 +99,7 @@ def text_of(value: Any, what: str) -> str:
     Raises:
         RowProblem: It is not text, or is blank.
     """
-    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+    if isinstance(value, list) and value and all(map(_is_part, value)):
         value, thought = join_parts(value, what)
         if thought:
             raise RowProblem(f"{what} has a part of reasoning, which only a message of the assistant can have")
@@ -160,7 +166,7 @@ def split_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT) -> tuple[T
     first = speakers.first.match(text)
     if first is None:
         return (Turn("user", text),)
-    later = list(speakers.at_line_start.finditer(text, first.end()))
+    later = [] if speakers.unmistakable else list(speakers.at_line_start.finditer(text, first.end()))
     if not later:  # DeepSpeed-Chat's own template has both speakers in one line
         later = list(speakers.anywhere.finditer(text, first.end()))
     marks = [first, *later]
@@ -173,6 +179,31 @@ def split_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT) -> tuple[T
         if not turn.content:
             raise RowProblem(f"turn {number} ({turn.role}) is empty")
     return tuple(turns)
+
+
+def listed(value: Any) -> Any:
+    """A list of objects where the datasets library made an object of lists of it; else the value as it is."""
+    if isinstance(value, Mapping) and value and all(isinstance(cells, list) for cells in value.values()):
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=False)]
+    return value
+
+
+def parsed(value: Any, what: str) -> Any:
+    """A list or an object that stands as JSON in a text, as CSV files have it; else the value as it is.
+
+    Raises:
+        RowProblem: It looks like a list of objects, and is no JSON.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise RowProblem(f"{what} is a text that is not JSON") from None
+
+
+def _is_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and "role" not in part and "from" not in part
 
 
 def _part_text(part: Mapping[str, Any], keys: Sequence[str], what: str) -> str:

@@ -12,6 +12,7 @@ from rlhfcli.data.dialogue import Origin, Turn
 from rlhfcli.data.formats import SHAPES, convert, detect_shape, shape_of
 from rlhfcli.data.prepare import prepare
 from rlhfcli.data.shaping import Shaping
+from rlhfcli.data.template import ignored_by, set_template
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
@@ -126,7 +127,8 @@ PROBLEMS = {
         {"prompt": [{"type": "thinking", "thinking": "x"}], "response": "a"},
         "prompt has a part of reasoning",
     ),
-    "tools of text": ({"messages": [USER, ANSWER], "tools": "a hammer"}, "tools is a text that is not JSON"),
+    "tools of text": ({"messages": [USER, ANSWER], "tools": "a hammer"}, "tools is text, not a list of tools"),
+    "tools that are cut off": ({"messages": [USER, ANSWER], "tools": '[{"na'}, "tools is a text that is not JSON"),
     "tools of a number": ({"messages": [USER, ANSWER], "tools": 3}, "tools is a number, not a list of tools"),
     "a tool of text": ({"messages": [USER, ANSWER], "tools": [3]}, "tools: number 1 is a number, not a tool"),
 }
@@ -178,9 +180,11 @@ def test_columns_that_nobody_reads_are_counted(row, columns):
 
 
 def test_columns_are_named_with_their_share_of_the_rows():
-    assert described({"context": 0.8, "id": 1.0, "x": 0.001, "y": 0.999}, {"tools are given": 1, "none": 0}) == [
+    shares, carried = {"context": 0.8, "id": 1.0, "x": 0.001, "y": 0.999}, {"tools": 1, "reasoning": 1200}
+    assert described(shares, carried, ["reasoning"]) == [
         "columns not read: context (80 %), id, x (under 1 %), y (99 %)",
-        "tools are given: 1 row",
+        "tools are given to the chat template: 1 row",
+        "reasoning is left out, because the chat template has no words for it: 1,200 rows",
     ]
 
 
@@ -218,8 +222,53 @@ def test_rows_that_differ_beside_their_texts_are_no_duplicates(tokenizer, make_r
     prepared = prepare(make_recipe(write_lines(rows)), tokenizer, tmp_path / "data", notes)
     (source,) = prepared.manifest["sources"]
     assert source["dropped"] == {"duplicate but for columns that are not read": 2}
-    assert source["carried"]["tools are given to the chat template"] == 22
-    assert source["carried"]["reasoning is given to the chat template"] == 20
+    assert source["carried"] == {"tools": 22, "reasoning": 20, "turns not learnt": 1}
+    assert prepared.manifest["ignored"] == ["tools", "reasoning"]  # human_assistant has words for turns alone
+    assert any("tools are left out, because the chat template has no words for them: 22" in n for n in notes.notes)
+
+
+WORDS = {  # a template → what it leaves out
+    "both": (
+        "{{ tools | tojson if tools }}{% for m in messages %}{{ m.reasoning_content }}{{ m.content }}{% endfor %}",
+        [],
+    ),
+    "tools": ("{{ tools | tojson if tools }}{% for m in messages %}{{ m.content }}{% endfor %}", ["reasoning"]),
+    "reasoning": ("{% for m in messages %}{{ m.reasoning_content }}{{ m.content }}{% endfor %}", ["tools"]),
+    "an error": ("{{ raise_exception('no') }}", []),
+}
+
+
+@pytest.mark.parametrize(("template", "ignored"), WORDS.values(), ids=WORDS.keys())
+def test_what_a_template_has_no_words_for(tokenizer, template, ignored):
+    tokenizer.chat_template = template
+    assert ignored_by(tokenizer) == ignored
+
+
+def test_plain_text_is_learnt_from_its_first_to_its_last_word(
+    make_tokenizer, make_recipe, write_lines, tmp_path, notes
+):
+    texts = [f"Chapter {k}. The sea was calm." for k in range(20)]
+    guanaco = "### Human: {0}?### Assistant: the answer {0}### Human: sure?### Assistant: yes {0}"
+    rows = [{"text": text} for text in [*texts, *(guanaco.format(k) for k in range(20)), "<s> x", "sea " * 100]]
+    for bos in (None, "<s>"):
+        tokenizer = make_tokenizer(bos=bos)
+        set_template(tokenizer, "human_assistant")
+        prepared = prepare(make_recipe(write_lines(rows), max_length=64), tokenizer, tmp_path / f"{bos}", notes)
+        found = [each for part in ("train", "validation") for each in prepared.dialogues(part)]
+        begin = bos or ""
+        decoded = {tokenizer.decode(each.ids): each for each in found}
+        for text in texts:
+            example = decoded[f"{begin}{text}</s>"]
+            assert example.spans == [(len(begin) > 0, len(example.ids))]
+        asked = decoded[f"{begin}Human: 3?\n\nAssistant: the answer 3</s>\n\nHuman: sure?\n\nAssistant: yes 3</s>"]
+        assert [tokenizer.decode(asked.ids[a:b]) for a, b in asked.spans] == [" the answer 3</s>", " yes 3</s>"]
+        (source,) = prepared.manifest["sources"]
+        assert (source["kept"], source["cut"], source["carried"]) == (41, 1, {"plain text": 22})
+        assert list(source["dropped"]) == [
+            "text holds the special token <s>: give messages, not what a template made of them"
+        ]
+        assert len(max(found, key=lambda each: len(each.ids)).ids) == 64
+    assert any("plain text, all of which is learnt, without the chat template: 22 rows" in note for note in notes.notes)
 
 
 SAILOR = {"persona": "Answer like a sailor.", "prompt": "Hello", "response": "Ahoy"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -124,6 +125,32 @@ DIALOGUES = {
         {"conversation": [{"system": "Be kind.", "input": Q, "output": GOOD}]},
         [S("Be kind."), U(Q), A(GOOD)],
     ),
+    "a call of a tool before the answer": (
+        {
+            "prompt": MESSAGES[:1],
+            "completion": [
+                {"role": "assistant", "tool_calls": [{"name": "add"}]},
+                {"role": "tool", "content": "2"},
+                MESSAGES[1],
+            ],
+        },
+        [U(Q), A('[{"name": "add"}]'), Turn("tool", "2"), A(GOOD)],
+    ),
+    "reasoning of a completion": (
+        {"prompt": Q, "completion": [{**MESSAGES[1], "reasoning_content": "Sum."}]},
+        [U(Q), Turn("assistant", GOOD, "Sum.")],
+    ),
+    "messages as JSON": ({"messages": json.dumps(MESSAGES)}, [U(Q), A(GOOD)]),
+    "messages as datasets keeps lists of objects": (
+        {"messages": {"role": ["user", "assistant"], "content": [Q, GOOD]}},
+        [U(Q), A(GOOD)],
+    ),
+    "plain text": ({"text": GOOD, "label": 3}, [A(GOOD)]),
+    "Guanaco": (
+        {"text": f"### Human: Hi### Assistant: Hello.\n### Human: {Q}### Assistant: {GOOD}"},
+        [U("Hi"), A("Hello."), U(Q), A(GOOD)],
+    ),
+    "a transcript alone": ({"text": HH + GOOD}, [U("Hi"), A("Hello."), U(Q), A(GOOD)]),
     "a conversation of messages": ({"conversation": MESSAGES}, [U(Q), A(GOOD)]),
     "a dialogue of messages": ({"dialogue": MESSAGES}, [U(Q), A(GOOD)]),
     "input and output": ({"input": Q, "output": GOOD}, [U(Q), A(GOOD)]),
@@ -364,6 +391,7 @@ RANKINGS = {  # a row → answers, comparisons, margins
         ((0, 1),),
         (1.0,),
     ),
+    "as JSON": ({"prompt": Q, "answers": '["a", "b"]', "scores": "[1, 2]"}, "ba", ((0, 1),), (1.0,)),
     "no scores in this row": ({"prompt": Q, "answers": ["a", "b"], "scores": None}, "ab", ((0, 1),), ()),
     "messages": (
         {"prompt": MESSAGES[:1], "answers": [{"role": "assistant", "content": "a"}, {"from": "gpt", "value": "b"}]},
@@ -503,6 +531,10 @@ PROBLEMS = {
         "messages: turn 1 has the unknown role 'boss'",
     ),
     "no role": ({"messages": [{"text": "x"}]}, "messages: turn 1 does not say who speaks"),
+    "JSON that is cut off": ({"messages": '[{"role": "us'}, "messages is a text that is not JSON"),
+    "Python's own writing": ({"messages": str(MESSAGES)}, "messages is a text that is not JSON"),
+    "a prompt of a number": ({"prompt": 3, "response": GOOD}, "prompt is a number, not text"),
+    "a list of objects for an answer": ({"question": Q, "answer": MESSAGES[:1]}, "answer is not the assistant's turn"),
     "no list": ({"messages": "x"}, "messages is text, not a list of messages"),
     "no messages": ({"messages": []}, "messages has no turns"),
     "turn is no message": ({"messages": ["x"]}, "messages: turn 1 is text, not a message"),

@@ -255,6 +255,11 @@ EMPTY = {
         {},
         "line 1: none of the 3 rows can be used; 3 of them: chosen is empty",
     ),
+    "several reasons": (
+        [{**pair(1), "chosen": ""}] * 3 + [{**pair(2), "rejected": None}, 7],
+        {},
+        "3 of them: chosen is empty\n1 of them: rejected is null, not text\n1 of them: the row is not an object",
+    ),
     "a share of nothing": (
         PAIRS,
         {"phase_split": {"sft": 0.0, "reward": 0.0, "rlhf": 1.0}},
