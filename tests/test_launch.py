@@ -197,6 +197,18 @@ def test_the_last_line_of_a_log_is_quoted(tmp_path: Path) -> None:
     assert log == rank.log_of(tmp_path, 1).resolve()
 
 
+def test_a_rank_that_was_killed_says_from_where_the_run_can_be_resumed(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "x"
+    (tmp_path / rank.RUN).write_text(str(run))
+    assert "--resume" not in str(failure.explain({1: -9}, tmp_path)[0].hint)  # there is no checkpoint yet
+    for step in (5, 15):
+        (run / "sft" / "checkpoints" / f"step-{step:08}").mkdir(parents=True)
+    hint = str(failure.explain({1: -9}, tmp_path)[0].hint)
+    assert hint.endswith(" The same command with --resume goes on after step 15.")
+    (tmp_path / rank.RUN).unlink()
+    assert "--resume" not in str(failure.explain({1: -9}, tmp_path)[0].hint)
+
+
 def test_all_problems_of_a_recipe_are_told(tmp_path: Path) -> None:
     problems = [
         errors.Problem("r.yaml:3", "seed", "must be a whole number"),

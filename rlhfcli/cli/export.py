@@ -100,10 +100,15 @@ def _unclear(source: str | None, check: Path | None) -> UserError:
 
 def _claim(to: Path, *, overwrite: bool) -> None:
     """Refuse to replace what this program has not made, or, without --overwrite, anything."""
+    from rlhfcli.recipe.belongings import others_in_model
+
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):
         return
     if not (to / "B2SUMS").is_file():
         raise OutputError("something else is there, no export of ours", where=str(to), hint="Choose another name.")
+    if others := others_in_model(to):
+        what = f"something else is in it, too: {', '.join(others[:3])}"
+        raise OutputError(what, where=str(to), hint="Move that elsewhere, or choose another name.")
     if not overwrite:
         raise OutputError("this folder exists", where=str(to), hint="Choose another name, or add --overwrite.")
 

@@ -23,6 +23,8 @@ def typed(command: str, recipe: Recipe, *, later: bool = False) -> str:
         must not say.
     """
     run, verb = Path(recipe.output_dir), command.split()[1]
+    if not (run / "recipe.yaml").is_file():  # it has not begun
+        return command
     others = later and len(recent.newest_first(RUNS)) > 1
     if others or not _is(recent.choose(RUNS, verb).run, run):
         command += f" --recipe {shlex.quote(str(run))}"

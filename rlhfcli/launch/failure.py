@@ -11,7 +11,8 @@ from typing import Any
 
 from rlhfcli import errors
 from rlhfcli.errors import Interrupted, Problem, RankError, RecipeError, RlhfError, UserError
-from rlhfcli.launch.rank import LOST, log_of, report_of
+from rlhfcli.launch.rank import LOST, RUN, log_of, report_of
+from rlhfcli.recipe.unfinished import checkpoints, step_of
 
 _LESS_MEMORY = (
     "Lower sft.micro_batch_tokens or reward.micro_batch_tokens, train with LoRA, set "
@@ -74,7 +75,19 @@ def explain(exits: Mapping[int, int], files: Path) -> tuple[RlhfError, Path | No
     cause = min(traces, key=lambda trace: (*trace.order, trace.rank))
     if cause.report.get("ours"):
         return _rebuilt(cause), None
-    return RankError(*_words(cause)), cause.log
+    what, where, hint = _words(cause)
+    return RankError(what, where, f"{hint} {_resume(files)}".strip()), cause.log
+
+
+def _resume(files: Path) -> str:
+    """How to go on from the newest checkpoint of the run, if there is one."""
+    try:
+        run = Path((files / RUN).read_text(encoding="utf-8", errors="surrogateescape"))
+    except OSError:  # no rank has come as far as that
+        return ""
+    phases = (checkpoints(run / phase / "checkpoints") for phase in ("reward", "sft"))
+    left = next((found[-1] for found in phases if found), None)
+    return "" if left is None else f"The same command with --resume goes on after step {step_of(left):,}."
 
 
 def interruption(files: Path) -> Interrupted | None:

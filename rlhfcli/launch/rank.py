@@ -20,6 +20,7 @@ from rlhfcli.errors import Interrupted, RecipeError, RlhfError
 from rlhfcli.words import visible
 
 FILES = "RLHF_RANK_FILES"  # where ranks and their parent leave each other word
+RUN = "run"  # one of these: which run the ranks work on
 LAUNCHER = "RLHF_LAUNCHER"  # process number of the parent
 ANCESTOR = "RLHF_ANCESTOR"  # process number of this program, where another launcher stands between it and the ranks
 PATIENCE = 5.0  # seconds after SIGTERM until a rank is ended that hangs inside a library
@@ -139,11 +140,14 @@ def log_into(folder: Path) -> None:
     """Let the rank's log go on in the run's folder, as ``rank-N.log``.
 
     Args:
-        folder: Made if need be.
+        folder: ``logs`` of the run; made if need be.
     """
     files = os.environ.get(FILES)
     if not files:
         return
+    if first():
+        run = str(folder.parent.resolve())
+        (Path(files) / RUN).write_text(run, encoding="utf-8", errors="surrogateescape")  # the parent looks into it
     folder.mkdir(parents=True, exist_ok=True)
     before, log = log_of(Path(files), number()), log_of(folder, number())
     log.unlink(missing_ok=True)  # an earlier run's

@@ -59,6 +59,10 @@ def test_what_is_typed_later_names_the_run_if_there_are_several() -> None:
     assert typed("rlhf sft --resume", recipe("runs/a"), later=True) == "rlhf sft --resume --recipe runs/a"
 
 
+def test_a_run_that_has_not_begun_cannot_be_named() -> None:
+    assert typed("rlhf sft", recipe("exp/foo")) == "rlhf sft"
+
+
 def test_trust_is_typed_again() -> None:
     run("runs/a", MINE)
     expected = "rlhf chat --set model.trust_remote_code=true"

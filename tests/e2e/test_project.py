@@ -236,10 +236,14 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 REFUSED = [
     (["sft"], "the sft phase of this run is already done", "--overwrite trains it again"),
     (["reward"], "the reward phase of this run is already done", "--overwrite trains it again"),
-    (["sft", "--set", "seed=5"], "the output folder belongs to another recipe: seed differs", "--set output_dir="),
-    (["run", "--set", "data.max_length=64"], "belongs to another recipe: data differs", "--set output_dir="),
-    (["prepare-data", "--set", "data.validation=0.3"], "belongs to another recipe: data differs", "--overwrite"),
-    (["eval", "--set", "data.validation=0.3"], "belongs to another recipe: data differs", "--set output_dir="),
+    (["sft", "--set", "seed=5"], "made with other settings\nseed: 1234 (before) 5 (now)", "--set output_dir="),
+    (["run", "--set", "data.max_length=64"], "settings\ndata.max_length: 256 (before) 64 (now)", "--set output_dir="),
+    (["prepare-data", "--set", "data.validation=0.3"], "belongs to another recipe: sft and reward were", "--overwrite"),
+    (
+        ["eval", "--set", "data.validation=0.3"],
+        "data.validation: 0.1 (before) 0.3 (now)",
+        "leave out --recipe or --set",
+    ),
     (["run", "-r", "opt125m", "--set", "output_dir=runs/tiny"], "belongs to another recipe", "--set output_dir="),
 ]
 
