@@ -88,7 +88,7 @@ class SourceCount:
 
 def short_reason(reason: str) -> str:
     """A reason without what differs from row to row, to count by."""
-    return re.sub(r"\bturn \d+", "a turn", reason)
+    return re.sub(r" \(ends on line \d+\)$", "", re.sub(r"\bturn \d+", "a turn", reason))
 
 
 def raised_share(asked: float, used: float) -> str:

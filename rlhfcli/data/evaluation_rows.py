@@ -7,10 +7,10 @@ from itertools import chain, islice
 from typing import Any
 
 from rlhfcli.data.dialogue import Preference, Turn
-from rlhfcli.data.files import readable
 from rlhfcli.data.formats import Row, convert, detect_shape, named_shapes, shape_of
 from rlhfcli.data.message import turns_of
 from rlhfcli.data.prompts import check_prompt
+from rlhfcli.data.rows import readable
 from rlhfcli.data.sources import Stream, local_streams
 from rlhfcli.data.turns import RowProblem, split_transcript, text_of
 from rlhfcli.errors import DataError

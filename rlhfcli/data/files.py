@@ -2,98 +2,36 @@
 
 from __future__ import annotations
 
-import csv
+import bz2
 import gzip
-import json
-import sys
+import io
+import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.arrow_rows import arrow_rows, parquet_rows
+from rlhfcli.data.csv_rows import csv_rows
+from rlhfcli.data.file_names import PACKED, without_packing
+from rlhfcli.data.json_rows import Wanted, json_document, json_lines
+from rlhfcli.data.rows import Meter, Rows, not_utf8, shown
 from rlhfcli.errors import DataError
 
-Rows = Iterator[tuple[Any, Origin]]
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
-KNOWN = f"Known: {', '.join(SUFFIXES)}, and .gz of any."
 _AGAIN = "Download or export it again."
-_WANTED = 'A JSON file holds a list of rows, [{"prompt": …}, …], or one row on each line (.jsonl).'
+_START = 1 << 16  # bytes that show what a file is
+_PACKING = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands for a row in the middle of a file that cannot even be read; the other rows are not touched by it.
-
-    Args:
-        reason: What is wrong with it.
-        start: Its first characters.
-        fault: Whether something is wrong with it; see ``RowProblem``.
-    """
-
-    reason: str
-    start: str
-    fault: bool = True
-
-
-def readable(row: Any) -> Any:
-    """A row that could be read.
-
-    Raises:
-        RowProblem: It could not.
-    """
-    if isinstance(row, Unreadable):
-        raise RowProblem(row.reason, fault=row.fault)
-    return row
-
-
-class Meter:
-    """How far the reading of a file, or of other rows, is.
-
-    Args:
-        size: All of it.
-        unit: What is counted.
-    """
-
-    def __init__(self, size: int, unit: str = "rows") -> None:
-        self.size = size
-        self.unit = unit
-        self._position: Callable[[], int] = int
-
-    @classmethod
-    def of_file(cls, path: Path) -> Meter:
-        """For a file, in kilobytes."""
-        return cls(-(-path.stat().st_size // 1024), "kB")
-
-    @property
-    def done(self) -> int:
-        """How much has been read, at most ``size``."""
-        return min(self.size, self._position())
-
-    def follow(self, position: Callable[[], int]) -> None:
-        """Ask this from now on how much has been read."""
-        self._position = position
-
-
-def without_packing(path: Path) -> Path:
-    """The name without ``.gz``."""
-    return path.with_suffix("") if path.suffix == ".gz" else path
-
-
-def is_data_file(path: Path) -> bool:
-    """Whether a file's name says that it holds rows."""
-    return without_packing(path).suffix.lower() in SUFFIXES
-
-
-def read_rows(path: Path, meter: Meter | None = None) -> Rows:
+def read_rows(path: Path, meter: Meter | None = None, wanted: Wanted | None = None, *, alone: bool = True) -> Rows:
     """Read a file row by row.
 
     Args:
-        path: ``.jsonl .json .csv .parquet .arrow``, or ``.gz`` of these.
+        path: One of ``SUFFIXES``, or one of ``PACKED`` of these. What it really holds counts, where that shows.
         meter: Is told how far the reading is.
+        wanted: The split, where it is a JSON object of splits.
+        alone: Whether it is an error if the file has no rows.
 
     Yields:
         Each row as it was read, with its place; ``Unreadable`` for one that cannot be read, unless it is the first.
@@ -101,161 +39,117 @@ def read_rows(path: Path, meter: Meter | None = None) -> Rows:
     Raises:
         DataError: The file is missing, empty, not readable, or not what its name says.
     """
-    kind = without_packing(path).suffix.lower()
-    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet, ".arrow": _arrow}
-    empty = True
-    meter = meter or Meter(0)
+    empty, meter = True, meter or Meter(0)
     try:
-        with path.open("rb") as raw:
-            meter.follow(lambda: raw.tell() // 1024)
-            with gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as file:
-                for row in readers[kind](path, cast("IO[bytes]", file), meter):
-                    empty = False
-                    yield row
+        with _opened(path, meter) as (file, packed):
+            for row in _rows(path, file, packed=packed, meter=meter, wanted=wanted or Wanted()):
+                empty = False
+                yield row
     except UnicodeDecodeError as error:
-        raise _not_utf8(str(path), error) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"the .gz file is damaged: {error}", where=str(path), hint=_AGAIN) from None
+        raise not_utf8(shown(path), error) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _error(path, f"the {path.suffix} file is damaged: {error}", _AGAIN) from None
     except OSError as error:
-        raise DataError(
-            f"the file cannot be read: {error.strerror or error}",
-            where=str(path),
-            hint="Check its permissions (ls -l).",
-        ) from None
+        packing = path.suffix.lower() in PACKED and error.errno is None
+        what = f"the {path.suffix} file is damaged" if packing else "the file cannot be read"
+        hint = _AGAIN if packing else "Check its permissions (ls -l)."
+        raise _error(path, f"{what}: {error.strerror or error}", hint) from None
     finally:
         meter.follow(lambda: meter.size)
-    if empty:
-        raise DataError("the file has no rows", where=str(path), hint="Was its download or its export interrupted?")
+    if empty and alone:
+        raise _error(path, "the file has no rows", "Was its download or its export interrupted?")
 
 
-def _json_lines(path: Path, file: IO[bytes], _: Meter) -> Rows:
-    first = True
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = _parse_line(path, number, line)
-        except DataError as error:
-            if first:  # then the file is hardly what its name says
-                raise
-            row = Unreadable(error.what, line[:1000].decode(errors="replace"))
-        first = False
-        yield row, Origin(str(path), f"line {number}")
+def _rows(path: Path, file: io.BufferedReader, *, packed: bool, meter: Meter, wanted: Wanted) -> Rows:
+    kind = without_packing(path).suffix.lower()
+    _refuse(path, kind, file.peek(_START)[:_START])
+    if kind in (".parquet", ".arrow"):
+        return (parquet_rows if kind == ".parquet" else arrow_rows)(path, file if packed else None, meter)
+    file = _utf8(path, file)
+    if kind == ".json":
+        return json_document(path, file.read(), meter, wanted)
+    if kind in (".csv", ".tsv"):
+        return csv_rows(path, _lines(file), tabs=kind == ".tsv")
+    return json_lines(path, _lines(file), meter, wanted)
 
 
-def _parse_line(path: Path, number: int, line: bytes) -> Any:
-    try:
-        return json.loads(_decoded(path, number, line))
-    except json.JSONDecodeError as error:
-        hint = "Mend the line, or take it out. Each line must be one whole JSON object."
-        if number == 1 and error.pos >= len(line.rstrip()) - 1 and line.lstrip()[:1] in (b"[", b"{"):
-            hint = "If the file is one JSON document over many lines, give it the ending .json."
-        where = f"{path}:{number}:{error.colno}"
-        raise DataError(f"not JSON: {error.msg}: {_around(error)}", where=where, hint=hint) from None
+# --- what a file really holds -------------------------------------------------------------------------------
 
 
-def _decoded(path: Path, number: int, line: bytes) -> str:
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise _not_utf8(f"{path}:{number}", error) from None
-
-
-def _json(path: Path, file: IO[bytes], meter: Meter) -> Rows:
-    text = file.read().decode("utf-8-sig")
-    if not text.strip():
-        return
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip().startswith("{"):
-            file.seek(0)
-            yield from _json_lines(path, file, meter)  # JSON Lines under the other name is common
+@contextmanager
+def _opened(path: Path, meter: Meter) -> Iterator[tuple[io.BufferedReader, bool]]:
+    """A file's content, unpacked; and whether it was packed."""
+    with path.open("rb") as raw:
+        meter.follow(lambda: raw.tell() // 1024)
+        start = raw.peek(8)
+        packing = next((name for sign, name in _PACKING.items() if start.startswith(sign)), None)
+        if packing is None and path.suffix.lower() in PACKED and start.lstrip()[:1] not in (b"{", b"[", b"v", b"<"):
+            packing = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}[path.suffix.lower()]
+        if packing is None:
+            yield raw, False
             return
-        raise DataError(
-            f"not JSON: {error.msg}: {_around(error)}",
-            where=f"{path}:{error.lineno}:{error.colno}",
-            hint=_WANTED,
-        ) from None
-    if not isinstance(rows, list):
-        what = f"an object with {', '.join(rows)}" if isinstance(rows, dict) else f"a {type(rows).__name__}"
-        raise DataError(f"the JSON file is not a list of rows but {what[:200]}", where=str(path), hint=_WANTED)
-    yield from _counted(path, rows, len(rows), meter)
+        with _unpacked(raw, packing) as file:
+            yield io.BufferedReader(cast("io.RawIOBase", file), _START), True
 
 
-def _counted(path: Path, rows: Iterable[Any], total: int, meter: Meter) -> Rows:
-    """Rows whose number is known."""
-    number = 0
-    meter.follow(lambda: meter.size * number // max(1, total))
-    for number, row in enumerate(rows, 1):
-        yield row, Origin(str(path), f"row {number}")
+def _unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:
+    if packing == "zstd":
+        import pyarrow
+
+        return cast("IO[bytes]", pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
+    opens: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    return cast("IO[bytes]", opens[packing](raw))
 
 
-def _csv(path: Path, file: IO[bytes], _: Meter) -> Rows:
-    csv.field_size_limit(sys.maxsize)
-    # Not the whole file at once: it may be large.
-    lines = (_decoded(path, number, line) for number, line in enumerate(file, 1))
-    reader = csv.DictReader(lines, strict=True)
-    number = 0
+def _refuse(path: Path, kind: str, start: bytes) -> None:
+    """Name what stands in the place of the data.
+
+    Raises:
+        DataError: It is another kind of file.
+    """
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        what = "this is a Git LFS pointer, not the file itself"
+        raise _error(path, what, "Fetch the file: git lfs pull; or download it from its page.")
+    if start.lstrip()[:9].lower() in (b"<!doctype", b"<html>") or start.lstrip()[:5].lower() == b"<html":
+        raise _error(path, "this is a web page, not the file itself", "Download it again; is a login needed?")
+    if start.startswith(b"PK\x03\x04"):
+        raise _error(path, "this is a zip archive", "Unpack it, and name the file or folder in it.")
+    for sign, name in ((b"PAR1", ".parquet"), (b"ARROW1", ".arrow")):
+        if start.startswith(sign) and kind != name:
+            raise _error(path, f"this is a {name[1:].capitalize()} file under another name", f"Rename it to {name}.")
+
+
+def _utf8(path: Path, file: io.BufferedReader) -> io.BufferedReader:
+    """Text in UTF-8; UTF-16, as Windows programs write it, is held in memory as a whole."""
+    start = file.peek(4)[:4]
+    name = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else None
+    if name is None and len(start) == 4 and start.count(0) == 2:
+        name = "utf-16-le" if start[1] == start[3] == 0 else "utf-16-be" if start[0] == start[2] == 0 else None
+    if name is None:
+        return file
     try:
-        for number, row in enumerate(reader, 1):
-            origin = Origin(str(path), f"row {number}")
-            if None not in row and None not in row.values():
-                yield row, origin
-                continue
-            many = "more" if None in row else "fewer"
-            what = f"the row has {many} fields than the header's {len(reader.fieldnames or [])}"
-            place = f" (ends on line {reader.line_num})"
-            if number == 1:
-                hint = 'Quote fields that hold commas or line breaks: "…".'
-                raise DataError(what, where=f"{origin}{place}", hint=hint)
-            yield Unreadable(what + place, str([value for value in row.values() if value is not None])), origin
-    except csv.Error as error:
-        hint = 'Close every quote: "…"; a quote inside is doubled: "say ""hi""".'
-        raise DataError(f"not CSV: {error}", where=f"{path}: after row {number}", hint=hint) from None
+        text = file.read().decode(name)
+    except UnicodeDecodeError as error:
+        raise _error(path, f"the UTF-16 text is damaged: {error.reason}", _AGAIN) from None
+    return io.BufferedReader(cast("io.RawIOBase", io.BytesIO(text.encode("utf-8", "surrogatepass"))))
 
 
-def _parquet(path: Path, file: IO[bytes], meter: Meter) -> Rows:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        # Whole compressed files are no use for Parquet, which reads from its end; but they do occur.
-        table = parquet.ParquetFile(pyarrow.BufferReader(file.read()) if path.suffix == ".gz" else path)
-        rows = (row for batch in table.iter_batches(1024) for row in batch.to_pylist())
-        yield from _counted(path, rows, table.metadata.num_rows, meter)
-    except pyarrow.ArrowException as error:
-        what = str(error).splitlines()[0]
-        raise DataError(f"not a Parquet file: {what}", where=str(path), hint=_AGAIN) from None
+def _lines(file: io.BufferedReader) -> Iterator[bytes]:
+    """The lines of a file; carriage returns alone end them, too, where nothing else does."""
+    start = file.peek(_START)[:_START]
+    if b"\r" not in start or b"\n" in start:
+        return iter(file)
+    return _lines_of_old(file)
 
 
-def _arrow(path: Path, file: IO[bytes], meter: Meter) -> Rows:
-    """Both of Arrow's formats: datasets writes its caches and ``save_to_disk`` as streams."""
-    import pyarrow
-
-    try:
-        content = pyarrow.BufferReader(file.read()) if path.suffix == ".gz" else pyarrow.memory_map(str(path))
-        try:
-            table = pyarrow.ipc.open_stream(content).read_all()  # its columns stay in the file
-        except pyarrow.ArrowInvalid:
-            content.seek(0)
-            table = pyarrow.ipc.open_file(content).read_all()
-        rows = (row for begin in range(0, len(table), 1024) for row in table.slice(begin, 1024).to_pylist())
-        yield from _counted(path, rows, len(table), meter)
-    except (pyarrow.ArrowException, OSError) as error:
-        what = str(error).splitlines()[0]
-        raise DataError(f"not an Arrow file: {what}", where=str(path), hint=_AGAIN) from None
+def _lines_of_old(file: io.BufferedReader) -> Iterator[bytes]:
+    left = b""
+    while block := file.read(_START):
+        *lines, left = (left + block).split(b"\r")
+        yield from (line + b"\n" for line in lines)
+    if left:
+        yield left
 
 
-def _not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
-    return DataError(
-        f"not UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}",
-        where=where,
-        hint="Convert it: iconv -f LATIN1 -t UTF-8 (or whatever it is in).",
-    )
-
-
-def _around(error: json.JSONDecodeError) -> str:
-    """What stands at the place of the error."""
-    begin = max(0, error.pos - 15)
-    return repr(error.doc[begin : error.pos + 15])
+def _error(path: Path, what: str, hint: str) -> DataError:
+    return DataError(what, where=shown(path), hint=hint)

@@ -15,9 +15,9 @@ from rlhfcli.data.counts import DUPLICATES, PHASES, Phase, SourceCount, short_re
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference
 from rlhfcli.data.duplicates import Seen
 from rlhfcli.data.encode import Encoder, Outcome, too_long
-from rlhfcli.data.files import Unreadable, readable
 from rlhfcli.data.formats import Example, Shape, convert, shape_of
 from rlhfcli.data.overlap import PromptWriter
+from rlhfcli.data.rows import Unreadable, readable
 from rlhfcli.data.shaping import Shaping
 from rlhfcli.data.sources import Stream
 from rlhfcli.data.split import PARTS, Part, conversation_key, part_of, place_of, position, prompt_key, row_key, share_of
@@ -112,11 +112,14 @@ class Intake:
         self._sink.begin(f"preparing {Path(source.path).name}", total, streams[0].meter.unit)
         shaping = Shaping(source, count.columns)
         for stream in streams:
+            before = count.read
             for chunk, shapes in shaping.chunks(stream.rows, stream.name):
                 count.read += len(chunk)
                 self._take_chunk(chunk, shapes, source, count)
                 self._sink.advance(min(total, done + stream.meter.done), {"rows": count.read})
             done += stream.meter.size
+            if count.read == before and source.limit is None:
+                self._sink.note(f"{stream.name} has no rows")
         self._sink.end()
         shaping.finish()
         unusable = sum(number for reason, number in count.dropped.items() if reason not in DUPLICATES)

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.files import Unreadable
+from rlhfcli.data.rows import Unreadable
 
 Located = tuple[Any, Origin]
 _START = 200  # characters of a message that is left out

@@ -14,13 +14,19 @@ from typing import Any
 from rlhfcli.data import hub
 from rlhfcli.data.catalogue import find_entry
 from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.files import KNOWN, Meter, is_data_file, read_rows
+from rlhfcli.data.file_names import KNOWN, belongs, is_data_file, label_of, without_packing
+from rlhfcli.data.files import read_rows
 from rlhfcli.data.folders import MEASURE, Choice, files_of, of_split
-from rlhfcli.data.splits import belongs, label_of
+from rlhfcli.data.json_rows import Wanted
+from rlhfcli.data.rows import Meter, shown
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 
 BUILTIN = "builtin:tiny"
+_AS_ROWS = (
+    "If each of its lines is JSON, rename it to .jsonl; if they are fields, to .csv or .tsv. For plain text write one\n"
+    'example a line into a .jsonl file: {"prompt": "…", "response": "…"}.'
+)
 _GENERATED = {f"{BUILTIN}/dialogues": 5000, f"{BUILTIN}/pairs": 12000}  # rows where the recipe gives no limit
 
 
@@ -89,17 +95,18 @@ def local_streams(path: str, choice: Choice | None = None) -> list[Stream]:
         DataError: It does not exist, is no data file, or has no such part.
     """
     choice = choice or Choice(usual=MEASURE)
-    found, note = Path(path).expanduser(), ""
+    found, note, wanted = Path(path).expanduser(), "", Wanted((choice.split,) if choice.split else choice.usual)
     if found.is_dir():
         files, note = files_of(found, choice)
     elif found.is_file():
-        files = [_file(found, choice)]
+        files = [found]
+        wanted = replace(wanted, required=not _is_of(found, choice))
     elif is_pattern(path):
         files = _matching(path, choice)
     else:
         raise _missing(path, choice.number)
-    streams = [_file_stream(file) for file in files]
-    return [replace(streams[0], note=note), *streams[1:]]
+    streams = [_file_stream(file, wanted, alone=len(files) == 1) for file in files]
+    return _not_all_empty(path, [replace(streams[0], note=note), *streams[1:]])
 
 
 def _choice(source: Source, number: int) -> Choice:
@@ -155,10 +162,26 @@ def _numbered(name: str, rows: Iterable[Any], meter: Meter) -> Iterator[tuple[An
         yield row, Origin(name, f"row {number}")
 
 
-def _file_stream(file: Path) -> Stream:
+def _file_stream(file: Path, wanted: Wanted, *, alone: bool) -> Stream:
     identity = file_identity(file)  # first: it says why a file cannot be read
     meter = Meter.of_file(file)
-    return Stream(str(file), read_rows(file, meter), identity, meter)
+    return Stream(shown(file), read_rows(file, meter, wanted, alone=alone), identity, meter)
+
+
+def _not_all_empty(path: str, streams: list[Stream]) -> list[Stream]:
+    """Let a file of several be empty, but not all of them."""
+    seen = 0
+
+    def watched(stream: Stream) -> Iterator[tuple[Any, Origin]]:
+        nonlocal seen
+        for row in stream.rows:
+            seen += 1
+            yield row
+        if stream is streams[-1] and seen == 0:
+            hint = "Was their download or their export interrupted?"
+            raise DataError(f"none of its {len(streams)} files has rows", where=path, hint=hint)
+
+    return [replace(stream, rows=watched(stream)) for stream in streams] if len(streams) > 1 else streams
 
 
 # --- the built-in generator ---------------------------------------------------------------------------------
@@ -199,18 +222,26 @@ def is_pattern(path: str) -> bool:
     return any(sign in path for sign in "*?[")
 
 
-def _file(file: Path, choice: Choice) -> Path:
-    """A file that is named itself; of splits and configurations it knows its own at most."""
+def _is_of(file: Path, choice: Choice) -> bool:
+    """Whether a file that is named itself is of the wanted split by its name; a JSON file may hold that, too.
+
+    Raises:
+        DataError: It is no data file, or cannot hold what is wanted.
+    """
+    if file.suffix.lower() == ".txt":
+        raise DataError("a text file has no rows", where=shown(file), hint=_AS_ROWS)
     if not is_data_file(file):
-        raise DataError("not a kind of data file", where=str(file), hint=KNOWN)
+        raise DataError("not a kind of data file", where=shown(file), hint=KNOWN)
     if choice.subset is not None:
         hint = "Leave subset out, or name the folder."
-        raise DataError(f"a file has no configuration {choice.subset!r}", where=str(file), hint=hint)
+        raise DataError(f"a file has no configuration {choice.subset!r}", where=shown(file), hint=hint)
     label = label_of(Path(file.name))
     if choice.split is None or belongs(label, choice.split) or (choice.split == "train" and label.name is None):
-        return file
-    hint = "Leave split out, or name the folder."
-    raise DataError(f"this file is not of the split {choice.split!r}", where=str(file), hint=hint)
+        return True
+    if without_packing(file).suffix.lower() != ".json":
+        hint = "Leave split out, or name the folder."
+        raise DataError(f"this file is not of the split {choice.split!r}", where=shown(file), hint=hint)
+    return False
 
 
 def _matching(pattern: str, choice: Choice) -> list[Path]:

@@ -49,8 +49,8 @@ class Source(Section):
 
     path: str = Field(
         min_length=1,
-        description="hub name, file (.jsonl .json .csv .parquet .arrow, or .gz of these), folder, pattern "
-        "(data/*.jsonl), or builtin:tiny",
+        description="hub name, file (.jsonl .ndjson .json .csv .tsv .parquet .arrow, or .gz .zst .bz2 .xz of these), "
+        "folder, pattern (data/*.jsonl), or builtin:tiny",
     )
     format: str = Field(
         "auto",

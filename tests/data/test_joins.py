@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlhfcli.data.dialogue import Origin, Preference
-from rlhfcli.data.files import Unreadable, readable
 from rlhfcli.data.formats import convert, detect_shape
+from rlhfcli.data.rows import Unreadable, readable
 from rlhfcli.data.turns import RowProblem
 from tests.data.catalogue_rows import BAD, GOOD, SCORED, TREE, message, plain, shape_of
 

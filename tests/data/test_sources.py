@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import os
@@ -128,6 +129,7 @@ def test_the_built_in_data_are_generated_by_limit_and_seed():
 
 
 GOOD = '{"prompt": "a", "response": "b"}\n'
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 1234\n"
 BROKEN = {
     "empty file": ("x.jsonl", b"", "x.jsonl: the file has no rows"),
     "blank lines": ("x.jsonl", b"\n \n", "x.jsonl: the file has no rows"),
@@ -135,24 +137,45 @@ BROKEN = {
     "header only": ("x.csv", b"prompt,response\n", "x.csv: the file has no rows"),
     "malformed first line": ("x.jsonl", b'{"prompt": "a" "b"}\n', "x.jsonl:1:16: not JSON: Expecting ',' delimiter"),
     "Latin-1 first line": ("x.jsonl", b'{"prompt": "\xe9"}', "x.jsonl:1: not UTF-8: byte 13 is 0xe9"),
-    "one document over many lines": ("x.jsonl", b"[\n{}]", "give it the ending .json"),
+    "half a document over many lines": ("x.jsonl", b"[\n{},\n{", "x.jsonl:3:2: not JSON"),
     "malformed JSON": ("x.json", b'[{"a": 1},\n {"a": }]', "x.json:2:8: not JSON: Expecting value"),
-    "an object": ("x.json", b'{"data": []}', "not a list of rows but an object with data"),
-    "a number": ("x.json", b"3", "not a list of rows but a int"),
+    "an object without rows": ("x.json", b'{"data": []}', "x.json: the file has no rows"),
+    "a number": ("x.json", b"3", "not a list of rows but 3"),
     "Latin-1 JSON": ("x.json", b'["\xe9"]', "x.json: not UTF-8: byte 3 is 0xe9"),
-    "Latin-1 CSV": ("x.csv", b"a,b\n1,\xe9\n", "x.csv:2: not UTF-8: byte 3 is 0xe9"),
+    "Latin-1 CSV": ("x.csv", b"a,b\n1,\xe9\n", "x.csv: row 1 (ends on line 2): not UTF-8: byte 3 is 0xe9"),
     "too many fields": (
         "x.csv",
         b"a,b\n1,2,3\n",
         "x.csv: row 1 (ends on line 2): the row has more fields",
     ),
     "too few fields": ("x.csv", b"a,b\n1\n", "the row has fewer fields than the header's 2"),
-    "open quote": ("x.csv", b'a,b\n1,"2\n', "x.csv: after row 0: not CSV"),
+    "open quote": ("x.csv", b'a,b\n1,"2\n', "x.csv: row 1 (ends on line 2): not CSV: unexpected end of data"),
     "no gzip": ("x.jsonl.gz", b"hello", "x.jsonl.gz: the .gz file is damaged"),
     "cut gzip": ("x.jsonl.gz", gzip.compress(GOOD.encode() * 9)[:-12], "x.jsonl.gz: the .gz file is damaged"),
     "no arrow": ("x.arrow", b"hello, this is no table", "x.arrow: not an Arrow file"),
     "no parquet": ("x.parquet", b"hello, this is no table", "x.parquet: not a Parquet file"),
-    "another kind": ("x.txt", b"hello", "x.txt: not a kind of data file"),
+    "another kind": ("x.doc", b"hello", "x.doc: not a kind of data file"),
+    "a text": ("x.txt", b"hello", "x.txt: a text file has no rows"),
+    "a text that may be rows": ("rows.json.txt", GOOD.encode(), "rename it to .jsonl"),
+    "Git LFS": ("x.jsonl", LFS, "x.jsonl: this is a Git LFS pointer, not the file itself"),
+    "Git LFS for CSV": ("x.csv", LFS, "git lfs pull"),
+    "Git LFS for Parquet": ("x.parquet", LFS, "this is a Git LFS pointer"),
+    "Git LFS for Arrow": ("x.arrow", LFS, "this is a Git LFS pointer"),
+    "Git LFS for gzip": ("x.jsonl.gz", LFS, "this is a Git LFS pointer"),
+    "a web page": ("x.json", b"\n<!DOCTYPE html>\n<html>401</html>", "x.json: this is a web page, not the file itself"),
+    "a zip archive": ("x.csv", b"PK\x03\x04\x14", "x.csv: this is a zip archive"),
+    "Parquet under another name": ("x.jsonl", b"PAR1abcPAR1", "this is a Parquet file under another name\nRename it"),
+    "no zstd": ("x.jsonl.zst", b"(\xb5/\xfd0000000000", "x.jsonl.zst: the .zst file is damaged"),
+    "no xz": ("x.jsonl.xz", b"0000000000", "x.jsonl.xz: the .xz file is damaged"),
+    "cut bz2": ("x.jsonl.bz2", bz2.compress(GOOD.encode() * 9)[:-9], "x.jsonl.bz2: the .bz2 file is damaged"),
+    "single quotes": ("x.jsonl", b"{'prompt': 'a'}", "JSON has double quotes"),
+    "a column twice": (
+        "x.csv",
+        b"a,b,a\n1,2,3\n",
+        "the header (ends on line 1): the header names the column a twice",
+    ),
+    "half a UTF-16 character": ("x.json", "[1]".encode("utf-16") + b"x", "the UTF-16 text is damaged"),
+    "no such split in it": ("x.json", b'{"test": [{"a": 1}]}', "the file has no split 'train'\nIt has: test."),
 }
 
 

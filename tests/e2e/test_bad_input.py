@@ -90,7 +90,7 @@ ROWS = {
         ["none of the 40 rows can be used; 40 of them: chosen and rejected are the same"],
     ),
     "numbers for rows": (lambda: text('[1, "x", null]', "data.json"), JSON, ["data.json", "row"]),
-    "an object for rows": (lambda: text('{"a": 1}', "data.json"), JSON, ["not a list of rows but an object with a"]),
+    "an object for rows": (lambda: text('{"a": 1}', "data.json"), JSON, ["fit no known shape; the first one has: a"]),
     "CSV without the column": (
         lambda: text("prompt,chosen\na,b\n", "data.csv"),
         CSV,

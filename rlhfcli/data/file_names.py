@@ -1,4 +1,4 @@
-"""What a file's name says of the part of a data set that it belongs to: train, test, ``train_prefs`` ..."""
+"""What a file's name says: whether it holds rows, and of which part of a data set: train, test, ``train_prefs`` ..."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhfcli.data.files import without_packing
-
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+PACKED = (".gz", ".zst", ".bz2", ".xz")
+KNOWN = f"Known: {', '.join(SUFFIXES)}, and {', '.join(PACKED)} of any."
 _WORDS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
@@ -17,6 +18,16 @@ _WORDS = {
 }  # fmt: skip
 _ANYWHERE = ("train", "training", "validation", "test", "testing")  # words that hardly mean anything else
 _SHARD = re.compile(r"(?P<name>.+?)-\d{5}-of-\d{5}(-\w+)?")
+
+
+def without_packing(path: Path) -> Path:
+    """The name without ``.gz`` and the like."""
+    return path.with_suffix("") if path.suffix.lower() in PACKED else path
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether a file's name says that it holds rows."""
+    return without_packing(path).suffix.lower() in SUFFIXES
 
 
 @dataclass(frozen=True)

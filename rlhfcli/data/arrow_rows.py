@@ -1,0 +1,167 @@
+"""Parquet and Arrow tables as the rows that a JSON file of the same data would give.
+
+The datasets library keeps values of mixed types as JSON text (its feature ``Json``, Arrow's extension type
+``arrow.json``), which are read back here; binary columns without a type are text where they are UTF-8.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rlhfcli.data.rows import Meter, Rows, counted, shown
+from rlhfcli.errors import DataError
+
+_AGAIN = "Download or export it again."
+_BATCH = 1024
+Read = Callable[[Any], Any]
+
+
+def parquet_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
+    """Read a Parquet file.
+
+    Args:
+        path: The file.
+        packed: Its content, where the file itself is compressed as a whole.
+        meter: Is told how far the reading is.
+
+    Yields:
+        Each row with its number.
+
+    Raises:
+        DataError: It is no such file, or damaged.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        # Whole compressed files are no use for Parquet, which reads from its end; but they do occur.
+        file = parquet.ParquetFile(pyarrow.BufferReader(packed.read()) if packed else path)
+        rows = _rows(file.schema_arrow, file.iter_batches(_BATCH))
+        yield from counted(path, rows, file.metadata.num_rows, meter)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged("a Parquet", path, error) from None
+
+
+def arrow_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
+    """Read a file in either of Arrow's formats: datasets writes its caches and ``save_to_disk`` as streams.
+
+    Args:
+        path: The file.
+        packed: Its content, where the file itself is compressed as a whole.
+        meter: Is told how far the reading is.
+
+    Yields:
+        Each row with its number.
+
+    Raises:
+        DataError: It is no such file, or damaged.
+    """
+    import pyarrow
+
+    try:
+        content = pyarrow.BufferReader(packed.read()) if packed else pyarrow.memory_map(str(path))
+        try:
+            table = pyarrow.ipc.open_stream(content).read_all()  # its columns stay in the file
+        except pyarrow.ArrowInvalid:
+            content.seek(0)
+            table = pyarrow.ipc.open_file(content).read_all()
+        parts = (table.slice(begin, _BATCH) for begin in range(0, len(table), _BATCH))
+        yield from counted(path, _rows(table.schema, parts), len(table), meter)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged("an Arrow", path, error) from None
+
+
+def _rows(schema: Any, parts: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """The rows of parts of a table."""
+    features = _features(schema)
+    reads = {field.name: read for field in schema if (read := _reader(field.type, features.get(field.name)))}
+    for part in parts:
+        for row in part.to_pylist():
+            for name, read in reads.items():
+                row[name] = read(row[name])
+            yield row
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What the datasets library says of the columns beyond their types."""
+    try:
+        return dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _reader(kind: Any, feature: Any) -> Read | None:
+    """What makes of a value of a type what JSON would hold; ``None`` where it is that already."""
+    import pyarrow.types as are
+
+    says = feature if isinstance(feature, dict) else {}
+    if says.get("_type") == "Json" or getattr(kind, "extension_name", "") == "arrow.json":
+        return _from_json
+    if hasattr(kind, "storage_type"):
+        kind = kind.storage_type
+    if are.is_dictionary(kind):
+        kind = kind.value_type
+    if are.is_binary(kind) or are.is_large_binary(kind) or are.is_binary_view(kind):
+        return _from_bytes
+    if are.is_map(kind):
+        return _of_map(_reader(kind.item_type, None) or _as_is)
+    if are.is_struct(kind):
+        within = says.get("feature", says)
+        fields = [kind.field(number) for number in range(kind.num_fields)]
+        reads = {each.name: _reader(each.type, _within(within, each.name)) for each in fields}
+        return _of_struct({name: read for name, read in reads.items() if read is not None})
+    if hasattr(kind, "value_type"):  # all kinds of lists
+        element = feature[0] if isinstance(feature, list) and feature else says.get("feature")
+        read = _reader(kind.value_type, element)
+        return None if read is None else _of_list(read)
+    return None
+
+
+def _within(feature: Any, name: str) -> Any:
+    """What is said of a field of a struct; of an object of lists each list is said as its element."""
+    return feature.get(name) if isinstance(feature, dict) else None
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _from_bytes(value: Any) -> Any:
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
+
+
+def _of_list(read: Read) -> Read:
+    return lambda value: value if value is None else [read(item) for item in value]
+
+
+def _of_map(read: Read) -> Read:
+    return lambda value: value if value is None else {str(key): read(item) for key, item in value}
+
+
+def _of_struct(reads: dict[str, Read]) -> Read | None:
+    if not reads:
+        return None
+
+    def read(value: Any) -> Any:
+        return value if value is None else {name: reads.get(name, _as_is)(item) for name, item in value.items()}
+
+    return read
+
+
+def _damaged(kind: str, path: Path, error: Exception) -> DataError:
+    return DataError(f"not {kind} file: {(str(error).splitlines() or ['damaged'])[0]}", where=shown(path), hint=_AGAIN)

@@ -1,0 +1,156 @@
+"""CSV, with commas, semicolons or tabs. A row that cannot be read is named, and the others are not touched by it."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlhfcli.data.dialogue import Origin
+from rlhfcli.data.rows import Rows, Unreadable, not_utf8, shown
+from rlhfcli.errors import DataError
+
+_DELIMITERS = ",;\t|"
+_QUOTES = 'Close every quote: "…"; a quote inside is doubled: "say ""hi""".'
+
+
+class _Lines(Iterator[str]):
+    """The lines of a file, as far as the current row has taken them.
+
+    Args:
+        lines: In UTF-8; other bytes become half characters, which are found later.
+    """
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        self._lines = lines
+        self._returned: deque[str] = deque()
+        self.number = 0
+        self.taken: list[str] = []
+
+    def __next__(self) -> str:
+        line = self._returned.popleft() if self._returned else self._decoded(next(self._lines))
+        self.number += 1
+        self.taken.append(line)
+        return line
+
+    def reread(self, kept: int = 0) -> None:
+        """Let the lines of the current row be read again, but for the first ones.
+
+        Args:
+            kept: How many stay read.
+        """
+        others = self.taken[kept:]
+        self._returned.extendleft(reversed(others))
+        self.number -= len(others)
+        self.taken = self.taken[:kept]
+
+    def _decoded(self, line: bytes) -> str:
+        return line.decode("utf-8-sig" if self.number == 0 else "utf-8", "surrogateescape")
+
+
+class _Fault(Exception):
+    """A row that cannot be used.
+
+    Args:
+        what: Is wrong with it.
+        hint: What to do about it.
+        to_blame: Whether something is wrong with the row itself.
+    """
+
+    def __init__(self, what: str, hint: str, *, to_blame: bool = True) -> None:
+        super().__init__(what)
+        self.hint = hint
+        self.to_blame = to_blame
+
+
+def csv_rows(path: Path, lines: Iterator[bytes], *, tabs: bool = False) -> Rows:
+    """Read the rows below a header.
+
+    Args:
+        path: The file.
+        lines: Of it.
+        tabs: Whether its name says that tabs stand between the fields; else the header shows what does.
+
+    Yields:
+        Each row with its number; ``Unreadable`` for one that cannot be read, unless it is the first.
+
+    Raises:
+        DataError: The header or the first row cannot be read.
+    """
+    csv.field_size_limit(sys.maxsize)
+    feed, place = _Lines(lines), shown(path)
+    header: list[str] = []
+    for number, record in enumerate(_records(feed, tabs=tabs)):
+        ends = f" (ends on line {feed.number})"
+        start = "".join(feed.taken)
+        try:
+            fields = _fields(record, start)
+            if number == 0:
+                header = _header(fields)
+                continue
+            row: dict[str, str] | Unreadable = _row(header, fields)
+        except _Fault as fault:
+            if number < 2:  # then the file is hardly what its name says
+                where = f"{place}: {'row 1' if number else 'the header'}{ends}"
+                raise DataError(str(fault), where=where, hint=fault.hint) from None
+            row = Unreadable(f"{fault}{ends}", start, fault.to_blame)
+        yield row, Origin(place, f"row {number}")
+
+
+def _records(feed: _Lines, *, tabs: bool) -> Iterator[list[str] | csv.Error]:
+    """The fields of each row, the header's first; what is wrong with one that has none."""
+    first = next(feed, "")
+    while first and not first.strip():  # blank lines above the header
+        first = next(feed, "")
+    feed.taken = [first]
+    feed.reread()
+    delimiter = "\t" if tabs else max(_DELIMITERS, key=first.count)
+    reader = csv.reader(feed, delimiter=delimiter, strict=True)
+    while True:
+        feed.taken = []
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if len(feed.taken) > 1:  # its quote was never closed
+                feed.reread(1)
+                reader = csv.reader(feed, delimiter=delimiter, strict=True)
+            yield error
+            continue
+        if record:
+            yield record
+
+
+def _fields(record: list[str] | csv.Error, text: str) -> list[str]:
+    if isinstance(record, csv.Error):
+        raise _Fault(f"not CSV: {record}", _QUOTES)
+    try:
+        text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        found = not_utf8("", error)
+        raise _Fault(found.what, str(found.hint)) from None
+    return record
+
+
+def _header(fields: list[str]) -> list[str]:
+    """The names of the columns."""
+    names = [name.strip() for name in fields]
+    for name in names:
+        if name and names.count(name) > 1:
+            raise _Fault(f"the header names the column {name} twice", "Give each column a name of its own.")
+    return names
+
+
+def _row(header: list[str], fields: list[str]) -> dict[str, str]:
+    if [field.strip() for field in fields] == header:
+        hint = "Is this one file appended to itself?"
+        raise _Fault("the header stands here once more", hint, to_blame=False)
+    kept = fields[: len(header)]
+    if len(kept) == len(header) and not any(fields[len(header) :]):  # programs write commas at the end, too
+        return dict(zip(header, kept, strict=True))
+    many = "more" if len(fields) > len(header) else "fewer"
+    what = f"the row has {many} fields than the header's {len(header)}"
+    raise _Fault(what, 'Quote fields that hold commas or line breaks: "…".')

@@ -1,0 +1,202 @@
+"""JSON Lines, and JSON documents in the layouts that people have: a list of rows, an object of lists or of splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from rlhfcli.data.dialogue import Origin
+from rlhfcli.data.file_names import word_of
+from rlhfcli.data.json_values import START, Refused, elements, is_json, objects, parse
+from rlhfcli.data.rows import Meter, Rows, Unreadable, counted, not_utf8, shown
+from rlhfcli.errors import DataError
+
+WANTED = 'A JSON file holds a list of rows, [{"prompt": …}, …], or one row on each line (.jsonl).'
+_LISTS = ("data", "rows", "examples", "instances", "items", "samples", "records")  # where an object keeps its rows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which split of an object of splits is wanted.
+
+    Args:
+        splits: Names, the first that is there.
+        required: Whether a file without splits is an error.
+    """
+
+    splits: tuple[str, ...] = ("train",)
+    required: bool = False
+
+
+def json_lines(path: Path, lines: Iterator[bytes], meter: Meter, wanted: Wanted) -> Rows:
+    """Read rows that stand on a line each. One document over many lines, or on one, is read as such.
+
+    Args:
+        path: The file.
+        lines: All of it.
+        meter: Is told how far the reading is, where the lines do not.
+        wanted: The split of a document.
+
+    Yields:
+        Each row with its line; ``Unreadable`` for one that cannot be read.
+
+    Raises:
+        DataError: The first line is not JSON, and the whole is not, either.
+    """
+    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    head = list(islice(numbered, 2))
+    for number, line in chain(head, numbered):
+        row: Any
+        try:
+            row = parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except Refused as refused:
+            row = Unreadable(str(refused), _start(line))
+        except ValueError as error:
+            if number == head[0][0]:  # then the file is hardly what its name says
+                text = b"".join(each for _, each in chain(head, numbered))
+                yield from _document_instead(path, text, meter, wanted, _line_error(path, number, line, error))
+                return
+            row = Unreadable(_line_error(path, number, line, error).what, _start(line))
+        if isinstance(row, list) and len(head) == 1:
+            yield from counted(path, row, len(row), meter)
+            return
+        yield row, Origin(shown(path), f"line {number}")
+
+
+def json_document(path: Path, content: bytes, meter: Meter, wanted: Wanted) -> Rows:
+    """Read the rows of a JSON document; JSON Lines under its name are common, and read as such.
+
+    Args:
+        path: The file.
+        content: All of it, in UTF-8.
+        meter: Is told how far the reading is.
+        wanted: The split, where it is an object of splits.
+
+    Yields:
+        Each row with its number; ``Unreadable`` for one that cannot be read.
+
+    Raises:
+        DataError: It is not JSON, or has no such split.
+    """
+    text = content.decode("utf-8-sig")
+    if not text.strip():
+        return
+    try:
+        value = parse(text)
+    except Refused as refused:
+        if not text.lstrip().startswith("["):
+            raise DataError(str(refused), where=shown(path), hint=WANTED) from None
+        rows = list(elements(text))
+    except json.JSONDecodeError as error:
+        several = error.msg == "Extra data" and text.lstrip().startswith("{")
+        if several and is_json(text.lstrip().partition("\n")[0]):
+            yield from json_lines(path, iter(content.splitlines(keepends=True)), meter, wanted)
+            return
+        try:
+            rows = list(objects(text)) if several else []
+        except json.JSONDecodeError as later:
+            raise _document_error(path, later) from None
+        if not several:
+            raise _document_error(path, error) from None
+    else:
+        rows = _rows_of(path, value, wanted)
+    yield from counted(path, rows, len(rows), meter)
+
+
+def _document_instead(path: Path, content: bytes, meter: Meter, wanted: Wanted, otherwise: DataError) -> Rows:
+    """One document over many lines, where the first line alone is not JSON."""
+    if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"[", b"{") or b"\n" not in content.strip():
+        raise otherwise
+    rows = json_document(path, content, meter, wanted)
+    try:
+        first = next(rows, None)
+    except (DataError, UnicodeDecodeError):
+        if content.split(b"\n", 1)[0].strip() in (b"[", b"{"):
+            raise
+        raise otherwise from None
+    if first is not None:
+        yield first
+        yield from rows
+
+
+# --- layouts of a document ----------------------------------------------------------------------------------
+
+
+def _rows_of(path: Path, value: Any, wanted: Wanted) -> list[Any]:
+    """The rows of a document.
+
+    Raises:
+        DataError: It has none, or no such split.
+    """
+    if isinstance(value, list):
+        splits: Mapping[str, Any] = {}
+        rows = value
+    elif isinstance(value, dict):
+        splits = {name: each for name, each in value.items() if word_of(name) and _is_list_of_objects(each)}
+        rows = [] if splits else _rows_of_object(value)
+    else:
+        raise DataError(f"the JSON file is not a list of rows but {value!r:.200}", where=shown(path), hint=WANTED)
+    if not splits and not wanted.required:
+        return rows
+    for name in wanted.splits:
+        for split, each in splits.items():
+            if name.lower() in (split.lower(), word_of(split)):
+                return list(each)
+    hint = f"It has: {', '.join(splits)}." if splits else "Leave split out: the file has no splits."
+    raise DataError(f"the file has no split {wanted.splits[0]!r}", where=shown(path), hint=hint)
+
+
+def _rows_of_object(value: dict[str, Any]) -> list[Any]:
+    """The rows of an object: what it keeps in a list, what pandas writes, lists for columns; else it is one row."""
+    for name in _LISTS:
+        if _is_list_of_objects(value.get(name)):
+            return list(value[name])
+    cells = list(value.values())
+    columns, table = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(table, list) and all(isinstance(row, list) for row in table):
+        return [dict(zip(map(str, columns), row, strict=False)) for row in table]  # pandas, orient="split"
+    if cells and all(isinstance(cell, dict) and cell and all(map(str.isdecimal, cell)) for cell in cells):
+        numbers = list(cells[0])
+        return [{name: value[name].get(number) for name in value} for number in numbers]  # pandas' usual
+    plain = all(isinstance(cell, list) and cell and not any(isinstance(x, list | dict) for x in cell) for cell in cells)
+    if len(cells) > 1 and plain and len({len(cell) for cell in cells}) == 1:
+        return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
+    return [value]
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+def _line_error(path: Path, number: int, line: bytes, error: ValueError) -> DataError:
+    if isinstance(error, UnicodeDecodeError):
+        return not_utf8(f"{shown(path)}:{number}", error)
+    assert isinstance(error, json.JSONDecodeError)
+    hint = "Mend the line, or take it out. Each line must be one whole JSON object."
+    if line.lstrip()[:2] in (b"{'", b"[{'"):
+        hint = "JSON has double quotes: write the rows with json.dumps, not with print."
+    return DataError(
+        f"not JSON: {error.msg}: {_around(error)}", where=f"{shown(path)}:{number}:{error.colno}", hint=hint
+    )
+
+
+def _document_error(path: Path, error: json.JSONDecodeError) -> DataError:
+    where = f"{shown(path)}:{error.lineno}:{error.colno}"
+    return DataError(f"not JSON: {error.msg}: {_around(error)}", where=where, hint=WANTED)
+
+
+def _around(error: json.JSONDecodeError) -> str:
+    """What stands at the place of the error."""
+    begin = max(0, error.pos - 15)
+    return repr(error.doc[begin : error.pos + 15])
+
+
+def _start(line: bytes) -> str:
+    return line[:START].decode(errors="replace").rstrip()
