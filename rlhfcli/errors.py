@@ -17,7 +17,22 @@ traceback.
 
 from __future__ import annotations
 
+import errno
+import re
 from dataclasses import dataclass
+
+_WHY_NOT_WRITTEN = {
+    errno.ENOSPC: "The disk is full: make room on it.",
+    errno.EDQUOT: "Your share of the disk (quota) is used up: make room.",
+    errno.ENOENT: "Was the folder moved or removed meanwhile?",
+    errno.EACCES: "This user may not write there.",
+    errno.EPERM: "This user may not write there.",
+    errno.EROFS: "The disk is mounted read-only.",
+    errno.EFBIG: "The file system, or ulimit -f, allows no larger file.",
+    errno.ENAMETOOLONG: "The name is too long for this disk.",
+    errno.EIO: "The disk, or the connection to it, fails.",
+    errno.ESTALE: "The connection to a disk on the network was lost.",
+}
 
 
 class RlhfError(Exception):
@@ -125,3 +140,18 @@ class RecipeError(UserError):
     def __init__(self, problems: list[Problem], hint: str | None = None) -> None:
         super().__init__("\n".join(str(problem) for problem in problems), hint=hint)
         self.problems = problems
+
+
+def why_not_written(error: BaseException) -> str:
+    """What to do about a file or folder that could not be written.
+
+    Args:
+        error: What was raised; libraries in other languages tell the number in their text.
+
+    Returns:
+        A sentence; empty where nobody knows.
+    """
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"(?:os error|code:) (\d+)", str(error))):
+        number = int(found[1])
+    return _WHY_NOT_WRITTEN.get(number or 0, "")

@@ -20,6 +20,7 @@ _WORDS = {
     "eval_accuracy": "validation accuracy {:.3f}",
     "learning_rate": "learning rate {:.1e}",
     "tokens_per_second": "{:,.0f} tokens/s",
+    "checkpoint": "checkpoint {:,.0f}",
 }
 _SELDOM = ("eval_loss", "eval_nll", "eval_accuracy")  # measured now and then: the words say after how many units
 

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlhfcli import words
 from rlhfcli.core.export import complete_or_absent
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.unfinished import MANIFEST, checkpoints, step_of
@@ -202,13 +203,17 @@ def remove_all(parent: Path) -> None:
 
 
 def _check_space(parent: Path, size: int) -> None:
-    free = shutil.disk_usage(parent).free
-    if free < size * 1.02 + 2**20:
-        raise OutputError(
-            f"a checkpoint needs {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free",
-            where=str(parent),
-            hint="Older checkpoints are whole. Make room and go on with --resume, or keep fewer: checkpoint.keep.",
-        )
+    free, needed = shutil.disk_usage(parent).free, size * 1.02 + 2**20
+    if free < needed:
+        older = checkpoints(parent)
+        hint = "Make room, or put output_dir on another disk; there is no checkpoint yet."
+        if older:
+            hint = (
+                f"{older[-1].name} is whole: make room and continue from it with --resume, or keep fewer: "
+                "checkpoint.keep."
+            )
+        what = f"a checkpoint needs {words.size(needed)}, and {words.size(free)} are free"
+        raise OutputError(what, where=str(parent), hint=hint)
 
 
 def _shards(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhfcli.core import checksums, lora
 from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_config
 from rlhfcli.core.dropout import restore_config
-from rlhfcli.errors import OutputError
+from rlhfcli.errors import OutputError, why_not_written
 from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.schema import Lora
 
@@ -60,7 +60,7 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     except (OSError, SafetensorError) as error:  # a full disk is either
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot be written: {reason}", where=str(folder), hint="Is the disk full?") from error
+        raise OutputError(f"cannot be written: {reason}", where=str(folder), hint=why_not_written(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not folder.exists():  # stopped between the two renames

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlhfcli.core.ranks import rank
 from rlhfcli.core.trackers import Line, Tracker, chosen
-from rlhfcli.errors import Interrupted, OutputError
+from rlhfcli.errors import Interrupted, OutputError, why_not_written
 from rlhfcli.recipe.schema import Recipe
 
 
@@ -135,5 +135,5 @@ def _told(file: Path) -> Iterator[None]:
         raise OutputError(
             f"cannot be written: {error.strerror}",
             where=str(file),
-            hint="Is the disk full? What is finished, and every checkpoint, is whole.",
+            hint=f"{why_not_written(error)} What was finished before is whole.".lstrip(),
         ) from None

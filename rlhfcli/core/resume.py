@@ -229,8 +229,8 @@ class Checkpoints:
             for _ in tensors:  # each is put together by all ranks
                 pass
         elif beside and _ROOM * size <= host_memory.available():
-            with self._sink.stage(f"copying the checkpoint of step {progress.step:,}; it is written meanwhile"):
-                copy = list(tensors)
+            copy = list(tensors)
+            self._sink.advance(progress.step, {"checkpoint": progress.step})  # no line of its own: it takes no time
             self._writing.start(lambda: self._write(iter(copy), states, progress, size))
         else:
             with self._sink.stage(f"writing the checkpoint of step {progress.step:,}"):

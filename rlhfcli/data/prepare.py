@@ -29,7 +29,7 @@ from rlhfcli.data.sources import Stream, code_identity, file_identity, open_sour
 from rlhfcli.data.split import PARTS
 from rlhfcli.data.store import REJECTED, Prepared, file_name
 from rlhfcli.data.template import ignored_by
-from rlhfcli.errors import DataError, OutputError
+from rlhfcli.errors import DataError, OutputError, why_not_written
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.redact import without_secrets
@@ -275,7 +275,9 @@ def _beside(folder: Path) -> Iterator[Path]:
         _replace(folder, unfinished)
     except OSError as error:
         raise OutputError(
-            f"the prepared data cannot be written: {error.strerror or error}", where=str(folder)
+            f"the prepared data cannot be written: {error.strerror or error}",
+            where=str(folder),
+            hint=why_not_written(error),
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -95,8 +95,12 @@ def test_without_room_nothing_is_begun(tmp_path, monkeypatch):
     kept = write(tmp_path, 1)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage(10, 10, 10))
-    with pytest.raises(OutputError, match=r"a checkpoint needs 0\.00 GB, and 0\.00 GB are free"):
+    with pytest.raises(OutputError, match=r"a checkpoint needs 1.05 MB, and 10 bytes are free") as caught:
         write(tmp_path, 2)
+    assert caught.value.hint.startswith(f"{kept.name} is whole: make room and continue from it with --resume")
+    with pytest.raises(OutputError) as caught:
+        write(tmp_path / "new", 2)
+    assert caught.value.hint == "Make room, or put output_dir on another disk; there is no checkpoint yet."
     assert folders(tmp_path) == [kept] and newest(tmp_path, pytest.fail).progress.step == 1
 
 

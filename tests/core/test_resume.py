@@ -215,7 +215,7 @@ def fill(disk: Path, leave: int) -> Path:
 @pytest.mark.parametrize(
     ("leave", "checked", "said"),
     [
-        (900_000, True, "a checkpoint needs 0.00 GB, and 0.00 GB are free"),
+        (900_000, True, "a checkpoint needs "),
         (100_000, False, "cannot be written: "),
         (0, True, "cannot be written: No space left on device"),  # metrics, before any checkpoint
     ],
