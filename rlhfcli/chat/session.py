@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.chat.transcript import Record, Saved, append
-from rlhfcli.core.adapted import language_model, reward_model
+from rlhfcli.core.adapted import language_model, reward_model, reward_tokenizer
 from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, stream
 from rlhfcli.core.model import load_tokenizer
+from rlhfcli.core.reading import Reader
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.text_stream import TextStream, turn_stops
-from rlhfcli.data.dialogue import Dialogue, Origin, Turn
+from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.template import check_speaks, set_template
 from rlhfcli.errors import DataError
@@ -38,12 +40,12 @@ class Judge:
 
     def score(self, turns: list[Turn]) -> float | None:
         """The reward of the last turn, the assistant's; None where its template cannot write the dialogue."""
-        room = context_limit(self.model.model) or _ENDLESS
-        dialogue = Dialogue(tuple(turns), Origin("chat", f"turn {len(turns)}"))
-        encoded = Encoder(self.tokenizer, room).dialogues([dialogue])[0].example
-        if encoded is None:
-            return None
-        return float(self.model.rewards([encoded.ids], [encoded.spans[-1][0]])[0])
+        found = self._reader.read(turns)
+        return None if found is None else float(self.model.rewards([found[0]], [found[1]])[0])
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.model, self.tokenizer)
 
     @property
     def scale(self) -> tuple[float, float] | None:
@@ -199,16 +201,17 @@ def open_session(
     judge = None
     if reward:
         scorer = reward_model(reward, trust_remote_code=reward in trusted)
-        judge = Judge(scorer, _speaker(reward, template, trusted))
+        words = reward_tokenizer(reward, trust_remote_code=reward in trusted)
+        judge = Judge(scorer, _speaker(reward, template, words))
     settings = Decoding(chat.max_new_tokens, chat.temperature, chat.top_k, chat.top_p, seed)
     record = Record(saves or Path("chats.jsonl"), model, reward)
     language = language_model(model, trust_remote_code=model in trusted)
-    return ChatSession(language, _speaker(model, template, trusted), settings, judge, record)
+    words = load_tokenizer(model, trust_remote_code=model in trusted)
+    return ChatSession(language, _speaker(model, template, words), settings, judge, record)
 
 
-def _speaker(name: str, template: str, trusted: Collection[str]) -> PreTrainedTokenizerBase:
+def _speaker(name: str, template: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer of ``name`` with the chat template it carries, else with ``template``."""
-    tokenizer = load_tokenizer(name, trust_remote_code=name in trusted)
     if not tokenizer.chat_template:
         set_template(tokenizer, template)
     check_speaks(tokenizer, name)

@@ -36,6 +36,7 @@ _BATCH = 8
 _NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # else transformers asks on the terminal
 _PLAIN = _NO_CODE | {"dtype": torch.float32}
 PEFT = "PEFT: base model + adapter"
+MESSAGES = "messages, by apply_chat_template"
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Outcome:
 
     Args:
         client: Which.
-        difference: The largest one from ours; of logits, which may be large, as a share of the largest one where that
-            is above one. ``None`` where it could not be tried, NaN where it failed.
+        difference: The largest one from ours, as a share of the largest score or logit where that is above one.
+            ``None`` where it could not be tried, NaN where it failed.
         note: What there is to say about it.
     """
 
@@ -107,6 +108,8 @@ def in_transformers(folder: Path, ours: Reference) -> Iterator[Outcome]:
             yield _left(model, ours)
         if ours.scores:
             yield _outcome("text-classification pipeline", lambda: _in_pipeline(model, folder, ours), ours.of_texts)
+        if ours.dialogues:
+            yield _outcome(MESSAGES, lambda: _of_messages(model, folder, ours), ours.of_dialogues)
 
 
 def in_peft(folder: Path, base: str, ours: Reference) -> Outcome:
@@ -186,6 +189,17 @@ def _in_pipeline(model: PreTrainedModel, folder: Path, ours: Reference) -> Tenso
 
 
 @torch.no_grad()
+def _of_messages(model: PreTrainedModel, folder: Path, ours: Reference) -> Tensor:
+    """The scores that a user gets who writes what the model card says."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
+    found = []
+    for messages in ours.dialogues:
+        inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+        found.append(model(**inputs.to(model.device)).logits[0, 0].float().cpu())
+    return torch.stack(found)
+
+
+@torch.no_grad()
 def _padded(model: Any, ours: Reference, side: str, size: int, positions: bool = False) -> Tensor:
     """The model's own answer to plain padded batches."""
     sequences, pad, found = ours.sequences, model.config.pad_token_id, []
@@ -212,10 +226,8 @@ def _outcome(client: str, theirs: Callable[[], Tensor], ours: Tensor) -> Outcome
     try:
         with torch.no_grad():
             found = theirs()
-        if ours.dim() == 1:
-            return Outcome(client, float((found - ours).abs().max()))
-        width = min(ours.shape[1], found.shape[1])  # a base model may know fewer tokens: those added for padding
-        difference = (found[:, :width] - ours[:, :width]).abs().max()
+        width = min(ours.shape[-1], found.shape[-1])  # a base model may know fewer tokens: those added for padding
+        difference = (found[..., :width] - ours[..., :width]).abs().max()
         return Outcome(client, float(difference / ours.abs().max().clamp(min=1.0)))
     except Exception as error:  # another program's, which may raise anything
         return _failed(client, error)

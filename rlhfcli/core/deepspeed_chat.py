@@ -76,7 +76,7 @@ def load(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     tensors = _read(folder)
     if HEAD not in tensors:
         raise ModelError("not a reward model of DeepSpeed-Chat: it has no v_head.weight", where=str(folder / WEIGHTS))
-    tokenizer = _tokenizer_of(folder)
+    tokenizer = tokenizer_of(folder)
     model = _built(config, folder)
     prefix = f"{model.base_model_prefix}."
     found = {name.replace(_BODY, prefix, 1): tensor for name, tensor in tensors.items() if not name.endswith(_BUFFERS)}
@@ -85,7 +85,7 @@ def load(folder: Path) -> tuple[RewardModel, PreTrainedTokenizerBase]:
     fit_embeddings(model, tokenizer)
     model.config.problem_type = "regression"
     model.config.id2label, model.config.label2id = {0: "reward"}, {"reward": 0}
-    model.config.rlhf = getattr(model.config, "rlhf", None) or {"pooling": "last"}
+    model.config.rlhf = getattr(model.config, "rlhf", None) or {"pooling": "last", "reads": "template"}
     return RewardModel(model.to(device()).eval()).eval(), tokenizer
 
 
@@ -129,8 +129,18 @@ def _read(folder: Path) -> dict[str, Tensor]:
     return read_pickle(folder / WEIGHTS)
 
 
-def _tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
-    """From the folder where it is whole, else where the config says that it came from."""
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of such a folder: its own where it is whole, else where the config says that it came from.
+
+    Args:
+        folder: Of a reward model in this format.
+
+    Returns:
+        With a chat template; if it came without one, that of the texts that DeepSpeed-Chat trains on.
+
+    Raises:
+        ModelError: There is none.
+    """
     source = str(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         # DeepSpeed-Chat saves the words of a tokenizer without saying which of them are special

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,19 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.core import layout
 from rlhfcli.core.causal_lm import CausalLM
+from rlhfcli.core.reading import Reader
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.ways import computing, way_of
+from rlhfcli.data.dialogue import Turn
+from rlhfcli.errors import DataError
 
 EXAMPLES = 32
+Messages = list[dict[str, str]]
+DIALOGUES = (
+    ("Hello!", "Hello! How can I help you?"),
+    ("What is two and two?", "Four."),
+    ("Is the sky blue?", "Yes, on a clear day.", "And at night?", "No, it is dark then."),
+)
 _LONGEST = 48  # of the examples that are drawn, where there are no others
 _BATCH = 8
 
@@ -31,6 +40,8 @@ class Reference:
         texts: The same as text, for programs that tokenise by themselves.
         of_texts: The values of their token ids.
         of_data: How many of them are prepared data; the others are drawn.
+        dialogues: Messages, as a user has them, for a reward model.
+        of_dialogues: The values at the token where this program reads their scores.
         mean: The reward model is meant to be read by the mean over the answer.
     """
 
@@ -40,6 +51,8 @@ class Reference:
     of_texts: Tensor
     of_data: int
     mean: bool
+    dialogues: tuple[Messages, ...] = ()
+    of_dialogues: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def scores(self) -> bool:
@@ -91,8 +104,29 @@ def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Seq
     texts = [tokenizer.decode(ids) for ids in chosen]
     ids = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts]
     of_texts = _computed(model, ids) if isinstance(model, RewardModel) else torch.empty(0)
-    mean = (getattr(model.config, "rlhf", None) or {}).get("pooling") == "mean"
-    return Reference(chosen, _computed(model, chosen), texts, of_texts, len(known), mean)
+    reference = Reference(chosen, _computed(model, chosen), texts, of_texts, len(known), _by_mean(model.config))
+    return _with_dialogues(reference, model, tokenizer) if reference.scores and tokenizer.chat_template else reference
+
+
+def _by_mean(config: Any) -> bool:
+    return bool((getattr(config, "rlhf", None) or {}).get("pooling") == "mean")
+
+
+def _with_dialogues(reference: Reference, model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> Reference:
+    """The same with those dialogues that the chat template can write."""
+    reader, roles = Reader(model, tokenizer), ("user", "assistant")
+    kept: list[Messages] = []
+    read: list[list[int]] = []
+    for contents in DIALOGUES:
+        turns = [Turn(roles[number % 2], content) for number, content in enumerate(contents)]  # type: ignore[arg-type]
+        try:
+            found = reader.read(turns)
+        except DataError:  # the template has no end token
+            continue
+        if found is not None and len(found[0]) <= longest_of(model.config):
+            kept.append([{"role": turn.role, "content": turn.content} for turn in turns])
+            read.append(found[0])
+    return replace(reference, dialogues=tuple(kept), of_dialogues=_computed(model, read)) if kept else reference
 
 
 @torch.no_grad()

@@ -133,14 +133,15 @@ def _save_rewards(config: Any, file: Path) -> None:
     file.write_text(json.dumps(rewards, indent=2) + "\n", encoding="utf-8")
 
 
-def copy_adapter(source: Path, folder: Path, base_model: str, card: str) -> None:
+def copy_adapter(source: Path, folder: Path, base_model: str, card: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Copy an adapter into a folder that is there.
 
     Args:
-        source: The adapter: PEFT's files, and a tokenizer.
+        source: The adapter: PEFT's files.
         folder: Where to.
         base_model: Hub name or folder of the model that it belongs to, as it can be found now.
         card: Text of ``README.md``.
+        tokenizer: Saved with it.
 
     Raises:
         ModelError: The adapter is damaged.
@@ -150,6 +151,7 @@ def copy_adapter(source: Path, folder: Path, base_model: str, card: str) -> None
         if file.is_file() and file.name != checksums.SUMS and file.suffix not in (".bin", ".pt", ".pth", ".py"):
             shutil.copyfile(file, folder / file.name)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(folder)
     finish(folder, card)
 
 

@@ -35,6 +35,7 @@ from rlhfcli.core.reward_task import RewardTask
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.core.ways import Way, computing, fastest, small_model, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.scored_template import ending_at_score
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Model, Phase, Recipe
 
@@ -157,7 +158,7 @@ def train_reward(project: Project) -> Result:
         as_reward_model(module.config, project.recipe.reward.pooling, _rewards(result))
         with project.sink.stage("saving reward/final"):
             folder, card = project.folder / "reward" / "final", cards.reward_card(project.recipe, result)
-            save_model(module.model, project.tokenizer, folder, parts.adapter, card)
+            save_model(module.model, ending_at_score(project.tokenizer), folder, parts.adapter, card)
     checkpoints.remove()
     return result
 

@@ -21,8 +21,10 @@ from rlhfcli.core.cross_check import Outcome, Report
 from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.expected import Reference
 from rlhfcli.core.model import load_config, load_tokenizer, resolve
+from rlhfcli.core.reading import at_end_token
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.manifest import MANIFEST, damage
+from rlhfcli.data.scored_template import ending_at_score
 from rlhfcli.data.store import Prepared
 from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
 from rlhfcli.recipe.run_folder import RunFolder
@@ -159,7 +161,7 @@ def write(source: Source, target: Path, how: How | None = None) -> Report | None
     reference = expected.reference(model, tokenizer, _examples(source.data, model)) if how.compare else None
     with export.complete_or_absent(target) as partial:
         if how.form == "adapter":
-            export.copy_adapter(adapter, partial, source.base, _card(source, how.form))
+            export.copy_adapter(adapter, partial, source.base, _card(source, how.form), tokenizer)
         elif how.form == "deepspeed-chat":
             deepspeed_chat.save(model, tokenizer, partial, _card(source, how.form))
         else:
@@ -207,14 +209,15 @@ def _load(folder: Path, label: str | None = None, *, trusted: bool = False) -> t
     name = str(folder)
     if deepspeed_chat.is_checkpoint(folder):
         return deepspeed_chat.load(folder)
-    tokenizer = load_tokenizer(name, trust_remote_code=trusted)
     if adapted.is_reward_model(name, trust_remote_code=trusted):
         scored = adapted.reward_model(name, label=label, trust_remote_code=trusted)
+        tokenizer = adapted.reward_tokenizer(name, trust_remote_code=trusted)
         fit_embeddings(scored.model, tokenizer)
-        return scored, tokenizer
+        return scored, ending_at_score(tokenizer) if at_end_token(scored.config) else tokenizer
     if label is not None:
         raise ModelError("this is a language model: it has no outputs to choose from", where=f"--label {label}")
     model = adapted.language_model(name, trust_remote_code=trusted)
+    tokenizer = load_tokenizer(name, trust_remote_code=trusted)
     fit_embeddings(model, tokenizer)
     return model, tokenizer
 

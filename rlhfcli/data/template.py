@@ -86,7 +86,7 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation
     Raises:
         jinja2.TemplateError: The template refuses these turns.
     """
-    messages = [_message(turn) for turn in turns]
+    messages = [message_of(turn) for turn in turns]
     given = json.loads(tools) if tools else None
     try:
         text = tokenizer.apply_chat_template(
@@ -141,7 +141,7 @@ def check_speaks(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
         raise DataError("the chat template leaves out what the user says", where=model, hint=hint)
 
 
-def _message(turn: Turn) -> dict[str, str]:
+def message_of(turn: Turn) -> dict[str, str]:
     """A turn as templates know it; ``reasoning_content`` is the key of Qwen, DeepSeek, SmolLM and vLLM."""
     message = {"role": turn.role, "content": turn.content}
     return message | {"reasoning_content": turn.reasoning} if turn.reasoning else message

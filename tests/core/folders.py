@@ -31,6 +31,21 @@ def tokenizer() -> Any:
     return made
 
 
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|> ' + message['role'] + ' ' + message['content'] + ' <|im_end|> w5' }}"
+    "{% if not loop.last %}{{ ' ' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' <|im_start|> assistant ' }}{% endif %}"
+)
+
+
+def chatml() -> Any:
+    """The same with two tokens around each turn, and a word behind the second one, where ChatML has a line break."""
+    made = tokenizer()
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    made.chat_template = CHATML
+    return made
+
+
 def adapted(model: Any, seed: int = 1) -> Any:
     """As if LoRA had been trained: B is no longer zero, and the head is a new one."""
     lora.inject(model, SETTINGS)

@@ -137,7 +137,7 @@ def test_the_code_of_a_card_works(
     folder = tmp_path / "exported"
     if form == "adapter":
         folder.mkdir()
-        export.copy_adapter(final / "adapter", folder, str(base), text)
+        export.copy_adapter(final / "adapter", folder, str(base), text, folders.tokenizer())
     else:
         folder = final
         (folder / "README.md").write_text(text)

@@ -34,7 +34,7 @@ def test_weights_that_are_not_ours_any_more_are_found(final: Path) -> None:
     change(final / "model.safetensors", "score.weight", 1e-2)
     report = release.check(final, reference)
     assert not report.holds and report.compared
-    assert [outcome.agrees for outcome in report.outcomes] == [False] * 4 + [True]  # the adapter is still the same
+    assert [outcome.agrees for outcome in report.outcomes] == [False] * 5 + [True]  # the adapter is still the same
 
 
 def test_a_folder_that_cannot_be_loaded_elsewhere_is_found(final: Path) -> None:

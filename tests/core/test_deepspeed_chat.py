@@ -99,7 +99,7 @@ def test_a_reward_model_of_theirs_becomes_a_plain_one(tmp_path: Path) -> None:
     critic = upstream(tmp_path / "theirs", _name_or_path=str(base))
     source = release.of_folder(tmp_path / "theirs")
     report = release.write(source, tmp_path / "plain")
-    assert report and report.holds and len(report.outcomes) == 4
+    assert report and report.holds and len(report.outcomes) == 5
     plain = load_reward_model(tmp_path / "plain")
     expected = torch.stack([critic.score(ids) for ids in SEQUENCES])
     assert (plain.rewards(SEQUENCES) - expected).abs().max() <= 1e-4

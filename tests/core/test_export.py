@@ -206,7 +206,7 @@ def test_the_check_passes_for_every_family(family: str, reward: bool, tmp_path: 
     report = release.check(final)
     assert report.holds, report
     assert [outcome.client for outcome in report.outcomes if outcome.difference is None] == []
-    assert len(report.outcomes) == (5 if reward else 4)
+    assert len(report.outcomes) == (6 if reward else 4)
     left = next(outcome for outcome in report.outcomes if "left" in outcome.client)
     assert ("position_ids" in left.note) == (family == "gpt2")  # the only one without relative or masked positions
     adapter = release.check(final / "adapter")

@@ -1,0 +1,76 @@
+"""Where the score of a dialogue is read: at the token at which the maker of a reward model reads it.
+
+Ours are trained on the end token of the answer. TRL, RewardBench and most others score the last token of what
+``apply_chat_template`` gives, which in ChatML is the line break behind the end token. DeepSpeed-Chat and OpenRLHF write
+an end token of their own behind the dialogue; the templates of their tokenizers do the same here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from rlhfcli.core.decode import context_limit
+from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.data.dialogue import Dialogue, Origin, Turn
+from rlhfcli.data.encode import Encoder
+from rlhfcli.data.template import message_of
+
+TEMPLATE = "template"  # value of ``rlhf.reads`` in config.json: the score is at the last token of the template's text
+_ENDLESS = 1_000_000  # tokens of a dialogue for a model whose positions have no end
+
+
+def at_end_token(config: Any) -> bool:
+    """Whether a reward model is read at the end token of the answer: one of ours, unless its config says otherwise."""
+    ours = getattr(config, "rlhf", None) or {}
+    return bool(ours) and ours.get("reads") != TEMPLATE
+
+
+class Reader:
+    """Makes token ids of dialogues, whose last one is where a reward model is read.
+
+    Args:
+        model: The reward model.
+        tokenizer: Its own, with a chat template.
+    """
+
+    def __init__(self, model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._room = context_limit(model.model) or _ENDLESS
+        self._encoder = Encoder(tokenizer, self._room) if at_end_token(model.config) else None
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+
+    def read(self, turns: Sequence[Turn]) -> tuple[list[int], int] | None:
+        """Token ids of a dialogue that ends with an answer, and where the answer begins.
+
+        Args:
+            turns: Where they are too long, the oldest ones are left out.
+
+        Returns:
+            ``None`` where the template cannot write the dialogue.
+        """
+        if self._encoder is not None:
+            dialogue = Dialogue(tuple(turns), Origin("chat", f"turn {len(turns)}"))
+            example = self._encoder.dialogues([dialogue])[0].example
+            return None if example is None else (example.ids, example.spans[-1][0])
+        return self._written(list(turns))
+
+    def _written(self, turns: list[Turn]) -> tuple[list[int], int] | None:
+        if any(self._special.search(turn.content) for turn in turns):
+            return None
+        first = 1 if turns[0].role == "system" else 0
+        while len(turns) > first:
+            messages = [message_of(turn) for turn in turns]
+            try:
+                ids = self._tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+            except (jinja2.TemplateError, TypeError, ValueError):
+                return None
+            if len(ids) <= self._room:
+                return list(ids), 0
+            del turns[first : first + 2]
+        return None

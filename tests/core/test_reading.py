@@ -1,0 +1,123 @@
+"""The score of a dialogue is the same for its maker, for us, and for whoever types the lines of the card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhfcli.chat.session import Judge
+from rlhfcli.core import adapted, release
+from rlhfcli.core.cross_check import MESSAGES
+from rlhfcli.core.export import as_reward_model, save_model
+from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.data.dialogue import Turn
+from rlhfcli.data.encode import end_token
+from rlhfcli.data.scored_template import ending_at_score, text_behind_end
+from tests.core import families, folders
+
+TURNS = [Turn("user", "w7 w8"), Turn("assistant", "w9"), Turn("user", "w10"), Turn("assistant", "w11 w12")]
+MESSAGES_OF = [{"role": turn.role, "content": turn.content} for turn in TURNS]
+
+
+def classifier() -> Any:
+    model = families.classifier("llama")
+    model.resize_token_embeddings(len(folders.chatml()), mean_resizing=False)
+    with torch.no_grad():
+        model.score.weight.normal_()
+        model.get_input_embeddings().weight.normal_()
+    return model
+
+
+def typed(folder: Path) -> float:
+    """What the lines of a model card print."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
+    with torch.no_grad():
+        return float(model(**tokenizer.apply_chat_template(MESSAGES_OF, return_tensors="pt", return_dict=True)).logits)
+
+
+def judged(folder: Path) -> float:
+    found = Judge(adapted.reward_model(str(folder)), adapted.reward_tokenizer(str(folder))).score(TURNS)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Path:
+    """A reward model of ours whose template was saved as it was."""
+    model = classifier()
+    as_reward_model(model.config, "last", (0.0, 1.0))
+    save_model(model, folders.chatml(), tmp_path / "ours", None, "")
+    return tmp_path / "ours"
+
+
+def test_a_reward_model_is_read_at_the_end_token_and_its_export_by_everybody(ours: Path, tmp_path: Path) -> None:
+    ids = ending_at_score(folders.chatml()).apply_chat_template(MESSAGES_OF)["input_ids"]
+    assert ids[-1] == end_token(folders.chatml())
+    expected = float(adapted.reward_model(str(ours)).rewards([ids])[0])
+    assert judged(ours) == pytest.approx(expected, abs=1e-4)
+    assert abs(typed(ours) - expected) > 1e-2
+    outcomes = {outcome.client: outcome.agrees for outcome in release.check(ours).outcomes}
+    assert outcomes.pop(MESSAGES) is False and all(outcomes.values())
+    report = release.write(release.of_folder(ours), tmp_path / "out")
+    assert report and report.holds
+    assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
+    assert judged(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
+
+
+def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None:
+    save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
+    assert judged(tmp_path / "theirs") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
+    report = release.write(release.of_folder(tmp_path / "theirs"), tmp_path / "out")
+    assert report and report.holds
+    assert typed(tmp_path / "out") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
+
+
+def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> None:
+    model = classifier()
+    model.config.value_head_prefix = "score"
+    save_model(model, folders.chatml(), tmp_path / "theirs", None, "")
+    ids = folders.chatml().apply_chat_template(MESSAGES_OF)["input_ids"] + [2]
+    expected = float(RewardModel(model).eval().rewards([ids])[0])
+    assert judged(tmp_path / "theirs") == pytest.approx(expected, abs=1e-4)
+    report = release.write(release.of_folder(tmp_path / "theirs"), tmp_path / "out")
+    assert report and report.holds
+    assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
+
+
+TEMPLATES = {
+    "ours": (None, ""),
+    "words behind": (folders.CHATML, " w5"),
+    "a line break of its own at the end": (folders.CHATML + "\n", " w5"),
+    "text around": (f"  \n{folders.CHATML}\n   \n  ", " w5   \n  "),  # trim_blocks
+    "variables and macros": (
+        "{%- macro said(m) %}{{ m['role'] + ' ' + m['content'] + ' <|im_end|>\n' }}{%- endmacro %}"
+        "{%- if messages[0]['role'] == 'system' %}{% set messages = messages[1:] %}{% endif %}"
+        "{%- set state = namespace(first=true) %}{%- for m in messages %}{{ said(m) }}{% set state.first = false %}"
+        "{%- endfor %}{%- if add_generation_prompt %}{{ 'assistant ' }}{% endif %}",
+        "\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_follows_the_scored_token_is_left_out_of_the_template(name: str) -> None:
+    template, rest = TEMPLATES[name]
+    before = folders.chatml() if template else folders.tokenizer()
+    before.chat_template = template or before.chat_template
+    assert text_behind_end(before) == rest
+    after = ending_at_score(before)
+    assert (after is before) == (rest == "")
+    assert ending_at_score(after) is after  # once is enough
+    for count in (2, 4):
+        whole = before.apply_chat_template(MESSAGES_OF[:count], tokenize=False)
+        assert whole.endswith(rest)
+        assert after.apply_chat_template(MESSAGES_OF[:count], tokenize=False) == whole.removesuffix(rest)
+    for prompt in (True, False):
+        texts = [each.apply_chat_template(MESSAGES_OF[:3], tokenize=False, add_generation_prompt=prompt)
+                 for each in (before, after)]  # fmt: skip
+        assert texts[0] == texts[1]
