@@ -284,14 +284,17 @@ def next_steps(work: Work, *commands: str) -> None:
 
 def say_trained(work: Work, phase: str, result: Result) -> None:
     """The phase in one line."""
-    before, after = result.history[0], result.evaluation
     name = "nll" if phase == "reward" else "loss"  # a reward model's loss holds more, see RewardTask
-    # a history of an older version has no nll
-    begun = f"{before[f'eval_{name}']:.3f} → " if f"eval_{name}" in before else ""
-    figures = f"validation {name} {begun}{after[f'eval_{name}']:.3f}"
+    figures = f"validation {name} {_change(result, f'eval_{name}')}"
     if phase == "reward":
-        figures += f", ranking accuracy {before['eval_accuracy']:.3f} → {after['eval_accuracy']:.3f}"
+        figures += f", ranking accuracy {_change(result, 'eval_accuracy')}"
     if result.best:
         figures += f" (after step {result.best['step']:,}: {result.best['by']})"
     folder = work.run.sft if phase == "sft" else work.run.reward
     console.message(f"{phase}: {result.steps:,} steps in {result.seconds:.0f} s, {figures}. Saved: {folder}")
+
+
+def _change(result: Result, name: str) -> str:
+    """A figure before and after; a history of an older version, or one that has lost lines, may lack the former."""
+    before = result.history[0].get(name) if result.history and result.history[0]["step"] == 0 else None
+    return f"{result.evaluation[name]:.3f}" if before is None else f"{before:.3f} → {result.evaluation[name]:.3f}"

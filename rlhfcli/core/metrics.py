@@ -77,13 +77,22 @@ class Journal:
 
 
 def read_metrics(file: Path) -> Iterator[Line]:
-    """The lines of a ``metrics.jsonl``, up to one that a killed process has left torn."""
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
+    """The lines of a ``metrics.jsonl``, up to one that a killed process has left torn, or that holds something else."""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for text in lines:
             try:
-                yield json.loads(line)
-            except ValueError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 return
+            if not _is_line(line):
+                return
+            yield line
+
+
+def _is_line(line: object) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return False
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in line.values())
 
 
 def cut_back(file: Path, count: int) -> list[Line]:

@@ -7,7 +7,9 @@ check               loads a folder as other programs do, and compares
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +18,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.core import adapted, cards, cross_check, deepspeed_chat, expected, export
-from rlhfcli.core.adapter_files import base_of, is_adapter, read_json
+from rlhfcli.core.adapter_files import base_of, is_adapter
 from rlhfcli.core.cross_check import Outcome, Report
 from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.expected import Reference
 from rlhfcli.core.model import load_config, load_tokenizer, resolve
 from rlhfcli.core.reading import at_end_token
 from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.data.manifest import MANIFEST, damage
+from rlhfcli.data.manifest import damage, read_manifest
 from rlhfcli.data.scored_template import ending_at_score
 from rlhfcli.data.store import Prepared
 from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
@@ -70,13 +72,34 @@ def of_run(run: RunFolder, phase: Literal["sft", "reward"]) -> Source:
         steps=int(noted.get("steps") or 0),
         tokens=int(noted.get("tokens") or 0),
         validation={key: value for key, value in noted.items() if key.startswith("eval_")},
-        sources=read_json(run.data / MANIFEST).get("sources") or (),
-        measured=read_json(run.evaluation / f"{phase}.json") or None,
+        sources=_sources(run.data),
+        measured=_measured(run.evaluation / f"{phase}.json"),
         best=noted.get("best") or {},
     )
     tuned = phase == "reward" and run.recipe.reward.init_from == "sft"
     base = str(run.sft.resolve()) if tuned else resolve(run.recipe.model.name)
     return Source(folder, run.data, made, base)
+
+
+def _sources(data: Path) -> Sequence[Mapping[str, Any]]:
+    """What the prepared data's manifest says of each source."""
+    try:
+        return read_manifest(data).get("sources") or ()
+    except FileNotFoundError:
+        return ()
+
+
+def _measured(file: Path) -> Mapping[str, Any] | None:
+    """What ``rlhf eval`` found; ``None`` if it did not run."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ModelError("the figures cannot be read", where=str(file), hint="rlhf eval measures them anew.")
+    return found
 
 
 def of_folder(folder: Path) -> Source:
