@@ -26,8 +26,6 @@ def plain_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """
     for token in tokenizer.added_tokens_decoder.values():
         if token.special and str(token) in text:
-            raise RowProblem(
-                f"text holds the special token {token}: give the messages instead of what a template wrote"
-            )
+            raise RowProblem(f"text holds the special token {token}: give messages, not what a template made of them")
     begin = str(tokenizer.bos_token) if writes_bos(tokenizer) else ""
     return [begin, text + str(tokenizer.eos_token or "")]
