@@ -10,6 +10,7 @@ from rlhfcli.cli.work import Work, claim, prepare, tokenizer_of
 from rlhfcli.errors import ModelError
 
 if TYPE_CHECKING:
+    from rlhfcli.data.column_use import ColumnUse
     from rlhfcli.data.encoded import EncodedPreference
     from rlhfcli.data.prepare import Prepared
 
@@ -56,6 +57,7 @@ def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
     from rlhfcli.core.adapted import language_model
     from rlhfcli.core.embeddings import fit_embeddings
     from rlhfcli.core.model import load_tokenizer
+    from rlhfcli.data.column_use import ColumnUse
     from rlhfcli.data.evaluation_rows import read_prompts
     from rlhfcli.evaluation.language import LanguageData, evaluate_language
 
@@ -66,7 +68,10 @@ def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
         )
         tokenizer = load_tokenizer(str(work.run.sft), trust_remote_code=trusted)
         fit_embeddings(base, tokenizer, recipe.seed)  # the rows that fine-tuning began with
-    prompts = read_prompts(recipe.eval.prompts, recipe.seed) if recipe.eval.prompts else []
+    prompts, use = [], ColumnUse()
+    if recipe.eval.prompts:
+        prompts = read_prompts(recipe.eval.prompts, recipe.seed, use)
+        _say(recipe.eval.prompts, use, sum(prompt.unasked for prompt in prompts))
     data = LanguageData(tokenizer, prepared.dialogues("validation"), prompts)
     return evaluate_language(recipe, base, tuned, data, work.sink)
 
@@ -74,6 +79,7 @@ def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
 def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
     from rlhfcli.core.model import load_tokenizer
     from rlhfcli.core.reward_model import load_reward_model
+    from rlhfcli.data.column_use import ColumnUse
     from rlhfcli.data.encode import Encoder
     from rlhfcli.data.evaluation_rows import read_pairs
     from rlhfcli.evaluation.reward import evaluate_reward
@@ -85,10 +91,22 @@ def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
     pairs: Sequence[EncodedPreference] = prepared.pairs("validation")
     if recipe.eval.pairs:
         encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
-        outcomes = encoder.preferences(read_pairs(recipe.eval.pairs, recipe.seed))
+        use = ColumnUse()
+        outcomes = encoder.preferences(read_pairs(recipe.eval.pairs, recipe.seed, use=use))
+        _say(recipe.eval.pairs, use)
         pairs = [outcome.example for outcome in outcomes if outcome.example is not None]
         if len(pairs) < len(outcomes):
             console.message(
                 f"{len(outcomes) - len(pairs):,} of {len(outcomes):,} pairs cannot be used and are left out"
             )
     return evaluate_reward(model, tokenizer, pairs, prepared.pairs("train"), work.sink)
+
+
+def _say(name: str, use: ColumnUse, unasked: int = 0) -> None:
+    """Say what a set to measure with holds that is not used."""
+    from rlhfcli.data.column_use import described
+
+    for line in described(use.shares(), {}):
+        console.message(f"{name}: {line}")
+    if unasked:
+        console.message(f"{name}: {unasked:,} further questions of its prompts are not asked")

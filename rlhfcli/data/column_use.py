@@ -136,6 +136,11 @@ class ColumnUse:
         self.carried[CALLS] += any(_calls(each) for name in row.read for each in _messages(row.peek(name)))
         return json.dumps(left, sort_keys=True, default=str) if left else ""
 
+    def count(self, row: WatchedRow) -> None:
+        """Count a row of which only the unread columns are asked for."""
+        self.rows += 1
+        self.unread.update(list(row.unread()))
+
     def add_unjoined(self, row: Any, read: Iterable[str]) -> None:
         """Count the unread columns of a row that others are joined with; ``read`` are those that the join takes."""
         if isinstance(row, Mapping):

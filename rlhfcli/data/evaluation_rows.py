@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+from rlhfcli.data.column_use import ColumnUse, WatchedRow, peek
 from rlhfcli.data.dialogue import Preference, Turn
 from rlhfcli.data.formats import Row, convert, detect_shape, named_shapes, shape_of
-from rlhfcli.data.message import turns_of
-from rlhfcli.data.prompts import check_prompt
+from rlhfcli.data.prompts import ALPACA, BESIDE, Prompt, Turns, check_prompt, with_system
 from rlhfcli.data.rows import readable
+from rlhfcli.data.side_columns import refuse_media
 from rlhfcli.data.sources import Stream, local_streams
-from rlhfcli.data.turns import RowProblem, split_transcript, text_of
+from rlhfcli.data.turns import RowProblem, text_of
 from rlhfcli.errors import DataError
 
 BUILTIN = "builtin:tiny"
 _PROMPTS_PER_SKILL = 40
 _PAIRS = 1200
+_SKILLS = ("skill", "category")
+_PROMPTS = (
+    Prompt("messages"),
+    Prompt("conversations"),
+    Prompt("prompt", BESIDE, "history"),
+    Prompt("question", BESIDE, "history"),
+    ALPACA,
+    Prompt("query", BESIDE, "history"),
+)
+"""How a prompt without an answer may be written; the first whose column holds something is taken."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +40,24 @@ class PromptRow:
         turns: The conversation so far.
         accepted: Answers that count as right; empty where the file gives none.
         skill: A label to report by; empty where the file gives none.
+        unasked: Questions that come after this one, and are not asked.
     """
 
     turns: tuple[Turn, ...]
     accepted: tuple[str, ...] = ()
     skill: str = ""
+    unasked: int = 0
 
 
-def read_prompts(path: str, seed: int) -> list[PromptRow]:
+def read_prompts(path: str, seed: int, use: ColumnUse | None = None) -> list[PromptRow]:
     """Read prompts for generated answers.
 
     Args:
-        path: A local file with a column ``messages`` or ``prompt``, and perhaps ``accepted`` (a text or a
-            list) and ``skill``; or ``builtin:tiny``.
+        path: A local file with a column such as ``messages``, ``prompt``, ``question`` or ``instruction``, or
+            MT-bench's ``turns``, and perhaps ``accepted`` (a text or a list) and ``skill`` or ``category``; or
+            ``builtin:tiny``.
         seed: Of the generated ones.
+        use: Counts the columns that nobody reads.
 
     Returns:
         At least one prompt.
@@ -49,27 +65,29 @@ def read_prompts(path: str, seed: int) -> list[PromptRow]:
     Raises:
         DataError: The file or a row of it cannot be used.
     """
+    use = ColumnUse() if use is None else use
     if path == BUILTIN:
         from rlhfcli import tiny
 
-        return [_prompt_row(row) for row in tiny.test_prompts(_PROMPTS_PER_SKILL, seed)]
+        return [_prompt_row(row, use) for row in tiny.test_prompts(_PROMPTS_PER_SKILL, seed)]
     found: list[PromptRow] = []
     for stream in local_streams(path):
         for row, origin in stream.rows:
             try:
-                found.append(_prompt_row(readable(row)))
+                found.append(_prompt_row(readable(row), use))
             except RowProblem as problem:
                 raise DataError(str(problem), where=str(origin), hint="Mend the row, or take it out.") from None
     return found
 
 
-def read_pairs(path: str, seed: int, shape: str = "auto") -> list[Preference]:
+def read_pairs(path: str, seed: int, shape: str = "auto", use: ColumnUse | None = None) -> list[Preference]:
     """Read pairs for ranking accuracy.
 
     Args:
         path: A local file of preferences, or ``builtin:tiny``.
         seed: Of the generated ones.
         shape: As ``format`` in a recipe.
+        use: Counts the columns that nobody reads.
 
     Returns:
         At least one pair.
@@ -85,11 +103,14 @@ def read_pairs(path: str, seed: int, shape: str = "auto") -> list[Preference]:
         rows = chain(first, stream.rows)
         for row, origin in rows if kind.join is None else kind.join(rows):
             try:
-                example = convert(readable(row), shape_of(row, (kind, *candidates)), origin)
+                watched = WatchedRow(row) if isinstance(readable(row), Mapping) else row
+                example = convert(watched, shape_of(row, (kind, *candidates)), origin)
                 if not isinstance(example, Preference):
                     raise RowProblem("this is a dialogue; ranking needs chosen and rejected answers")
             except RowProblem as problem:
                 raise DataError(str(problem), where=str(origin), hint="Mend the row, or take it out.") from None
+            if use is not None and isinstance(watched, WatchedRow):
+                use.add(watched, example, joined=kind.join is not None)
             found.append(example)
     return found
 
@@ -102,16 +123,29 @@ def _pair_streams(path: str, seed: int) -> list[Stream]:
     return [Stream.numbered(path, tiny.preference_pairs(_PAIRS, seed, "test"), _PAIRS)]
 
 
-def _prompt_row(row: Row | Any) -> PromptRow:
-    if not isinstance(row, dict) or not ("messages" in row or "prompt" in row):
-        columns = ", ".join(row) if isinstance(row, dict) else "no columns"
-        raise RowProblem(f"a prompt needs a column messages or prompt; this row has {columns}")
-    column = "messages" if "messages" in row else "prompt"
-    value = row[column]
-    turns = split_transcript(text_of(value, column)) if isinstance(value, str) else turns_of(value, column)
-    check_prompt(turns)
-    accepted = row.get("accepted") or []
+def _prompt_row(row: Row | Any, use: ColumnUse) -> PromptRow:
+    watched = WatchedRow(row) if isinstance(row, Mapping) else WatchedRow({})
+    accepted = watched.get("accepted") or []
     accepted = [accepted] if isinstance(accepted, str) else accepted
     if not isinstance(accepted, list) or not all(isinstance(answer, str) for answer in accepted):
         raise RowProblem("accepted is neither a text nor a list of texts")
-    return PromptRow(turns, tuple(accepted), str(row.get("skill") or ""))
+    skill = next((str(watched[name]) for name in _SKILLS if peek(watched, name) is not None), "")
+    refuse_media(watched)
+    turns, unasked = _conversation(watched)
+    check_prompt(turns)
+    use.count(watched)
+    return PromptRow(turns, tuple(accepted), skill, unasked)
+
+
+def _conversation(row: WatchedRow) -> tuple[Turns, int]:
+    """The turns of a prompt, and how many questions come after it, which only the model's own answers could lead to."""
+    questions = peek(row, "turns")
+    if isinstance(questions, list) and questions and all(isinstance(text, str) for text in questions):  # MT-bench
+        asked = row["turns"]
+        return with_system(row, (Turn("user", text_of(asked[0], "turns: number 1")),)), len(asked) - 1
+    for prompt in _PROMPTS:
+        if peek(row, prompt.column) is not None:
+            return prompt(row), 0
+    columns = ", ".join(map(str, row)) or "no columns"
+    known = ", ".join((*(prompt.column for prompt in _PROMPTS), "turns"))
+    raise RowProblem(f"a prompt needs one of the columns {known}; this row has {columns}")

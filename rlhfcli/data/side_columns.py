@@ -30,14 +30,23 @@ def with_side_columns(example: Dialogue | Preference, row: WatchedRow) -> Dialog
     Raises:
         RowProblem: The row holds pictures or sound, or a bad answer that SFT must not imitate.
     """
-    for column in MEDIA:
-        if column not in row.read and is_there(row.peek(column)):
-            raise RowProblem(f"{column} is not empty: the row is about more than text, which is all that can be read")
+    refuse_media(row)
     if isinstance(example, Dialogue):
         _refuse_bad(row)
         _refuse_rejected(row)
     tools = _tools(row)
     return replace(example, tools=tools) if tools else example
+
+
+def refuse_media(row: WatchedRow) -> None:
+    """Refuse a row of pictures, sound or film.
+
+    Raises:
+        RowProblem: It is one.
+    """
+    for column in MEDIA:
+        if column not in row.read and is_there(row.peek(column)):
+            raise RowProblem(f"{column} is not empty: the row is about more than text, which is all that can be read")
 
 
 def _refuse_bad(row: WatchedRow) -> None:

@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
+from rlhfcli.data.column_use import ColumnUse
 from rlhfcli.data.evaluation_rows import read_pairs, read_prompts
 from rlhfcli.data.sources import local_streams, open_source
 from rlhfcli.errors import DataError
@@ -239,6 +240,35 @@ def test_prompts_to_measure_with(write_lines):
     assert {row.skill for row in read_prompts("builtin:tiny", 1)} and read_prompts("builtin:tiny", 1)[0].accepted
 
 
+WITHOUT_ANSWERS = {  # a prompt → its turns, the skill, questions that are not asked
+    "MT-bench": (
+        {"question_id": 81, "category": "writing", "turns": ["a", "b"], "reference": ["x"]},
+        "a",
+        "writing",
+        1,
+    ),
+    "a question": ({"question": "a"}, "a", "", 0),
+    "an instruction": ({"instruction": "a", "input": "b", "dataset": "x"}, "a\nb", "", 0),
+    "a query": ({"query": "a"}, "a", "", 0),
+    "ShareGPT's": ({"conversations": [{"from": "human", "value": "a"}]}, "a", "", 0),
+    "content in parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, "a", "", 0),
+    "null columns": ({"messages": None, "prompt": "a"}, "a", "", 0),
+}
+
+
+@pytest.mark.parametrize(("row", "said", "skill", "unasked"), WITHOUT_ANSWERS.values(), ids=WITHOUT_ANSWERS.keys())
+def test_prompts_without_answers(write_lines, row, said, skill, unasked):
+    use = ColumnUse()
+    (found,) = read_prompts(str(write_lines([row])), 1, use)
+    assert ([turn.content for turn in found.turns], found.skill, found.unasked) == ([said], skill, unasked)
+    assert set(use.shares()) == {name for name in row if name in ("question_id", "reference", "dataset")}
+
+
+def test_the_system_column_of_a_prompt(write_lines):
+    (found,) = read_prompts(str(write_lines([{"system": "Be kind.", "prompt": "a"}])), 1)
+    assert [(turn.role, turn.content) for turn in found.turns] == [("system", "Be kind."), ("user", "a")]
+
+
 def test_pairs_to_measure_with(write_lines):
     path = write_lines([{"prompt": "x", "chosen": "a", "rejected": "b", "kind": "k"}] * 12)
     assert len(read_pairs(str(path), 1)) == 12
@@ -249,7 +279,7 @@ EVALUATION = {
     "no prompt": (
         read_prompts,
         {"text": "x"},
-        "line 1: a prompt needs a column messages or prompt; this row has text",
+        "question, instruction, query, turns; this row has text",
     ),
     "ends with an answer": (
         read_prompts,
@@ -261,6 +291,7 @@ EVALUATION = {
         {"messages": [{"role": "assistant", "content": "Welcome!"}, {"role": "user", "content": "Hi"}]},
         "line 1: the assistant speaks first: there is no prompt",
     ),
+    "images": (read_prompts, {"prompt": "x", "image": "a.png"}, "image is not empty: the row is about more than"),
     "accepted": (
         read_prompts,
         {"prompt": "x", "accepted": 3},
