@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -132,6 +133,42 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
             yield name, module
+
+
+def coverage(model: nn.Module) -> str:
+    """How much of a model its adapters reach, for the run's header; empty without adapters.
+
+    Args:
+        model: A transformers model with injected layers.
+    """
+    adapted = {id(layer.base): shape_of(layer.base.weight).numel() for _, layer in adapted_layers(model)}
+    if not adapted:
+        return ""
+    plain = {id(layer): shape_of(layer.weight).numel() for _, layer in _linear_layers(model)}
+    stacked = {name: shape_of(weight).numel() for name, weight in _stacked_weights(model)}
+    reached, total = sum(adapted.values()), sum((plain | adapted).values()) + sum(stacked.values())
+    said = f"LoRA on {len(adapted):,} linear layers: {reached / total:.1%} of the weights in matrices"
+    if stacked:
+        names = ", ".join(sorted({_without_numbers(name) for name in stacked}))
+        said += f" · not adapted: {names} ({sum(stacked.values()) / total:.1%}; one tensor for all experts of a layer)"
+    return said
+
+
+def _stacked_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Matrices of many experts in one parameter, which is no linear layer."""
+    for name, module in model.named_modules():
+        if isinstance(module, _ConvNd):  # its kernels have three dimensions, too
+            continue
+        for key, parameter in module.named_parameters(recurse=False):
+            if len(shape_of(parameter)) == 3 and min(shape_of(parameter)) > 1:
+                yield f"{name}.{key}", parameter
+
+
+def _without_numbers(name: str) -> str:
+    """``model.layers.3.mlp.experts.down_proj`` to ``mlp.experts.down_proj``: the same in every layer."""
+    parts = name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[numbers[-1] + 1 :] if numbers else parts)
 
 
 def merge(model: nn.Module) -> None:

@@ -279,7 +279,8 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
     device = f"{ranks}{module.model.device.type} × {torch.get_num_threads()} threads"
     head = getattr(module, "head", "")
     more = (
-        f"the reward comes from {head}" if head else "", loop.task.formula(), dropout_of(module.model).description()
+        f"the reward comes from {head}" if head else "", loop.task.formula(),
+        dropout_of(module.model).description(), lora.coverage(module.model),
     )  # fmt: skip
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({100 * trained / total:.1f} %) · {precision} · "

@@ -156,3 +156,19 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     lora.save_adapter(_trained(families.causal_lm("opt")), tmp_path, SETTINGS, "base", "CAUSAL_LM")
     with pytest.raises(UserError):
         lora.load_adapter(families.causal_lm("llama"), tmp_path)
+
+
+COVERED = {
+    ("llama", "all-linear"): "LoRA on 14 linear layers: 100.0% of the weights in matrices",
+    ("llama", "q_proj"): "LoRA on 2 linear layers: 11.1% of the weights in matrices",
+    ("gpt-oss", "all-linear"): "LoRA on 8 linear layers: 11.1% of the weights in matrices · not adapted: "
+    "mlp.experts.down_proj, mlp.experts.gate_up_proj (88.9%; one tensor for all experts of a layer)",
+}
+
+
+@pytest.mark.parametrize(("family", "targets"), COVERED)
+def test_what_it_reaches_is_said(family: str, targets: str) -> None:
+    model = families.causal_lm(family)
+    assert lora.coverage(model) == ""
+    lora.inject(model, Lora(rank=2, targets=targets))
+    assert lora.coverage(model) == COVERED[family, targets]
