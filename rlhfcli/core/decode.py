@@ -4,9 +4,7 @@ The loop is our own and not ``transformers.generate`` for three reasons: a seed 
 draws from the global state), a plain iterator for streaming (``generate`` needs a second thread), and rows
 that leave the batch as soon as they are finished. The key-value cache is transformers' own.
 
-Prompts of different length are padded on the left, so that every row's next token comes from the last
-column. Pads are hidden by the attention mask and positions count real tokens only: a prompt gets the answer
-that it gets alone.
+A prompt gets the answer that it gets alone, whatever it shares a batch with (see ``continuation``).
 
 Sampling cuts the distribution to its ``top_k`` most likely tokens, then to its nucleus: the smallest set
 whose probability reaches ``top_p`` (Holtzman et al., arXiv 1904.09751).
@@ -15,17 +13,15 @@ whose probability reaches ``top_p`` (Holtzman et al., arXiv 1904.09751).
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhfcli.core.continuation import TOGETHER, Continuation, continuation, shares_batches, way_to_continue
 from rlhfcli.core.embeddings import check_ids
-from rlhfcli.core.long_rotations import by_own_length
 from rlhfcli.data.encode import end_token
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError, ModelError
@@ -83,10 +79,12 @@ def generate(
     # Neighbours in length share a batch: little padding, and the batch that needs most memory comes first.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     batch_tokens = BATCH_TOKENS.get(next(model.parameters()).device.type, BATCH_TOKENS["cpu"])
+    way = way_to_continue(model) if prompts else TOGETHER
     while order:
-        rows_at_once = max(1, batch_tokens // (len(prompts[order[0]]) + settings.max_new_tokens))
+        longest = len(prompts[order[0]]) + settings.max_new_tokens
+        rows_at_once = max(1, batch_tokens // longest) if shares_batches(way) else 1
         rows, order = order[:rows_at_once], order[rows_at_once:]
-        cache = _Continuation(model, [prompts[i] for i in rows], pad_id)
+        cache = continuation(model, [prompts[i] for i in rows], pad_id, way)
         room = [rooms[i] for i in rows]
         for i, answer in zip(rows, _answer(cache, settings, draws[rows], room, end_ids), strict=True):
             answers[i] = answer
@@ -111,7 +109,7 @@ def stream(model: PreTrainedModel, prompt: list[int], settings: Decoding, end_id
     check_ids(model, [prompt])
     room = _room(model, prompt, settings)
     draws = _draws(settings, 1)
-    cache = _Continuation(model, [prompt], pad_id=prompt[0])
+    cache = continuation(model, [prompt], prompt[0], way_to_continue(model))
     for step in range(room):
         tokens = pick(cache.logits, settings, draws[:, step])
         token = int(tokens)
@@ -190,7 +188,7 @@ def _draws(settings: Decoding, rows: int) -> Tensor:
 
 
 def _answer(
-    cache: _Continuation, settings: Decoding, draws: Tensor, rooms: list[int], end_ids: Collection[int]
+    cache: Continuation, settings: Decoding, draws: Tensor, rooms: list[int], end_ids: Collection[int]
 ) -> list[list[int]]:
     """Continue all rows of a batch until each has said its end token or filled its room."""
     answers: list[list[int]] = [[] for _ in rooms]
@@ -212,56 +210,3 @@ def _answer(
             cache.keep(going)
         cache.feed(tokens[torch.tensor(going, device=tokens.device)])
     return answers
-
-
-class _Continuation:
-    """Rows of tokens that grow at their end, with the model's key-value cache.
-
-    Args:
-        model: A causal language model.
-        prompts: The rows' beginnings.
-        pad_id: What is written to the left of shorter rows.
-    """
-
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]], pad_id: int) -> None:
-        self._model = model
-        self._device = next(model.parameters()).device
-        longest = max(map(len, prompts))
-        pads = [longest - len(prompt) for prompt in prompts]
-        ids = [[pad_id] * n + prompt for n, prompt in zip(pads, prompts, strict=True)]
-        mask = [[0] * n + [1] * (longest - n) for n in pads]
-        self._mask = torch.tensor(mask, device=self._device)
-        self._cache: Any = None
-        # Not every family takes these (BLOOM has no positions), and some swallow what they do not know.
-        parameters = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in parameters
-        self._extra = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-        self._run(torch.tensor(ids, device=self._device), (self._mask.cumsum(dim=1) - 1).clamp(min=0))
-
-    def feed(self, tokens: Tensor) -> None:
-        """Append ``(rows,)`` tokens and compute the next logits."""
-        tokens = tokens.to(self._device)[:, None]
-        self._mask = torch.cat([self._mask, torch.ones_like(tokens)], dim=1)
-        self._run(tokens, self._mask.sum(dim=1, keepdim=True) - 1)
-
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows only."""
-        index = torch.tensor(rows, device=self._device)
-        self._mask = self._mask[index]
-        with torch.inference_mode():
-            self._cache.batch_select_indices(index)
-
-    def _run(self, ids: Tensor, positions: Tensor) -> None:
-        """Forward pass over new columns ``(rows, columns)``; sets ``logits`` ``(rows, vocabulary)``."""
-        if self._takes_positions:
-            self._extra["position_ids"] = positions  # type: ignore[assignment]
-        with torch.inference_mode(), by_own_length(self._model):
-            output = self._model(
-                input_ids=ids,
-                attention_mask=self._mask,
-                past_key_values=self._cache,
-                use_cache=True,
-                **self._extra,
-            )
-            self._cache = output.past_key_values
-            self.logits: Tensor = output.logits[:, -1].float()

@@ -20,6 +20,7 @@ from transformers import (
 from rlhfcli.core import adapted, cards, lora
 from rlhfcli.core import model as models
 from rlhfcli.core.causal_lm import CausalLM
+from rlhfcli.core.continuation import slow_because
 from rlhfcli.core.deepspeed_config import in_effect
 from rlhfcli.core.dropout import dropout_of
 from rlhfcli.core.embeddings import fit_embeddings
@@ -126,6 +127,7 @@ def sft_parts(project: Project) -> Parts:
             added = fit_embeddings(model, project.tokenizer, recipe.seed)
         way = _way_to_train(AutoModelForCausalLM, model, recipe)
     _note(project, added)
+    _note(project, "" if in_pieces(model) else slow_because(model))
     set_seed(recipe.seed)  # however many numbers were drawn meanwhile
     return replace(sft_parts_of(project, model, way), files=files)
 

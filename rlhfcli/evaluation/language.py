@@ -18,6 +18,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhfcli.core.continuation import slow_because
 from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, generate
 from rlhfcli.core.measure import measure_dialogues
 from rlhfcli.core.text_stream import cut, turn_stops
@@ -89,6 +90,8 @@ def evaluate_language(
     for prefix, name, model in (("base_", "base", base), ("", "tuned", tuned)):
         with sink.stage(f"perplexity of the {name} model"):
             result |= _likelihood(recipe, model, data.dialogues, prefix)
+        if slow := slow_because(model):
+            sink.note(slow)
         with sink.stage(f"answers of the {name} model to {len(questions):,} prompts"):
             answers[name] = _answers(model, data.tokenizer, questions, _limit(recipe, data))
         result[f"{prefix}exact_match"] = exact_match(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -77,6 +78,58 @@ WIDE: dict[str, Any] = {
     "opt-wide": lambda: OPTConfig(**OPT | _WIDE | {"ffn_dim": 1024}, word_embed_proj_dim=512),
     "llama-wide": lambda: LlamaConfig(**NEW | _WIDE | {"intermediate_size": 1024}, num_key_value_heads=2),
 }
+_GROUPED = NEW | {"num_key_value_heads": 2}
+_SSM = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+_THREE = NEW | {"num_hidden_layers": 3}
+_LINEAR = _GROUPED | {
+    "head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+_GPT: dict[str, Any] = IDS | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+# layers that keep states instead of keys and values, families without a cache, and those that count columns
+STATES: dict[str, Any] = {
+    "mamba": lambda: transformers.MambaConfig(**IDS, hidden_size=32, state_size=8, num_hidden_layers=2),
+    "falcon-mamba": lambda: transformers.FalconMambaConfig(**IDS, hidden_size=32, state_size=8, num_hidden_layers=2),
+    "mamba2": lambda: transformers.Mamba2Config(
+        **IDS, hidden_size=32, num_heads=8, head_dim=8, state_size=8, n_groups=1, num_hidden_layers=2, chunk_size=8
+    ),
+    "jamba": lambda: transformers.JambaConfig(
+        **_GROUPED | {"num_hidden_layers": 4}, num_experts=2, attn_layer_period=2, attn_layer_offset=1,
+        expert_layer_period=2, expert_layer_offset=1, mamba_d_state=8, use_mamba_kernels=False,
+    ),
+    "bamba": lambda: transformers.BambaConfig(**_GROUPED, **_SSM, attn_layer_indices=[1]),
+    "granite-hybrid": lambda: transformers.GraniteMoeHybridConfig(
+        **_GROUPED, **_SSM, layer_types=["mamba", "attention"], num_local_experts=2, num_experts_per_tok=1,
+        shared_intermediate_size=32,
+    ),
+    "nemotron-h": lambda: transformers.NemotronHConfig(
+        **_THREE, num_key_value_heads=2, head_dim=8, layers_block_type=["mamba", "attention", "mlp"],
+        mamba_num_heads=8, mamba_head_dim=8, ssm_state_size=8, n_groups=1, chunk_size=8, use_mamba_kernels=False,
+    ),
+    "zamba2": lambda: transformers.Zamba2Config(
+        **_THREE, num_key_value_heads=4, layers_block_type=["mamba", "hybrid", "mamba"], mamba_d_state=8,
+        mamba_headdim=8, n_mamba_heads=8, mamba_ngroups=1, chunk_size=8, num_mem_blocks=1, use_mamba_kernels=False,
+    ),
+    "falcon-h1": lambda: transformers.FalconH1Config(**_GROUPED, **_SSM, mamba_d_ssm=64),
+    "qwen3-next": lambda: transformers.Qwen3NextConfig(
+        **_LINEAR, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16, shared_expert_intermediate_size=16
+    ),
+    "qwen3.5": lambda: transformers.Qwen3_5TextConfig(**_LINEAR),
+    "lfm2": lambda: transformers.Lfm2Config(**_GROUPED, layer_types=["conv", "full_attention"]),
+    "recurrent-gemma": lambda: transformers.RecurrentGemmaConfig(
+        **{key: value for key, value in _THREE.items() if key != "max_position_embeddings"}, num_key_value_heads=1,
+        lru_width=32, attention_window_size=16,
+    ),
+    "rwkv": lambda: transformers.RwkvConfig(
+        **IDS, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, intermediate_size=64
+    ),
+    "gpt-1": lambda: transformers.OpenAIGPTConfig(**_GPT),
+    "ctrl": lambda: transformers.CTRLConfig(**_GPT, dff=64),
+    "bart": lambda: transformers.BartConfig(
+        **IDS, d_model=32, decoder_layers=2, encoder_layers=2, decoder_attention_heads=4, encoder_attention_heads=4,
+        decoder_ffn_dim=64, encoder_ffn_dim=64, max_position_embeddings=128,
+    ),
+}  # fmt: skip
 GPT_NEO = GPTNeoConfig(**IDS, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]])
 FAMILIES = list(CONFIGS)
 PADDED = ("bloom",)  # its position biases count the cells of a row
@@ -90,7 +143,7 @@ DIVIDED: dict[str, Any] = {"zero_optimization": {"reduce_bucket_size": 2000, "su
 
 
 def config(family: str) -> Any:
-    return (CONFIGS | MASKED | WIDE)[family]()
+    return (CONFIGS | MASKED | WIDE | STATES)[family]()
 
 
 def causal_lm(family: str, seed: int = 0) -> Any:
