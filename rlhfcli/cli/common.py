@@ -18,7 +18,8 @@ RecipeOption = Annotated[
         "--recipe",
         "-r",
         metavar="FILE|NAME",
-        help="Recipe file, folder of a run, or built-in name. Left out: the newest run's, else tiny.",
+        help="Recipe file, folder of a run, or built-in name. Left out: that of the newest run with what is needed, "
+        "else tiny.",
         show_default=False,
     ),
 ]
@@ -35,7 +36,7 @@ OfflineOption = Annotated[bool, typer.Option("--offline", help="Forbid the netwo
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 OverwriteOption = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace what an earlier command made. Without it nothing is replaced."),
+    typer.Option("--overwrite", help="Replace what an earlier command made, and nothing else."),
 ]
 ResumeOption = Annotated[
     bool,

@@ -36,7 +36,11 @@ class Model(Section):
         description="takes the place of each dropout that the model's own config has above zero; 0: none; layers are "
         "never dropped",
     )
-    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+    trust_remote_code: bool = Field(
+        False,
+        description="run Python code that comes with the model; counts with --set and in a recipe file of your own, "
+        "not in the recipe of a run folder, which may be somebody else's",
+    )
     label: int | str | None = Field(
         None,
         description="of a reward model with several outputs (init_from: base): name or number, from 0, of the one that "

@@ -16,7 +16,7 @@ import yaml
 
 from tests.e2e.conftest import Project, changes, environment, write_prompts
 
-NAMESPACE = ["unshare", "--net", "--"]  # a network of its own, without even a loopback that is up
+NAMESPACE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]  # a network of its own
 LONG = changes(sft__max_steps="30", reward__max_steps="30")
 # what is there before → the two commands
 PAIRS = [
@@ -103,7 +103,9 @@ def test_one_of_two_commands_wins(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root for a network namespace")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or None in map(shutil.which, ("unshare", "ip")), reason="needs root for a network namespace"
+)
 @pytest.mark.parametrize(("before", "first", "second"), PAIRS[:1] + PAIRS[6:8])
 def test_one_of_two_commands_in_networks_of_their_own_wins(
     tmp_path: Path, project: Project, stopped: Path, before: str, first: str, second: str
