@@ -37,6 +37,8 @@ def run(
     wish = going("run", resume=resume, overwrite=overwrite, max_time=max_time)
     job = work.begin(recipe, overrides or [], offline=offline)
     with work.holding(job):
+        if overwrite and launch.first():
+            job.run.refuse_other_models()  # before anything is written
         work.claim(job, "data", overwrite=overwrite)
         project = work.project_of(job, wish)
         work.look_ahead(job, project)

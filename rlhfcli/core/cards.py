@@ -173,7 +173,7 @@ def _summary(made: Trained, form: Form) -> str:
         f"Trained by rlhf with {how}: {made.steps:,} steps of {phase.batch_size}, {made.tokens:,} tokens, learning "
         f"rate {phase.learning_rate:g} ({phase.schedule.name}), seed {made.recipe.seed}."
     )
-    with suppress(LookupError, TypeError, ValueError):
+    with suppress(LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
         text += " The weights are those after step {step:,}, with the {by}.".format_map(made.best)
     if made.phase == "reward":
         text += (
@@ -213,7 +213,7 @@ def _filled(forms: Sequence[tuple[str, str]], figures: Mapping[str, Any]) -> lis
     """The rows whose figures are there."""
     rows = []
     for name, form in forms:
-        with suppress(LookupError, TypeError, ValueError):
+        with suppress(LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
             rows.append((name, form.format_map(figures)))
     return rows
 

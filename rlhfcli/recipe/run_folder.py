@@ -192,6 +192,15 @@ class RunFolder:
                 hint="--overwrite trains it again with these; --set output_dir=… keeps both.",
             )
 
+    def refuse_other_models(self) -> None:
+        """Check that both models may be replaced.
+
+        Raises:
+            OutputError: Something of the user's stands in the place of one.
+        """
+        for part in PHASES:
+            belongings.refuse_other_model(self._final(part))
+
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         """Write ``eval/<name>.json`` and return its path."""
         self.evaluation.mkdir(parents=True, exist_ok=True)

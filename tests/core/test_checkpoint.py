@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.core import checkpoint
-from rlhfcli.core.checkpoint import Damaged, Progress, newest, prune, save
+from rlhfcli.core.checkpoint import Damaged, Progress, newest, prune, remove_all, save
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.unfinished import checkpoints as folders
 
@@ -42,6 +42,19 @@ def test_what_is_read_is_what_was_written(tmp_path, monkeypatch):
 def test_all_files_get_the_users_mode(tmp_path):
     folder = write(tmp_path)
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
+
+def test_only_checkpoints_are_removed(tmp_path):
+    write(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / ".step-00000009.partial-12ab").mkdir()
+    (tmp_path / "checkpoints" / "mine").mkdir()
+    (tmp_path / "checkpoints" / "step-x").touch()
+    remove_all(tmp_path / "checkpoints")
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["mine", "step-x"]
+    write(tmp_path / "others")
+    remove_all(tmp_path / "others")
+    assert not (tmp_path / "others").exists()
+    remove_all(tmp_path / "none")
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])

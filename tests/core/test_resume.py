@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhfcli.core import checkpoint, phases
+from rlhfcli.core.metrics import cut_back
 from rlhfcli.core.resume import Sitting
 from rlhfcli.core.stop import Stop
 from rlhfcli.errors import Interrupted, OutputError
@@ -238,6 +239,16 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, leave: int, checked: bool
     filler.unlink()
     resumed(parted, "sft")
     same(whole, parted, "sft")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "3", '{"loss": 1}', '{"step": 3, "loss": "x"}', '{"step": true}', "[" * 100_000, "\udcff"]
+)
+def test_metrics_end_where_something_else_stands(tmp_path: Path, text: str) -> None:
+    file, lines = tmp_path / "metrics.jsonl", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1}]
+    rows = [*(json.dumps(line) for line in lines), text, json.dumps({"step": 4})]
+    file.write_bytes("\n".join(rows).encode(errors="surrogateescape"))
+    assert cut_back(file, 9) == lines
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:

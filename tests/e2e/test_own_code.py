@@ -57,6 +57,12 @@ def test_all_verbs_with_code_of_the_model(folder: Path) -> None:
     assert (run / "sft" / "final" / "own.py").exists() and (run / "eval" / "reward.json").exists()
     code, said = rlhf(folder, "chat", "--prompt", "Hello!", trust="true")
     assert code == 0 and "reward" in said, said
+    assert f"runs the Python code of {run / 'sft' / 'final'} (own.py)" in said.replace("runs/tiny", str(run))
+    run_recipe = (run / "recipe.yaml").read_text()
+    assert "trust_remote_code: true" in run_recipe
+    process = start("chat", "--recipe", "runs/tiny", "--reward", "none", "--prompt", "Hello!", folder=folder)
+    _, err = process.communicate(timeout=300)  # the folder may be a stranger's
+    assert process.returncode == 2 and "to run the Python code that comes with the model: --set" in err, err
     code, said = rlhf(folder, "chat", "--prompt", "Hello!", trust="false")
     assert code == 2 and "Traceback" not in said, said
 

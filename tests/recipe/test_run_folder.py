@@ -86,6 +86,14 @@ def test_overwriting_touches_nothing_that_is_not_ours(files, part):
     assert everything() == before
 
 
+def test_all_models_of_a_run_are_looked_at_before_the_first_is_replaced():
+    finish("sft")
+    folder().refuse_other_models()
+    write({"reward/final/thesis.txt": "mine"})
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
+        folder().refuse_other_models()
+
+
 def test_a_run_is_not_trained_on_what_it_has_made():
     folder().open("sft")
     finish("sft")
