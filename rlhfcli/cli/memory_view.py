@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhfcli.evaluation.report import Column, Table
+from rlhfcli.words import counted, size
 
+_LARGE = 2e9  # bytes from which the table is in gigabytes
 _PARTS = ("parameters", "gradients", "optimizer", "activations", "other")
 
 
@@ -16,19 +18,25 @@ def table(result: Mapping[str, Any]) -> Table:
     Args:
         result: Of one phase.
     """
-    names = ("ZeRO stage", *_PARTS, "in all, GB")
+    most = max(stage["device"] for stage in result["stages"])
+    unit = "GB" if most >= _LARGE else "MB"  # in gigabytes a small model would be a row of zeros
+    names = ("ZeRO stage", *_PARTS, f"in all, {unit}")
     joined = [name if place in (0, 1, len(names) - 1) else f"+ {name}" for place, name in enumerate(names)]
     columns = (*(Column(name, number=True) for name in joined), Column(""))
     title = f"{result['phase']}: memory of each {'GPU' if result['gpu'] else 'rank'}, estimated"
-    return Table(title, columns, tuple(_row(result, stage) for stage in result["stages"]), " ".join(_notes(result)))
+    return Table(
+        title, columns, tuple(_row(result, stage, unit) for stage in result["stages"]), " ".join(_notes(result))
+    )
 
 
-def _row(result: Mapping[str, Any], stage: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(result: Mapping[str, Any], stage: Mapping[str, Any], unit: str) -> tuple[str, ...]:
     verdict = "fits" if stage["fits"] else "does not fit"
     if stage["stage"] == result["zero_stage"]:
         verdict += " · the recipe's"
-    parts = (f"{stage[part] / 1e9:.2f}" for part in _PARTS)
-    return str(stage["stage"]), *parts, f"= {stage['device'] / 1e9:.2f}", verdict
+    parts = [
+        f"{stage[part] / 1e9:.2f}" if unit == "GB" else f"{stage[part] / 1e6:,.0f}" for part in (*_PARTS, "device")
+    ]
+    return str(stage["stage"]), *parts[:-1], f"= {parts[-1]}", verdict
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
@@ -41,11 +49,12 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     where = "of the GPU" if result["gpu"] else "that is free" + (f" for each of {ranks} ranks" if ranks > 1 else "")
     return [
         f"{result['family']}: {result['parameters']:,} parameters = {result['trained']:,} trained + {frozen:,} frozen, "
-        f"on {_counted(ranks, 'rank')}.",
-        f"Micro-batch: {_counted(batch['tokens'], 'token')} of {_counted(batch['examples'], 'example')}, "
+        f"on {counted(ranks, 'rank')}.",
+        f"Micro-batch: {counted(batch['tokens'], 'token')} of {counted(batch['examples'], 'example')}, "
         f"{batch['read']:,} {what} ({how}; {source}).",
-        "Other: gradients on their way between ranks" + ("." if result["gpu"] else ", and the program itself."),
-        f"Memory {where}: {result['room'] / 1e9:.2f} GB.",
+        "Other: gradients on their way between ranks"
+        + ("." if result["gpu"] else ", and the program itself with its libraries."),
+        f"Memory {where}: {size(result['room'])}.",
         *_offloaded(result),
     ]
 
@@ -53,11 +62,11 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 def _offloaded(result: Mapping[str, Any]) -> Iterator[str]:
     moved = [stage for stage in result["stages"] if stage["host"]]
     if moved:
-        sizes = ", ".join(f"{stage['host'] / 1e9:.2f} GB at stage {stage['stage']}" for stage in moved)
+        sizes = ", ".join(f"{size(stage['host'])} at stage {stage['stage']}" for stage in moved)
         yield f"Offloaded to the host's memory, for each rank besides: {sizes}."
     for stage in result["stages"]:
         if stage["files"]:
-            yield f"Of stage {stage['stage']}, {stage['files'] / 1e9:.2f} GB lie in files."
+            yield f"Of stage {stage['stage']}, {size(stage['files'])} lie in files."
 
 
 def next_steps(command: str, results: Sequence[Mapping[str, Any]]) -> list[str | tuple[str, str]]:
@@ -85,7 +94,3 @@ def next_steps(command: str, results: Sequence[Mapping[str, Any]]) -> list[str |
     if not results[0]["gradient_checkpointing"]:
         steps.append((f"{command} --dry-run --set model.gradient_checkpointing=true", "keep fewer activations"))
     return steps
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}" + ("" if number == 1 else "s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,7 +79,8 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
     activations = trace.activation_bytes(module, task, batch, way=parts.way, checkpointing=checkpointing)
     total, trained = models.parameter_counts(module)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
-    needs = Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available())
+    gpu = torch.cuda.is_available()
+    needs = Needs(trained, total - trained, buffers, activations, module.bf16, gpu, 0 if gpu else resident())
     space = room(here)
     offload = recipe.deepspeed.offload
     files = Files("", *in_memory(module, recomputed=checkpointing)) if recipe.deepspeed.nvme else None
@@ -122,14 +124,20 @@ def needed(choice: Memory, gpu: bool) -> float:
 
 
 def room(here: int) -> float:
-    """Bytes that a rank has: its GPU's, or its share of the memory that is free, without what it needs to start.
+    """Bytes that a rank has: its GPU's, or its share of the memory that is free or this process's already.
 
     Args:
         here: Ranks that share the memory of this machine.
     """
-    if torch.cuda.is_available():
-        return memory_limit_gb() * 1e9
-    return (memory_limit_gb() / here - peak_gb()) * 1e9
+    return memory_limit_gb() * 1e9 / (1 if torch.cuda.is_available() else here)
+
+
+def resident() -> int:
+    """Bytes that this process has now: Python and its libraries, as long as there is no model."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return round(peak_gb() * 1e9)
+    return int(status.read_text().partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def _parts(project: Project, name: str) -> Parts:

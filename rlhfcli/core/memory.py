@@ -44,6 +44,7 @@ class Needs:
         activations: Bytes of a forward and backward pass of the largest micro-batch.
         bf16: The computation is in bf16.
         gpu: It runs on a GPU, where a bucket takes its whole size; on a CPU only what is used of it.
+        program: Bytes that the program takes before it has a model, on a CPU.
     """
 
     trained: int
@@ -52,6 +53,7 @@ class Needs:
     activations: int
     bf16: bool = False
     gpu: bool = False
+    program: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Memory:
         gradients: Of trained parameters.
         optimizer: Moments, and DeepSpeed's copy of the weights.
         activations: Of the largest micro-batch, or what the optimizer's step needs once they are gone; with buffers.
-        other: The bucket; on a CPU also what the program itself grows by.
+        other: The bucket; on a CPU also the program itself, and what it grows by.
         host: What offload puts into the host's memory.
         files: What it puts into files.
     """
@@ -110,7 +112,7 @@ def estimate(needs: Needs, stage: int, ranks: int, offload: Offload = "none", fi
     whole = FLOAT32 * min(total, WHOLE) if stage == 3 else 0
     gradients, optimizer = FLOAT32 * trained / cut, FLOAT32 * (3 if stage else 2) * trained / cut
     bucket = FLOAT32 * (GROUP if needs.gpu else min(trained, GROUP))
-    program = 0 if needs.gpu else PROGRAM["bf16" if needs.bf16 else "fp32"]
+    program = 0 if needs.gpu else needs.program + PROGRAM["bf16" if needs.bf16 else "fp32"]
     step = (0, gradients, gradients, 3 * min(gradients, FLOAT32 * GROUP))[stage]
     host = {"none": 0.0, "optimizer": gradients + optimizer, "all": gradients + optimizer + resting}[offload]
     if offload != "none":

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhfcli.core.model import load_causal_lm, load_tokenizer, resolve
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.data.store import Prepared
-from tests.e2e.conftest import changes
+from tests.e2e.conftest import changes, start
 
 ARTEFACTS = [
     "recipe.yaml",
@@ -49,6 +49,15 @@ def lines(file: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("name", ARTEFACTS)
 def test_every_artefact_is_there(project, name):
     assert (project.run / name).is_file()
+
+
+def test_a_dry_run_says_what_the_training_took(project):
+    shown = start("sft", "--dry-run", "--json", folder=project.folder).communicate(timeout=120)[0]
+    (found,) = json.loads(shown)
+    (told,) = [stage["device"] / 1e9 for stage in found["stages"] if stage["stage"] == found["zero_stage"]]
+    took = max(line.get("memory_gb", 0) for line in lines(project.run / "sft/metrics.jsonl"))
+    assert found["prepared"]
+    assert 0.75 * took < told < 1.35 * took
 
 
 def test_nothing_half_made_is_left(project):
