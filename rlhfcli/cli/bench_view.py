@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhfcli.evaluation.report import Column, Table
+from rlhfcli.words import percent, span
 
 _PARTS = {"passes": "forward and backward", "optimizer": "optimizer", "batches": "building batches"}
 _USEFUL = (
@@ -29,10 +30,10 @@ def tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
         ("  slowest and fastest step", *(_range(result["tokens_per_second_range"]) for result in results)),
         ("examples/s", *(f"{result['examples_per_second']:,.1f}" for result in results)),
         ("seconds per step", *(f"{result['seconds_per_step']:.2f}" for result in results)),
-        *((f"  {name}", *(f"{r['shares'][part]:.0%}" for r in results)) for part, name in _PARTS.items()),
+        *((f"  {name}", *(percent(r["shares"][part], 0) for r in results)) for part, name in _PARTS.items()),
         ("useful work, GFLOP/s", *(f"{result['useful_gflops']:,.0f}" for result in results)),
         ("peak, GFLOP/s", *(f"{result['peak_gflops']:,.0f}" for result in results)),
-        ("share of the peak", *(f"{result['share_of_peak']:.0%}" for result in results)),
+        ("share of the peak", *(percent(result["share_of_peak"], 0) for result in results)),
         ("most memory, GB", *(f"{result['memory_gb']:.2f}" for result in results)),
         ("layout", *(result["layout"] for result in results)),
     ]
@@ -54,4 +55,4 @@ def _outcome(trial: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _range(values: Sequence[float]) -> str:
-    return f"{values[0]:,.0f} .. {values[1]:,.0f}"
+    return span(f"{values[0]:,.0f}", f"{values[1]:,.0f}")

@@ -10,6 +10,7 @@ from typing import Any
 from rlhfcli.data.column_use import described
 from rlhfcli.data.counts import raised_share
 from rlhfcli.evaluation.report import Column, Table
+from rlhfcli.words import counted, percent, span
 
 PARTS = {
     "sft_train": "SFT, training",
@@ -65,7 +66,7 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
     found = []
     for name, overlap in manifest.get("overlap", {}).items():
         if overlap["found"]:
-            rows = f"{overlap['found']:,} of the {_counted(overlap['rows'], 'row')} of {name}"
+            rows = f"{overlap['found']:,} of the {counted(overlap['rows'], 'row')} of {name}"
             verb = "has its prompt" if overlap["found"] == 1 else "have their prompts"
             places = "; ".join(overlap["examples"])
             found.append(f"{rows} {verb} in the training data, and may be answered by heart. Training rows: {places}")
@@ -156,8 +157,8 @@ def _conversations(manifest: Mapping[str, Any]) -> str:
     for phase in ("SFT", "reward"):
         train, held_out = (manifest["tokens"][f"{phase.lower()}_{part}"] for part in ("train", "validation"))
         if train["conversations"] + held_out["conversations"]:
-            counted = _counted(train["conversations"], "conversation")
-            sides.append(f"{phase} {counted} to train on, {held_out['conversations']:,} to measure with")
+            learnt = counted(train["conversations"], "conversation")
+            sides.append(f"{phase} {learnt} to train on, {held_out['conversations']:,} to measure with")
     text = f" Rows that begin with the same question stay together: {'; '.join(sides)}." if sides else ""
     raised = manifest.get("raised_validation")
     return text + (f" {raised_share(manifest['data']['validation'], raised)}." if raised else "")
@@ -205,7 +206,7 @@ def _training(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _range(start: int, end: int) -> str:
-    return f"{start:,}" if end == start + 1 else f"{start:,} – {end - 1:,}"
+    return span(f"{start:,}", f"{end - 1:,}")
 
 
 def _quantile(key: str) -> str:
@@ -220,8 +221,4 @@ def _short(number: int, exact_below: int = 10_000_000) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    return percent(part / whole) if whole else "-"

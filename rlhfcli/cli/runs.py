@@ -15,6 +15,7 @@ from rlhfcli import console
 from rlhfcli.cli.common import JsonOption
 from rlhfcli.cli.run_states import PHASES, Run, read
 from rlhfcli.errors import UserError
+from rlhfcli.words import percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -81,7 +82,7 @@ def figures(run: Run) -> str:
         parts.append(f"sft loss {found['sft_loss']:.4f}")
     if "accuracy" in found:
         ends = ", ".join(f"{100 * end:.1f}" for end in found.get("accuracy_ci95", ()))
-        parts.append(f"accuracy {100 * found['accuracy']:.1f} %" + (f" [{ends}]" if ends else ""))
+        parts.append(f"accuracy {percent(found['accuracy'])}" + (f" [{ends}]" if ends else ""))
     parts += [f"reward {name} {found[f'reward_{name}']:.4f}" for name in ("nll", "loss") if f"reward_{name}" in found]
     return ", ".join(parts)
 

@@ -20,6 +20,7 @@ from rlhfcli.core.loop import Loop, memory_gb
 from rlhfcli.core.phases import Project, reward_parts, sft_parts, started
 from rlhfcli.core.tasks import Batch
 from rlhfcli.core.useful_work import layer_sizes, matmul_peak, timed, useful_flops
+from rlhfcli.words import percent
 
 _WARM_UP = 2  # steps whose time does not count: memory is allocated, kernels are chosen
 
@@ -142,9 +143,10 @@ def what_limits(result: dict[str, Any]) -> str:
     """
     shares = result["shares"]
     if shares["optimizer"] > 0.25:
-        return f"the optimizer, with {shares['optimizer']:.0%} of a step: a larger batch_size, or LoRA, weighs it less"
+        share = percent(shares["optimizer"], 0)
+        return f"the optimizer, with {share} of a step: a larger batch_size, or LoRA, weighs it less"
     if shares["batches"] > 0.1:
-        return f"building batches takes {shares['batches']:.0%} of a step"
+        return f"building batches takes {percent(shares['batches'], 0)} of a step"
     if result["layout"] == "padded":
         return "padding: this family computes no token trees"
     if result["share_of_peak"] > 0.6:

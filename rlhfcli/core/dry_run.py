@@ -79,8 +79,7 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
     activations = trace.activation_bytes(module, task, batch, way=parts.way, checkpointing=checkpointing)
     total, trained = models.parameter_counts(module)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
-    gpu = torch.cuda.is_available()
-    needs = Needs(trained, total - trained, buffers, activations, module.bf16, gpu, 0 if gpu else resident())
+    needs = Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available(), resident())
     space = room(here)
     offload = recipe.deepspeed.offload
     files = Files("", *in_memory(module, recomputed=checkpointing)) if recipe.deepspeed.nvme else None

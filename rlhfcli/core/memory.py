@@ -30,7 +30,7 @@ Offload = Literal["none", "optimizer", "all"]
 STAGES = (0, 1, 2, 3)
 FLOAT32 = 4  # bytes
 WHOLE = 1_000_000_000  # parameters: DeepSpeed's stage3_max_live_parameters
-PROGRAM = {"fp32": 150_000_000, "bf16": 400_000_000}  # bytes that the program grows by on a CPU, measured
+PROGRAM = {"fp32": 150_000_000, "bf16": 200_000_000}  # bytes that the libraries grow by on a CPU, measured
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.scored_template import ending_at_score
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Model, Phase, Recipe
+from rlhfcli.words import percent
 
 _OFFLOADED = {"none": "", "optimizer": ", optimizer offloaded", "all": ", optimizer and parameters offloaded"}
 
@@ -285,7 +286,7 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
         dropout_of(module.model).description(), lora.coverage(module.model),
     )  # fmt: skip
     return [
-        f"{family}: {total:,} parameters, {trained:,} trained ({100 * trained / total:.1f} %) · {precision} · "
+        f"{family}: {total:,} parameters, {trained:,} trained ({percent(trained / total)}) · {precision} · "
         f"{device} · ZeRO stage {stage}{alone}{_OFFLOADED[recipe.deepspeed.offload]}",
         f"{plan.examples:,} examples → {plan.steps:,} steps of {plan.per_step}, in at most {plan.micro_batches} "
         f"micro-batches {'per rank ' if ranks else ''}of {loop.phase.micro_batch_tokens:,} tokens · "

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rlhfcli.words import counted, percent
+
 _LONGEST_SAMPLE = 200  # characters of a sample that a table shows; the JSON has all
 
 
@@ -48,18 +50,18 @@ def language_rows(result: Mapping[str, Any]) -> list[Table]:
     compared = (Column(""), Column("base", number=True), Column("fine-tuned", number=True))
     figures = [
         ("perplexity", f"{result['base_perplexity']:,.2f}", f"{result['perplexity']:,.2f}"),
-        ("token accuracy", _percent(result["base_token_accuracy"]), _percent(result["token_accuracy"])),
+        ("token accuracy", percent(result["base_token_accuracy"]), percent(result["token_accuracy"])),
     ]
     before, after = result["base_exact_match"], result["exact_match"]
     if after:
-        figures.append(("exact match, mean of skills", _percent(before["macro"]), _percent(after["macro"])))
+        figures.append(("exact match, mean of skills", percent(before["macro"]), percent(after["macro"])))
     which = "the assistant's tokens" if result.get("loss_on") == "assistant" else "all tokens"
     tables = [Table("Language model", compared, tuple(figures), f"Over {result['tokens']:,} tokens: {which}.")]
     if after:
         skills = [
-            (skill, _percent(before["by_skill"][skill]), _percent(hits)) for skill, hits in after["by_skill"].items()
+            (skill, percent(before["by_skill"][skill]), percent(hits)) for skill, hits in after["by_skill"].items()
         ]
-        note = f"{_count(after['prompts'], 'prompt')}, greedy answers."
+        note = f"{counted(after['prompts'], 'prompt')}, greedy answers."
         tables.append(Table("Exact match by skill", (Column("skill"), *compared[1:]), tuple(skills), note))
     if result["samples"]:
         tables.append(_samples(result["samples"]))
@@ -72,15 +74,15 @@ def reward_rows(result: Mapping[str, Any]) -> list[Table]:
     names["bag_of_words"] = "bag of words"
     figures = [
         ("ranking accuracy (ties count half)", _with_interval(result)),
-        *((f"  {names[key]}", _percent(share)) for key, share in result["baselines"].items() if share is not None),
-        ("ties", _percent(result["ties"])),
+        *((f"  {names[key]}", percent(share)) for key, share in result["baselines"].items() if share is not None),
+        ("ties", percent(result["ties"])),
         ("nll (guessing: 0.6931)", f"{result['nll']:.4f}"),
         ("score of chosen answers", _spread(result, "chosen")),
         ("score of rejected answers", _spread(result, "rejected")),
     ]
     ranked = result["preferences"]
-    of = "" if ranked == result["pairs"] else f" of {_count(ranked, 'preference')}"
-    note = f"{_count(result['pairs'], 'pair')}{of}. Verdict: {result['verdict']}: {result['reason']}."
+    of = "" if ranked == result["pairs"] else f" of {counted(ranked, 'preference')}"
+    note = f"{counted(result['pairs'], 'pair')}{of}. Verdict: {result['verdict']}: {result['reason']}."
     tables = [Table("Reward model", (Column(""), Column("", number=True)), tuple(figures), note)]
     if result["by_kind"]:
         columns = (Column("kind"), Column("pairs", number=True), Column("accuracy", number=True))
@@ -103,17 +105,9 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST_SAMPLE else text[:_LONGEST_SAMPLE].rstrip() + " …"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
 def _with_interval(part: Mapping[str, Any]) -> str:
     low, high = part["accuracy_ci95"]
-    return f"{_percent(part['accuracy'])}  [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{percent(part['accuracy'])}  [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def _spread(result: Mapping[str, Any], side: str) -> str:
