@@ -182,6 +182,8 @@ def _line_error(path: Path, number: int, line: bytes, error: ValueError) -> Data
     hint = "Mend the line, or take it out. Each line must be one whole JSON object."
     if line.lstrip()[:2] in (b"{'", b"[{'"):
         hint = "JSON has double quotes: write the rows with json.dumps, not with print."
+    elif line.rstrip().endswith(b","):
+        hint = "Take out the commas at the ends of the lines; each line is one whole JSON object."
     return DataError(
         f"not JSON: {error.msg}: {_around(error)}", where=f"{shown(path)}:{number}:{error.colno}", hint=hint
     )

@@ -21,7 +21,7 @@ from rlhfcli.data.prompts import (
     with_system,
     without_answer,
 )
-from rlhfcli.data.turns import RowProblem, parsed
+from rlhfcli.data.turns import RowProblem, parsed, whole
 
 KIND = "kind"
 MARGINS: tuple[tuple[str, ...], ...] = (
@@ -214,7 +214,7 @@ def _margin(row: Row) -> float | None:
 def label_of(row: Row, column: str) -> str | None:
     """The label that a row is reported by; ``None`` where it has none."""
     value = row.get(column)
-    return None if value is None else str(value)
+    return None if value is None else whole(str(value), column)
 
 
 def _paths(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:

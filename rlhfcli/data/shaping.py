@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -12,12 +13,14 @@ from rlhfcli.data.columns import column_of, value_at
 from rlhfcli.data.dialogue import Origin
 from rlhfcli.data.formats import Shape, detect_shape, known_columns, named_shapes
 from rlhfcli.data.joins import Join
+from rlhfcli.data.rows import Unreadable
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 
 _CHUNK = 512  # rows that are encoded together
 _FIRST = 10  # rows that show what shape a file has
+_FURTHER = 1000  # rows that show it if these do not
 Located = tuple[Any, Origin]
 Item = TypeVar("Item")
 
@@ -60,11 +63,34 @@ class Shaping:
         if not first:
             return
         self._check_spelling()
-        shape = detect_shape([row for row, _ in first], self._candidates, name)
+        try:
+            shape = detect_shape([row for row, _ in first], self._candidates, name)
+        except DataError as error:
+            first += islice(rows, _FURTHER)
+            shape, small = self._after_all(first, name, error)
+            rows = map(_in_small_letters, rows) if small else rows
+            first = [*map(_in_small_letters, first)] if small else first
         rows = chain(first, rows)
         shapes = (shape, *(each for each in self._candidates if each.join is None and each is not shape))
         for chunk in _chunks(rows if shape.join is None else self._joined(rows, shape.join)):
             yield chunk, shapes
+
+    def _after_all(self, first: list[Located], name: str, error: DataError) -> tuple[Shape, bool]:
+        """The shape of a file that does not show it at once, and whether its columns' names need small letters.
+
+        Raises:
+            DataError: None fits; or none of the rows can be read.
+        """
+        usable = [row for row, _ in first if isinstance(row, Mapping)]
+        for row, origin in first:
+            if not usable and isinstance(row, Unreadable):
+                hint = "Is this the file that you mean?"
+                raise DataError(f"none of its rows can be read; the first: {row.reason}", where=str(origin), hint=hint)
+        for small in (False, True):
+            rows = [_in_small_letters(each)[0] if small else each[0] for each in first]
+            with suppress(DataError):
+                return detect_shape(rows, self._candidates, name), small
+        raise error
 
     def finish(self) -> None:
         """Look whether every column that the recipe renames was there.
@@ -130,6 +156,14 @@ class Shaping:
                 yield row, origin
 
         return join(watched())
+
+
+def _in_small_letters(located: Located) -> Located:
+    """A row whose columns are called ``Prompt`` or ``CHOSEN``, as spreadsheets have them."""
+    row, origin = located
+    if not isinstance(row, Mapping):
+        return located
+    return {str(name).strip().lower(): value for name, value in row.items()}, origin
 
 
 def _chunks(rows: Iterator[Item]) -> Iterator[list[Item]]:

@@ -107,11 +107,27 @@ def text_of(value: Any, what: str) -> str:
         raise RowProblem(f"{what} is {kind_of(value)}, not text")
     if not value.strip():
         raise RowProblem(f"{what} is empty")
+    return whole(value, what)
+
+
+def whole(text: str, what: str) -> str:
+    r"""Check that a text has whole characters: JSON can write ``\ud83d`` alone, which no tokenizer and no file takes.
+
+    Args:
+        text: What the row holds.
+        what: How to call it in a message.
+
+    Returns:
+        The text as it is.
+
+    Raises:
+        RowProblem: It has half a one.
+    """
     try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can write \\ud83d alone; no tokenizer takes it
-        raise RowProblem(f"{what} holds half a character, {value[error.start]!a}") from None
-    return value
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowProblem(f"{what} holds half a character, {text[error.start]!a}") from None
+    return text
 
 
 def join_parts(parts: Sequence[Any], what: str) -> tuple[str, str]:

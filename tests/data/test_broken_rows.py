@@ -28,6 +28,17 @@ ROWS = {  # one line of a file of pairs → why it is not used
     "empty answer": (pair(1, rejected=""), "rejected is empty"),
     "same answers": (pair(1, rejected="answer 1"), "chosen and rejected are the same text"),
     "half a character": (r'{"prompt": "\ud83d", "chosen": "a", "rejected": "b"}', "holds half a character"),
+    "half a character in the kind": (
+        r'{"prompt": "a", "chosen": "a", "rejected": "b", "kind": "x\ud83d"}',
+        "kind holds half a character",
+    ),
+    "half a character in a column's name": (
+        r'{"prompt": "a", "chosen": "a", "rejected": "b", "x\ud83d": 1}',
+        "the name of a column holds half a character",
+    ),
+    "digits": ('{"prompt": "a", "chosen": "a", "rejected": "b", "x": ' + "9" * 5000 + "}", "too many digits"),
+    "depth": ('{"prompt": "a", "chosen": "a", "rejected": "b", "x": ' + "[" * 100_000, "nested too deeply"),
+    "a key twice": ('{"prompt": "a", "chosen": "a", "rejected": "b", "chosen": "c"}', "the key chosen stands twice"),
     "special token": (pair(1, chosen="a </s> b"), "holds the special token </s>"),
     "unknown role": (pair(1, prompt=[{"role": "narrator", "content": "x"}]), "has the unknown role 'narrator'"),
     "no role": (pair(1, prompt=[{"content": "x"}]), "does not say who speaks"),

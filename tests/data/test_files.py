@@ -198,3 +198,30 @@ def test_empty_files_beside_others(tokenizer, make_recipe, write_lines, tmp_path
     write_lines([], "set/train-1.jsonl")
     with pytest.raises(DataError, match="none of its 3 files has rows"):
         prepare(make_recipe(tmp_path / "set"), tokenizer, tmp_path / "data", Silent())
+
+
+# --- the first rows -----------------------------------------------------------------------------------------
+
+FIRST = {  # lines of a file → what is said; empty where its last 30 rows, which are pairs, are used
+    "other rows first": ([{"note": "x"}] * 12, ""),
+    "capitals": ([{"Prompt": f"q {k}", " CHOSEN ": f"a {k}", "Rejected": "b"} for k in range(30)], ""),
+    "no row that can be read": (
+        ['{"a": 1, "a": 2}'] * 3,
+        "line 1: none of its rows can be read; the first: the key a stands twice in an object",
+    ),
+    "nothing that is known": ([{"note": "x"}] * 12, "its rows fit no known shape; the first one has: note"),
+}
+
+
+@pytest.mark.parametrize("case", FIRST)
+def test_the_first_rows_need_not_show_the_shape(tokenizer, make_recipe, tmp_path, case):
+    rows, said = FIRST[case]
+    rows = [*rows, *([] if said or case == "capitals" else map(pair, range(30)))]
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    if said:
+        with pytest.raises(DataError) as caught:
+            prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent())
+        assert said in str(caught.value)
+        return
+    assert prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent()).summary()[0]["kept"] == 30
