@@ -21,7 +21,6 @@ def evaluate(
     from rlhfcli.cli import measuring, work
 
     job = work.begin(recipe, overrides or [], offline=offline, verb="eval")
-    measuring.refuse_nothing_trained(job)
     with work.holding(job):
         results = measuring.evaluate(job)
     if as_json:

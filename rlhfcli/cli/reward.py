@@ -32,8 +32,8 @@ def reward(
 
     wish = going("reward", resume=resume, overwrite=overwrite, max_time=max_time)
     job = work.begin(recipe, overrides or [], offline=offline, verb="reward")
-    work.refuse_no_start(job)
     with work.holding(job):
+        work.refuse_no_start(job)
         if resume and work.nothing_left(job, "reward", wish):
             return
         work.claim(job, "reward", overwrite=overwrite, resume=resume)

@@ -11,11 +11,14 @@ file has not been touched for a while. No clocks are compared.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
+import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -33,6 +36,8 @@ BEAT = 5.0  # seconds between two touches
 SILENCE = 3 * BEAT  # after this long another machine's command is taken to be gone
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
 _TRIES = 20
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_SHOWN = 80  # characters of the other's command
 
 
 def _nothing(_: str) -> None:
@@ -55,8 +60,8 @@ def alone(folder: Path, command: str, *, name: str = "", say: Callable[[str], No
     """
     place, prefix = folder / name, f".{name}" if name else ""
     lock_file, holder = folder / f"{prefix}{LOCK}", folder / f"{prefix}{HOLDER}"
-    with _locked(lock_file, holder, place):
-        _wait_for_another_machine(holder, place, say)
+    with _locked(lock_file, holder, place, say) as locked:
+        _wait_for_others(holder, place, say, locked=locked)
         about = {"host": platform.node(), "machine": _machine(), "process": os.getpid(), "command": command}
         stop = threading.Event()
         try:
@@ -71,33 +76,42 @@ def alone(folder: Path, command: str, *, name: str = "", say: Callable[[str], No
 
 
 @contextmanager
-def _locked(lock_file: Path, holder: Path, place: Path) -> Iterator[None]:
+def _locked(lock_file: Path, holder: Path, place: Path, say: Callable[[str], None]) -> Iterator[bool]:
+    """Hold the lock; whether there is one: a few file systems have none."""
     lock = FileLock(str(lock_file), timeout=GRACE)
     for tries_left in reversed(range(_TRIES)):
         try:
             lock_file.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(poll_interval=0.05)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # where the library puts another kind of lock in its place
+                lock.acquire(poll_interval=0.05)
             break
         except Timeout:
             raise _in_use(place, _read(holder)) from None
         except FileNotFoundError:  # a command that failed has just taken its new folder away
             if not tries_left:
                 raise
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            say(f"the file system of {place} has no locks: another command is only noticed while it is at work")
+            yield False
+            return
     try:
-        yield
+        yield True
     finally:
         with suppress(OSError):
             lock.release()
 
 
-def _wait_for_another_machine(holder: Path, place: Path, say: Callable[[str], None]) -> None:
-    """Give way to a command on another machine that still touches its file, though the lock was free.
+def _wait_for_others(holder: Path, place: Path, say: Callable[[str], None], *, locked: bool) -> None:
+    """Give way to a command that still touches its file, though the lock was free: it is on another machine.
 
     Raises:
         OutputError: There is one.
     """
     about = _read(holder)
-    if not about or about.get("machine") == _machine():  # the lock is to be trusted
+    if not about or (locked and about.get("machine") == _machine()):  # the lock is to be trusted
         return
     say(f"looking whether a command on {about.get('host')} is still at work in {place} (at most {SILENCE:.0f} s) …")
     before, until = _touched(holder), time.monotonic() + SILENCE
@@ -111,7 +125,8 @@ def _in_use(place: Path, about: dict[str, Any]) -> OutputError:
     if about:
         host = f" on {about.get('host')}" if about.get("host") != platform.node() else ""
         since = str(about.get("since", ""))[:16].replace("T", " ")
-        who = f"{about.get('command')} (process {about.get('process')}{host}, since {since})"
+        command = textwrap.shorten(str(about.get("command")), _SHOWN, placeholder=" …")
+        who = f"{command} (process {about.get('process')}{host}, since {since})"
     else:
         who = "another command"
     return OutputError(

@@ -48,6 +48,13 @@ def test_the_other_command_learns_who_holds_the_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_long_command_is_cut(tmp_path: Path) -> None:
+    with in_use.alone(tmp_path, f"rlhf sft {'--set seed=1 ' * 20}"), pytest.raises(OutputError) as caught:
+        take(tmp_path)
+    assert caught.value.what.startswith("in use by rlhf sft --set seed=1 ") and " … (process" in caught.value.what
+    assert len(caught.value.what) < 150
+
+
 def test_one_thing_in_a_folder_is_held_apart_from_the_others(tmp_path: Path) -> None:
     with in_use.alone(tmp_path, "rlhf export", name="a"), in_use.alone(tmp_path, "rlhf export", name="b"):
         with pytest.raises(OutputError) as caught, in_use.alone(tmp_path, "rlhf export", name="a"):
@@ -90,6 +97,20 @@ def test_a_command_that_was_killed_on_another_machine_is_waited_for_once(tmp_pat
     elsewhere(tmp_path)
     with in_use.alone(tmp_path, "rlhf reward"):
         assert json.loads((tmp_path / in_use.HOLDER).read_text())["process"] == os.getpid()
+
+
+def test_without_locks_a_command_at_work_is_noticed(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(in_use.FileLock, "acquire", none)
+    said: list[str] = []
+    with in_use.alone(tmp_path, "rlhf sft", say=said.append), pytest.raises(OutputError, match="in use by rlhf sft"):
+        take(tmp_path)
+    assert "has no locks" in said[0] and list(tmp_path.iterdir()) == []
+    take(tmp_path)
 
 
 def test_the_holder_shows_that_it_lives(tmp_path: Path, quick: None) -> None:
