@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
 from typing import Any
 
 from rlhfcli.data.catalogue import find_entry
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 
+# datasets' words before the configurations of a data set, on the hub and in its cache
+_CONFIGURATIONS = re.compile(r"(?:available configs|in the cache|not found. Available): (.+)")
+_LINES = 4  # of what the hub client says
 NAME_ANOTHER = "Name a local file: --set data.sources.{number}.path=my/data.jsonl"
 
 
@@ -36,12 +41,21 @@ def load(source: Source, number: int) -> tuple[str, Any, str]:
         rows = datasets.load_dataset(path, split=split, **options)
     except Exception as error:  # the hub client raises its own kinds, OSError, ValueError, and what the network raises
         raise _failure(source, split, number, error) from error
-    return f"{source.path} ({split})", rows, str(rows._fingerprint)
+    configuration = rows.info.config_name
+    named = "" if configuration in (None, "default", source.subset) or known is not None else f"{configuration}, "
+    return f"{source.path} ({named}{split})", rows, str(rows._fingerprint)
 
 
 def _failure(source: Source, split: str, number: int, error: Exception) -> DataError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     where = f"data.sources.{number}: {source.path}"
+    if isinstance(error, ValueError) and (found := _CONFIGURATIONS.search(str(error))):
+        names = sorted(re.findall(r"[^\s\[\]',]+", found[1]))
+        what = f"the data set has the configurations {', '.join(names)}"
+        if source.subset is not None:
+            what = f"there is no configuration {source.subset!r}: {what}"
+        (near, *_) = get_close_matches(source.subset or "", names, 1) or names
+        return DataError(what, where=where, hint=f"Choose one: --set data.sources.{number}.subset={near}")
     if isinstance(error, ValueError) and "split" in lines[0].lower():
         return DataError(f"the data set has no split {split!r}", where=where, hint=lines[0])
     return DataError(
@@ -49,5 +63,5 @@ def _failure(source: Source, split: str, number: int, error: Exception) -> DataE
         where=where,
         hint=f"{NAME_ANOTHER.format(number=number)}\n"
         "Or connect to the network, and check that HF_HUB_OFFLINE is not set.\n"
-        f"What the hub client said: {lines[0]}",
+        f"What the hub client said: {' '.join(map(str.strip, lines[:_LINES]))}",
     )
