@@ -33,7 +33,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 {load}
 dialogue = [{{"role": "user", "content": "Hello!"}}]
 inputs = tokenizer.apply_chat_template(dialogue, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))""",
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100{stops})[0]))""",
     "reward": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 folder = "."  # where this file lies
@@ -231,9 +231,15 @@ def _loading(phase: str, form: Form, base: str) -> str:
             f"base = {_CLASSES[phase]}.from_pretrained({base!r}{options})\n"
             "model = PeftModel.from_pretrained(base, folder).eval()"
         )
-    code = _LOADING[phase].format(load=load)
-    if form == "adapter":
-        code = f"from peft import PeftModel\n{code}"
+    if form != "adapter":
+        return markdown.block(_LOADING[phase].format(load=load, stops=""), "python")
+    stops = ""
+    if phase == "sft":  # the base model's own settings do not know the end token that the adapter has learnt
+        load += "\nsettings = GenerationConfig.from_pretrained(folder)"
+        stops = ", generation_config=settings"
+    code = f"from peft import PeftModel\n{_LOADING[phase].format(load=load, stops=stops)}"
+    if phase == "sft":
+        code = code.replace("AutoTokenizer\n", "AutoTokenizer, GenerationConfig\n", 1)
     return markdown.block(code, "python")
 
 

@@ -16,7 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhfcli.core import checksums, lora
 from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_config
 from rlhfcli.core.dropout import restore_config
-from rlhfcli.errors import OutputError, why_not_written
+from rlhfcli.core.older_readers import say_twice
+from rlhfcli.data.encode import end_token
+from rlhfcli.data.turns import RowProblem
+from rlhfcli.errors import DataError, OutputError, why_not_written
 from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.schema import Lora
 
@@ -106,8 +109,8 @@ def save_model(
                 _save_rewards(model.config, partial / "adapter" / REWARDS)
             lora.merge(model)
             lora.remove(model)
+            _save_stops(model, tokenizer, partial / "adapter")
             finish(partial / "adapter", None)
-        restore_config(model)
         write_model(model, tokenizer, partial, card, shard_size)
 
 
@@ -123,9 +126,38 @@ def write_model(
         card: Text of ``README.md``.
         shard_size: Largest size of one file of weights.
     """
+    restore_config(model)
+    stop_at_end_token(model, tokenizer)
     model.save_pretrained(folder, max_shard_size=shard_size)
     tokenizer.save_pretrained(folder)
     finish(folder, card)
+
+
+def stop_at_end_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a language model's own settings for generation stop at the end token of its chat template, too.
+
+    Args:
+        model: Changed in place; of a reward model nothing is.
+        tokenizer: The template may end answers with another token than the tokenizer's EOS: ChatML on a base model.
+    """
+    settings = model.generation_config if model.can_generate() else None
+    if settings is None or not tokenizer.chat_template:
+        return
+    try:
+        end = end_token(tokenizer)
+    except (DataError, RowProblem):  # a template may end answers with words, or refuse
+        return
+    known = settings.eos_token_id
+    before = list(known) if isinstance(known, list | tuple) else [known] if known is not None else []
+    if end not in before:
+        settings.eos_token_id = [end, *before] if before else end
+
+
+def _save_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Put the settings for generation beside an adapter: those of its base model do not know the end token."""
+    if model.can_generate() and model.generation_config is not None:
+        stop_at_end_token(model, tokenizer)
+        model.generation_config.save_pretrained(folder)
 
 
 def _save_rewards(config: Any, file: Path) -> None:
@@ -133,25 +165,41 @@ def _save_rewards(config: Any, file: Path) -> None:
     file.write_text(json.dumps(rewards, indent=2) + "\n", encoding="utf-8")
 
 
-def copy_adapter(source: Path, folder: Path, base_model: str, card: str, tokenizer: PreTrainedTokenizerBase) -> None:
+@dataclass(frozen=True)
+class Copy:
+    """An adapter that is exported.
+
+    Args:
+        source: Its folder: PEFT's files.
+        base_model: Hub name or folder of the model that it belongs to, as it can be found now.
+        merged: The model that both make together.
+        tokenizer: Saved with it.
+    """
+
+    source: Path
+    base_model: str
+    merged: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def copy_adapter(adapter: Copy, folder: Path, card: str) -> None:
     """Copy an adapter into a folder that is there.
 
     Args:
-        source: The adapter: PEFT's files.
+        adapter: What is copied.
         folder: Where to.
-        base_model: Hub name or folder of the model that it belongs to, as it can be found now.
         card: Text of ``README.md``.
-        tokenizer: Saved with it.
 
     Raises:
         ModelError: The adapter is damaged.
     """
-    settings = read_config(source) | {"base_model_name_or_path": base_model}
-    for file in sorted(source.iterdir()):
+    settings = read_config(adapter.source) | {"base_model_name_or_path": adapter.base_model}
+    for file in sorted(adapter.source.iterdir()):
         if file.is_file() and file.name != checksums.SUMS and file.suffix not in (".bin", ".pt", ".pth", ".py"):
             shutil.copyfile(file, folder / file.name)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save_pretrained(folder)
+    adapter.tokenizer.save_pretrained(folder)
+    _save_stops(adapter.merged, adapter.tokenizer, folder)
     finish(folder, card)
 
 
@@ -164,6 +212,7 @@ def finish(folder: Path, card: str | None) -> None:
     """
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
+    say_twice(folder)
     checksums.write(folder)
     mode = (folder / checksums.SUMS).stat().st_mode & 0o777
     for file in folder.iterdir():

@@ -182,13 +182,14 @@ def write(source: Source, target: Path, how: How | None = None) -> Report | None
         hint = "Its phase 3 reads a plain language model as it is: --format merged."
         raise ModelError("only reward models have a form of DeepSpeed-Chat's", where=str(source.folder), hint=hint)
     reference = expected.reference(model, tokenizer, _examples(source.data, model)) if how.compare else None
+    plain = model.model if isinstance(model, RewardModel) else model
     with export.complete_or_absent(target) as partial:
         if how.form == "adapter":
-            export.copy_adapter(adapter, partial, source.base, _card(source, how.form), tokenizer)
+            copied = export.Copy(adapter, source.base, plain, tokenizer)
+            export.copy_adapter(copied, partial, _card(source, how.form))
         elif how.form == "deepspeed-chat":
             deepspeed_chat.save(model, tokenizer, partial, _card(source, how.form))
         else:
-            plain = model.model if isinstance(model, RewardModel) else model
             export.write_model(plain, tokenizer, partial, _card(source, how.form), how.shard_size)
         report = check(partial, reference) if reference else None
         if report and report.compared and not report.holds:

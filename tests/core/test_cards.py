@@ -11,6 +11,7 @@ import yaml
 
 from rlhfcli.core import cards, deepspeed_chat, export
 from rlhfcli.core.loop import Result
+from rlhfcli.core.model import load_causal_lm
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.recipe.schema import Recipe
 from tests.core import folders
@@ -137,7 +138,8 @@ def test_the_code_of_a_card_works(
     folder = tmp_path / "exported"
     if form == "adapter":
         folder.mkdir()
-        export.copy_adapter(final / "adapter", folder, str(base), text, folders.tokenizer())
+        merged = load_reward_model(final).model if reward else load_causal_lm(str(final))
+        export.copy_adapter(export.Copy(final / "adapter", str(base), merged, folders.tokenizer()), folder, text)
     else:
         folder = final
         (folder / "README.md").write_text(text)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, pipeline
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, pipeline
 
-from rlhfcli.core import release
+from rlhfcli.core import cross_check, release
 from rlhfcli.core.checksums import SUMS, verify
-from rlhfcli.core.export import complete_or_absent, save_model
+from rlhfcli.core.export import Adapter, complete_or_absent, save_model
 from rlhfcli.core.model import load_causal_lm
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.errors import ModelError, OutputError
@@ -211,3 +212,55 @@ def test_the_check_passes_for_every_family(family: str, reward: bool, tmp_path: 
     assert ("position_ids" in left.note) == (family == "gpt2")  # the only one without relative or masked positions
     adapter = release.check(final / "adapter")
     assert adapter.holds and len(adapter.outcomes) == 1
+
+
+# --- where others stop --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, [129, 2]), ([2, 7], [129, 2, 7]), (None, 129), ([129, 2], [129, 2])])
+def test_generation_stops_at_the_templates_end_token_elsewhere(before: object, after: object, tmp_path: Path) -> None:
+    model = folders.adapted(families.causal_lm("llama"))
+    model.resize_token_embeddings(len(folders.chatml()), mean_resizing=False)
+    model.generation_config.eos_token_id = before
+    adapter = Adapter(folders.SETTINGS, "base", "CAUSAL_LM")
+    save_model(model, folders.chatml(), tmp_path / "m", adapter, "")
+    for folder in (tmp_path / "m", tmp_path / "m" / "adapter"):
+        assert GenerationConfig.from_pretrained(folder).eos_token_id == after
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "m").generation_config.eos_token_id == after
+
+
+def test_where_the_template_ends_with_eos_nothing_is_added(tmp_path: Path) -> None:
+    save_model(families.causal_lm("llama"), folders.tokenizer(), tmp_path / "m", None, "")
+    assert GenerationConfig.from_pretrained(tmp_path / "m").eos_token_id == 2
+
+
+# --- an adapter's folder ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reward", [True, False])
+@pytest.mark.parametrize("compare", [True, False])
+def test_the_folder_of_an_adapter_is_merged(reward: bool, compare: bool, tmp_path: Path) -> None:
+    final, _ = folders.save("llama", tmp_path, reward=reward)
+    report = release.write(release.of_folder(final / "adapter"), tmp_path / "out", release.How(compare=compare))
+    assert (report is not None) == compare
+    plain, found = (load_file(folder / "model.safetensors") for folder in (final, tmp_path / "out"))
+    assert plain.keys() == found.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapters_folder_can_be_exported_as_one(tmp_path: Path) -> None:
+    final, _ = folders.save("llama", tmp_path, reward=True)
+    report = release.write(release.of_folder(final / "adapter"), tmp_path / "out", release.How("adapter"))
+    assert report and report.holds and (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_what_fails_its_check_never_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final, _ = folders.save("llama", tmp_path, reward=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    monkeypatch.setattr(cross_check, "TOLERANCE", -1.0)
+    with pytest.raises(release.NotTheSame, match="others would get other numbers") as caught:
+        release.write(release.of_folder(final), tmp_path / "out")
+    assert caught.value.report.outcomes and caught.value.exit_code == 1
+    assert names(tmp_path / "out") == ["old"] and not list(tmp_path.glob(".out*"))
