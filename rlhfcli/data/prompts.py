@@ -12,7 +12,7 @@ from rlhfcli.data.column_use import peek
 from rlhfcli.data.columns import Clean, Row, as_is, column_of, value_at
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.message import turn_of, turns_of
-from rlhfcli.data.turns import HUMAN_ASSISTANT, RowProblem, Speakers, is_transcript, split_transcript, text_of
+from rlhfcli.data.turns import HUMAN_ASSISTANT, RowProblem, Speakers, is_transcript, kind_of, split_transcript, text_of
 
 Turns = tuple[Turn, ...]
 SYSTEM = ("system", "system_prompt")
@@ -148,8 +148,10 @@ def whole_dialogue(value: Any, what: str) -> Turns:
         if not is_transcript(text_of(value, what)):
             raise RowProblem(f"{what} has no turns (Human: … Assistant: …), and there is no prompt column")
         turns = split_transcript(value)
-    else:
+    elif isinstance(value, Sequence | Mapping):
         turns = turns_of(value, what)
+    else:
+        raise RowProblem(f"{what} is {kind_of(value)}, neither a text with turns nor a list of messages")
     if turns[-1].role != "assistant":
         raise RowProblem(f"{what} does not end with the assistant's turn")
     return turns

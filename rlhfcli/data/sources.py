@@ -24,8 +24,8 @@ from rlhfcli.recipe.schema import Source
 
 BUILTIN = "builtin:tiny"
 _AS_ROWS = (
-    "If each of its lines is JSON, rename it to .jsonl; if they are fields, to .csv or .tsv. For plain text write one\n"
-    'example a line into a .jsonl file: {"prompt": "…", "response": "…"}.'
+    "If each of its lines is JSON, rename it to .jsonl; if they are fields, to .csv or .tsv. Of plain text make\n"
+    'a .jsonl file with one example on each line: {"text": "…"}, or {"prompt": "…", "response": "…"}.'
 )
 _GENERATED = {f"{BUILTIN}/dialogues": 5000, f"{BUILTIN}/pairs": 12000}  # rows where the recipe gives no limit
 

@@ -209,6 +209,10 @@ FIRST = {  # lines of a file → what is said; empty where its last 30 rows, whi
         ['{"a": 1, "a": 2}'] * 3,
         "line 1: none of its rows can be read; the first: the key a stands twice in an object",
     ),
+    "several reasons": (
+        [*[{"prompt": "a", "chosen": 3, "rejected": "b"}] * 3, "{", {"prompt": "a", "chosen": "", "rejected": "b"}],
+        "none of the 5 rows can be used; 3 of them: chosen is a number, not text\n1 of them: not JSON: Expecting",
+    ),
     "nothing that is known": ([{"note": "x"}] * 12, "its rows fit no known shape; the first one has: note"),
 }
 

@@ -536,6 +536,10 @@ PROBLEMS = {
     "a prompt of a number": ({"prompt": 3, "response": GOOD}, "prompt is a number, not text"),
     "a list of objects for an answer": ({"question": Q, "answer": MESSAGES[:1]}, "answer is not the assistant's turn"),
     "no list": ({"messages": "x"}, "messages is text, not a list of messages"),
+    "a number beside a dialogue": (
+        {"chosen": 3, "rejected": f"{HH}It is 3."},
+        "chosen is a number, neither a text with turns nor a list of messages",
+    ),
     "no messages": ({"messages": []}, "messages has no turns"),
     "turn is no message": ({"messages": ["x"]}, "messages: turn 1 is text, not a message"),
     "empty turn": (
