@@ -3,6 +3,8 @@
 Perplexity is ``exp(sum of nll / number of target tokens)`` over all validation dialogues: weighted by token,
 so it does not depend on how they are batched. Answers are greedy. Exact match counts an answer that is,
 without the white space around it, one of the accepted ones; its macro mean gives every skill the same weight.
+A base model often knows the answer and misses only the end, so two figures stand beside it: whether the first
+line alone is an accepted answer's, and whether the answer ends with an end token.
 
 The base model reads the same text, template words included, and its answers are cut where it begins to write
 the user's next turn: it is judged by what it says, not by whether it knows when to stop.
@@ -49,6 +51,14 @@ class LanguageData:
 
 
 @dataclass(frozen=True)
+class _Answer:
+    """What a model said, and whether it ended by itself."""
+
+    text: str
+    stopped: bool
+
+
+@dataclass(frozen=True)
 class _Question:
     """A prompt as tokens, and what is known about its answer."""
 
@@ -77,8 +87,8 @@ def evaluate_language(
 
     Returns:
         ``perplexity``, ``token_accuracy``, the same with ``base_`` before it, ``tokens``; ``exact_match`` and
-        ``base_exact_match`` (``macro``, ``by_skill``, ``prompts``; null without accepted answers);
-        ``samples``.
+        ``base_exact_match`` (``macro``, ``by_skill``, ``prompts``; null without accepted answers), the same for
+        ``first_line_match``; ``stops``, the share of answers that end with an end token; ``samples``.
 
     Raises:
         DataError: The validation part has no answer to predict.
@@ -86,7 +96,7 @@ def evaluate_language(
     sink = sink or Silent()
     questions = _questions(recipe, data, _limit(recipe, data))
     result: dict[str, Any] = {"loss_on": recipe.sft.loss_on}
-    answers: dict[str, list[str]] = {}
+    answers: dict[str, list[_Answer]] = {}
     for prefix, name, model in (("base_", "base", base), ("", "tuned", tuned)):
         with sink.stage(f"perplexity of the {name} model"):
             result |= _likelihood(recipe, model, data.dialogues, prefix)
@@ -94,11 +104,25 @@ def evaluate_language(
             sink.note(slow)
         with sink.stage(f"answers of the {name} model to {len(questions):,} prompts"):
             answers[name] = _answers(model, data.tokenizer, questions, _limit(recipe, data))
-        result[f"{prefix}exact_match"] = exact_match(
-            answers[name], [question.accepted for question in questions], [q.skill for q in questions]
-        )
+        result |= _matches(answers[name], questions, prefix)
     result["samples"] = _samples(questions, answers["base"], answers["tuned"], recipe.eval.samples)
     return result
+
+
+def _matches(answers: Sequence[_Answer], questions: Sequence[_Question], prefix: str) -> dict[str, Any]:
+    """How many answers are right as a whole, in their first line, and how many end by themselves."""
+    accepted, skills = [question.accepted for question in questions], [question.skill for question in questions]
+    first_lines = [_first_line(answer.text) for answer in answers]
+    accepted_lines = [tuple(map(_first_line, texts)) for texts in accepted]
+    return {
+        f"{prefix}exact_match": exact_match([answer.text for answer in answers], accepted, skills),
+        f"{prefix}first_line_match": exact_match(first_lines, accepted_lines, skills),
+        f"{prefix}stops": sum(answer.stopped for answer in answers) / len(answers) if answers else None,
+    }
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def exact_match(
@@ -147,7 +171,7 @@ def spread(labels: Sequence[str], count: int) -> list[int]:
 
 
 def _samples(
-    questions: Sequence[_Question], base: Sequence[str], tuned: Sequence[str], count: int
+    questions: Sequence[_Question], base: Sequence[_Answer], tuned: Sequence[_Answer], count: int
 ) -> list[dict[str, str | None]]:
     """Some questions with the answers of both models."""
     return [
@@ -155,8 +179,8 @@ def _samples(
             "skill": questions[i].skill or None,
             "prompt": questions[i].shown,
             "reference": questions[i].reference,
-            "base": base[i],
-            "tuned": tuned[i],
+            "base": base[i].text,
+            "tuned": tuned[i].text,
         }
         for i in spread([question.skill for question in questions], count)
     ]
@@ -229,12 +253,18 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 def _answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[_Question], limit: int
-) -> list[str]:
-    """Greedy answers as text."""
+) -> list[_Answer]:
+    """Greedy answers, cut where the model begins to write the user's next turn."""
     context = context_limit(model)
     prompts = [q.ids if context is None else q.ids[-(context - 1) :] for q in questions]
     vocabulary = model.get_input_embeddings().num_embeddings
     pad = min(int(tokenizer.pad_token_id), vocabulary - 1)  # the base model may not have the tuned one's pad
     answers = generate(model, prompts, Decoding(limit), end_ids_of(model, tokenizer), pad)
     stops = turn_stops(tokenizer)
-    return [cut(_text(tokenizer, answer), stops) for answer in answers]
+    said = []
+    for ids, prompt in zip(answers, prompts, strict=True):
+        whole = _text(tokenizer, ids)
+        text = cut(whole, stops)
+        room = limit if context is None else min(limit, context - len(prompt))
+        said.append(_Answer(text, stopped=len(ids) < room and text == whole))
+    return said

@@ -4,6 +4,7 @@ Neither length nor single words may give the bad answer away. So each kind has i
 in one pair is chosen in another.
 
 * wrong: the right answer with another value of the same list;
+* miscopied: words of a list in another order, or another word of it;
 * off_topic: two conversations exchange their answers, so each answer is chosen once and rejected once;
 * cut_short (the longer one wins) against ramble (the shorter one wins);
 * over_refuse ("I can't help" where help is harmless) against complies ("Of course" where it is not);
@@ -21,6 +22,7 @@ from . import manners
 from .dialogues import as_messages
 from .exchange import Exchange
 from .facts import UNKIND_PHRASES, capitalised
+from .instructions import INSTRUCTIONS
 from .memory import RECALL, TELL
 from .skills import FREE, plan_towards
 from .split import Split
@@ -28,7 +30,8 @@ from .split import Split
 Row = dict[str, Any]
 
 KIND_SHARES = {
-    "wrong": 21,
+    "wrong": 17,
+    "miscopied": 5,
     "off_topic": 11,
     "quoted": 4,
     "cut_short": 13,
@@ -39,12 +42,15 @@ KIND_SHARES = {
     "rude": 6,
 }
 """``off_topic`` makes two rows at once; ``quoted`` rows are also of kind off_topic."""
+TRAINING_SHARES = KIND_SHARES | {"wrong": 63}
+"""Training sees far more wrong facts: there are many of them, and the other kinds are learnt from fewer pairs."""
 
 _TALK = ("greet", "thanks", "goodbye", "how_are_you")
-_ANY = (*FREE, *TELL)
+_ANY = (*FREE, *INSTRUCTIONS, *TELL)
 # Small talk has one answer each: as often as the other skills it would drown them.
 _ANY_WEIGHTS = tuple(0.4 if skill in _TALK else 1.0 for skill in _ANY)
-_WITH_MISTAKES = tuple(skill for skill in _ANY if skill not in (*_TALK, "refuse", "help", "unknown"))
+_COPYING = ("repeat", "reverse", "list_item", "twice", "last_word")
+_FACTS = tuple(skill for skill in _ANY if skill not in (*_TALK, *_COPYING, "refuse", "help", "unknown"))
 
 
 def _conversation(rng: Random, skill: str, split: Split) -> list[Exchange]:
@@ -70,8 +76,13 @@ def _draw(rng: Random, split: Split) -> list[Exchange]:
 
 
 def _wrong(rng: Random, split: Split) -> list[Row]:
-    exchanges = _conversation(rng, rng.choice(_WITH_MISTAKES), split)
+    exchanges = _conversation(rng, rng.choice(_FACTS), split)
     return [_row(exchanges, exchanges[-1].wrong, "wrong")]
+
+
+def _miscopied(rng: Random, split: Split) -> list[Row]:
+    exchanges = _conversation(rng, rng.choice(_COPYING), split)
+    return [_row(exchanges, exchanges[-1].wrong, "miscopied")]
 
 
 def _off_topic(rng: Random, split: Split) -> list[Row]:
@@ -135,6 +146,7 @@ def _rude(rng: Random, split: Split) -> list[Row]:
 
 _MAKERS: dict[str, Callable[[Random, Split], list[Row]]] = {
     "wrong": _wrong,
+    "miscopied": _miscopied,
     "off_topic": _off_topic,
     "quoted": _quoted,
     "cut_short": _cut_short,
@@ -159,7 +171,8 @@ def preference_pairs(count: int, seed: int, split: Split) -> Iterator[Row]:
         "skill": str}``.
     """
     rng = Random(f"pairs {split} {seed}")
-    kinds, shares = tuple(KIND_SHARES), tuple(KIND_SHARES.values())
+    wanted = TRAINING_SHARES if split == "train" else KIND_SHARES
+    kinds, shares = tuple(wanted), tuple(wanted.values())
     made = 0
     while made < count:
         for row in _MAKERS[rng.choices(kinds, shares)[0]](rng, split)[: count - made]:

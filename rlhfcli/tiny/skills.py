@@ -7,6 +7,7 @@ from random import Random
 
 from . import closed, lists, manners
 from .exchange import Exchange
+from .instructions import INSTRUCTIONS
 from .memory import RECALL, TELL, Memory, knows
 from .split import Split
 
@@ -34,9 +35,9 @@ FREE: dict[str, Callable[[Random, Split], Exchange]] = {
     "sort": lists.sort,
     "list_item": lists.list_item,
 }
-"""Skills that need no memory."""
+"""Skills that need no memory, and that the text to pre-train on holds."""
 
-SKILLS: tuple[str, ...] = (*FREE, *TELL, *RECALL)
+SKILLS: tuple[str, ...] = (*FREE, *INSTRUCTIONS, *TELL, *RECALL)
 RECALL_SKILLS: tuple[str, ...] = tuple(RECALL)
 
 _FREE_NAMES = tuple(FREE)
@@ -56,6 +57,7 @@ _FREE_WEIGHTS = tuple(
     for name in _FREE_NAMES
 )
 _MEMORY_SHARE = 0.5
+_INSTRUCTION_SHARE = 0.3  # of the turns of a dialogue that need no memory
 # With 2 of 5 wrong answers to a told fact being "I don't know", that answer is right as often as wrong.
 _TOLD_SHARE = 5 / 7
 
@@ -76,25 +78,30 @@ def make(skill: str, rng: Random, memory: Memory, split: Split) -> Exchange:
         return manners.refuse_how_to(rng, split)
     if skill in FREE:
         return FREE[skill](rng, split)
+    if skill in INSTRUCTIONS:
+        return INSTRUCTIONS[skill](rng, split)
     return (TELL.get(skill) or RECALL[skill])(rng, memory, split)
 
 
-def free_skill(rng: Random) -> str:
+def free_skill(rng: Random, reading: bool = True) -> str:
     """Draw a skill that needs no memory.
 
     Args:
         rng: source of randomness.
+        reading: whether this is for text to pre-train on, which holds no instructions.
 
     Returns:
         Its name.
     """
+    if not reading and rng.random() < _INSTRUCTION_SHARE:
+        return rng.choice(tuple(INSTRUCTIONS))
     return rng.choices(_FREE_NAMES, _FREE_WEIGHTS)[0]
 
 
 def _next_skill(rng: Random, memory: Memory, last: bool) -> str:
     """Choose what comes next: facts are told early and asked for later."""
     if rng.random() > (0.7 if last else _MEMORY_SHARE):
-        return free_skill(rng)
+        return free_skill(rng, memory.reading)
     known = [skill for skill in RECALL if knows(memory, skill)]
     if known and rng.random() < (0.75 if last else 0.35):
         return rng.choice(known)
@@ -137,7 +144,7 @@ def plan_towards(rng: Random, skill: str, split: Split, fillers: tuple[int, int]
     """
     memory = Memory()
     count = rng.randint(*fillers)
-    unrelated = [free_skill(rng) for _ in range(count)]
+    unrelated = [free_skill(rng, memory.reading) for _ in range(count)]
     told = {"recall_favourite": "tell_favourite", "recall_pet": "tell_pet"}.get(skill, "tell_name")
     if skill not in RECALL:
         return [make(s, rng, memory, "train") for s in unrelated] + [make(skill, rng, memory, split)]
@@ -147,5 +154,8 @@ def plan_towards(rng: Random, skill: str, split: Split, fillers: tuple[int, int]
             start.insert(rng.randint(0, 1), make(rng.choice([t for t in TELL if t != told]), rng, memory, split))
         return start + [make(s, rng, memory, "train") for s in unrelated] + [make(skill, rng, memory, split)]
     # Nothing was told: the question alone would also occur in training, so a held-out turn stands before it.
-    start = [make(free_skill(rng), rng, memory, split), *(make(s, rng, memory, "train") for s in unrelated)]
+    start = [
+        make(free_skill(rng, memory.reading), rng, memory, split),
+        *(make(s, rng, memory, "train") for s in unrelated),
+    ]
     return [*start, make(skill, rng, memory, split)]

@@ -131,6 +131,20 @@ def test_exact_match_of_base_and_tuned(result: dict[str, Any]) -> None:
     assert result["base_exact_match"] == {"macro": 0.0, "by_skill": {"easy": 0.0, "hard": 0.0}, "prompts": 4}
 
 
+def test_what_a_base_model_lacks_is_told_apart(tuned: Any, tokenizer: Any, dialogues: list[EncodedDialogue]) -> None:
+    """A model that knows the answer and cannot stop is right in its first line, and nowhere else."""
+    goes_on = llama(258, seed=1)
+    goes_on.load_state_dict(tuned.state_dict())
+    end = tokenizer.eos_token_id
+    line_break = tokenizer("\n", add_special_tokens=False)["input_ids"][0]
+    row = goes_on.lm_head.weight.data
+    row[[line_break, end]] = row[[end, line_break]]  # where it would end, it begins another line
+    found = evaluate_language(recipe(eval={"samples": 1}), goes_on, tuned, LanguageData(tokenizer, dialogues, PROMPTS))
+    assert (found["base_exact_match"]["macro"], found["exact_match"]["macro"]) == (0.0, 1.0)
+    assert (found["base_first_line_match"]["macro"], found["first_line_match"]["macro"]) == (1.0, 1.0)
+    assert (found["base_stops"], found["stops"]) == (0.0, 1.0)
+
+
 def test_samples_stand_side_by_side(result: dict[str, Any]) -> None:
     assert len(result["samples"]) == 3
     first = result["samples"][0]

@@ -30,6 +30,10 @@ LANGUAGE: dict[str, Any] = {
     "tokens": 12345,
     "exact_match": MATCH,
     "base_exact_match": BASE_MATCH,
+    "first_line_match": {**MATCH, "macro": 0.966},
+    "base_first_line_match": {**MATCH, "macro": 0.777},
+    "stops": 0.988,
+    "base_stops": 0.011,
     "samples": [SAMPLE, {**SAMPLE, "reference": "", "base": "", "tuned": "👩‍🚀 ok"}],
 }
 PART = {"accuracy": 0.8125, "accuracy_ci95": [0.79, 0.83], "pairs": 1000, "ties": 0.01}
@@ -58,7 +62,19 @@ def drawn(what: Any, width: int, **settings: Any) -> str:
 def test_tables_fit_and_keep_every_figure(width: int) -> None:
     text = drawn(language_tables(LANGUAGE), width)
     assert max(map(cell_len, text.splitlines())) <= width
-    for figure in ("12,345.60", "1.23", "90.0 %", "92.5 %", "85.0 %", "12,345 tokens", "40 prompts"):
+    for figure in (
+        "12,345.60",
+        "1.23",
+        "90.0 %",
+        "92.5 %",
+        "85.0 %",
+        "96.6 %",
+        "77.7 %",
+        "98.8 %",
+        "1.1 %",
+        "12,345 tokens",
+        "40 prompts",
+    ):
         assert figure in text
     text = drawn(reward_tables(REWARD), width)
     assert max(map(cell_len, text.splitlines())) <= width

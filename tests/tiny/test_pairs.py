@@ -14,6 +14,7 @@ from rlhfcli.tiny import preference_pairs
 Row = dict[str, Any]
 KINDS = {
     "wrong", "rude", "off_topic", "cut_short", "ignores_earlier_turn", "ramble", "over_refuse", "complies",
+    "miscopied",
 }  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def test_rows(held_out: list[Row]) -> None:
 def test_all_kinds_in_numbers_that_can_be_measured(held_out: list[Row]) -> None:
     counts = Counter(row["kind"] for row in held_out)
     assert set(counts) == KINDS
-    assert min(counts.values()) >= 80
+    assert min(counts.values()) >= 60
 
 
 def test_seeded() -> None:
