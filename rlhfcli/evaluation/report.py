@@ -55,8 +55,8 @@ def language_rows(result: Mapping[str, Any]) -> list[Table]:
     before, after = result["base_exact_match"], result["exact_match"]
     if after:
         figures.append(("exact match, mean of skills", percent(before["macro"]), percent(after["macro"])))
-        lines = result["base_first_line_match"], result["first_line_match"]
-        figures.append(("  right in the first line", *(percent(line["macro"]) for line in lines)))
+        known, said = result["base_first_line_match"], result["first_line_match"]
+        figures.append(("  right in the first line", percent(known["macro"]), percent(said["macro"])))
     if result["stops"] is not None:
         figures.append(("answers that end by themselves", percent(result["base_stops"]), percent(result["stops"])))
     which = "the assistant's tokens" if result.get("loss_on") == "assistant" else "all tokens"
