@@ -13,8 +13,14 @@ _PATTERNS = (
     (re.compile(rf"(?i)((?<![a-z0-9]){_NAMES}[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)"), rf"\1{HIDDEN}"),
     # user:password@host
     (re.compile(r"(\w://)[^/\s@]+@"), rf"\1{HIDDEN}@"),
-    # what hubs and clouds give out, wherever it stands
-    (re.compile(r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|AIza)[A-Za-z0-9_-]{12,}"), HIDDEN),
+    # what hubs and clouds give out, wherever it stands: long, and without the separators that names of files have
+    (
+        re.compile(
+            r"\b(?:(?:hf_|sk-|ghp_|gho_)[A-Za-z0-9]{20,}|sk-(?:proj|ant|or)-[A-Za-z0-9_-]{20,}|github_pat_\w{20,}|"
+            r"glpat-[A-Za-z0-9_-]{20,}|xox[abp]-[A-Za-z0-9-]{20,}|AKIA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{35})"
+        ),
+        HIDDEN,
+    ),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"), HIDDEN),  # a JSON web token
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*"), HIDDEN),
 )
