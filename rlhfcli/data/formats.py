@@ -76,6 +76,7 @@ def _as_shape(entry: Entry) -> Shape:
 
 _PROMPT = Prompt("prompt", BESIDE, "history")
 _QUESTION = Prompt("question", BESIDE, "history")
+_PLAIN_QUESTION = Prompt("question", speakers=None)
 _QUERY = Prompt("query", BESIDE, "history", speakers=None)
 SHAPES: tuple[Shape, ...] = (
     Shape("webgpt", WEBGPT, ("pairs",)),
@@ -92,6 +93,8 @@ SHAPES: tuple[Shape, ...] = (
     Shape("messages_rejected", Replaced("messages", "rejected_messages"), ("pairs",)),
     Shape("messages_rejected_response", Replaced("messages", "rejected_response"), ("pairs",)),
     Shape("query_rejected", Paired(_QUERY, "response", "rejected_response"), ("pairs",)),
+    Shape("conversations_lists", Paired(None, "chosen_conversations", "rejected_conversations"), ("pairs",)),
+    Shape("stack_exchange", Paired(_PLAIN_QUESTION, "response_j", "response_k"), ("pairs",)),
     Shape("openai_pairs", OPENAI_PAIRS, ("pairs",)),
     Shape("sharegpt_pairs", Paired(Prompt("conversations")), ("pairs", "sharegpt")),
     Shape("messages_pairs", Paired(Prompt("messages")), ("pairs",)),
@@ -113,6 +116,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape("prompt_response", Answered(_PROMPT, "response")),
     Shape("prompt_completion", Answered(_PROMPT, "completion")),
     Shape("question_answer", Answered(_QUESTION, "answer")),
+    Shape("question_response", Answered(_QUESTION, "response")),
     Shape("input_output", Answered(Prompt("input", ("context",), "history"), "output")),
     Shape("oasst", OASST, join=MessageTrees()),
     Shape("text", PlainText("text"), alone=True),

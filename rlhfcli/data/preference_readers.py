@@ -29,6 +29,7 @@ MARGINS: tuple[tuple[str, ...], ...] = (
     ("chosen_score", "rejected_score"),
     ("score_chosen", "score_rejected"),
     ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
 )
 """Columns that say by how much: the margin itself, or the scores whose difference it is."""
 
