@@ -179,6 +179,7 @@ def open_session(
     seed: int = 0,
     saves: Path | None = None,
     trusted: Collection[str] = (),
+    label: str | None = None,
 ) -> ChatSession:
     """Load what a chat needs.
 
@@ -190,6 +191,7 @@ def open_session(
         seed: Of the draws.
         saves: Where saved conversations go; ``None``: ``chats.jsonl`` in the working directory.
         trusted: Those of the folders whose own code may run.
+        label: Which of a reward model's outputs counts, where it has several.
 
     Returns:
         A new conversation.
@@ -200,7 +202,7 @@ def open_session(
     # The reward model first: a wrong folder is then found before the bigger model is loaded.
     judge = None
     if reward:
-        scorer = reward_model(reward, trust_remote_code=reward in trusted)
+        scorer = reward_model(reward, label=label, trust_remote_code=reward in trusted)
         words = reward_tokenizer(reward, trust_remote_code=reward in trusted)
         judge = Judge(scorer, _speaker(reward, template, words))
     settings = Decoding(chat.max_new_tokens, chat.temperature, chat.top_k, chat.top_p, seed)

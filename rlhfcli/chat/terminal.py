@@ -81,9 +81,11 @@ def header(session: ChatSession) -> str:
     record, settings = session.record, session.settings
     how = f"temperature {settings.temperature:g}" if settings.temperature else "always the likeliest word"
     room = "" if session.context is None else f", a context of {session.context:,} tokens"
+    head = session.reward.model.head if session.reward else ""
+    read = f" · {head}" if head not in ("", f"the head of {record.reward}") else ""  # of somebody else's form
     return (
         f"model          {record.model}\n"
-        f"reward model   {record.reward or 'none'}\n"
+        f"reward model   {record.reward or 'none'}{read}\n"
         f"replies        {how}, at most {settings.max_new_tokens:,} tokens{room}"
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli.common import OfflineOption, RecipeOption, SetOption
+from rlhfcli.cli.common import LabelOption, OfflineOption, RecipeOption, SetOption
 
 if TYPE_CHECKING:
     from rlhfcli.chat.session import ChatSession
@@ -25,6 +25,7 @@ def chat(
     reward: Annotated[
         str | None, typer.Option("--reward", help="Model or adapter folder that scores; or none.")
     ] = None,
+    label: LabelOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this one message and exit.")] = None,
     offline: OfflineOption = False,
 ) -> None:
@@ -56,7 +57,7 @@ def chat(
 
     scorer = None if reward in (None, "none") else reward
     trusted = list(own.values()) if settings.model.trust_remote_code else []
-    session = _open(settings, model or own["sft"], scorer, trusted)
+    session = _open(settings, (model or own["sft"], scorer, label), trusted)
 
     from rlhfcli.chat.terminal import answer_once, run_terminal
 
@@ -66,8 +67,15 @@ def chat(
         answer_once(session, prompt)
 
 
-def _open(settings: Recipe, model: str, reward: str | None, trusted: list[str]) -> ChatSession:
-    """Load what a chat needs, and say so: it takes a while."""
+def _open(settings: Recipe, names: tuple[str, str | None, str | None], trusted: list[str]) -> ChatSession:
+    """Load what a chat needs, and say so: it takes a while.
+
+    Args:
+        settings: The recipe.
+        names: The model, the reward model, and which of its outputs counts.
+        trusted: Those whose own code may run.
+    """
+    model, reward, label = names
     sink = console.TerminalSink()
     with sink.stage("starting torch and transformers"):
         from rlhfcli.chat.session import open_session
@@ -80,4 +88,5 @@ def _open(settings: Recipe, model: str, reward: str | None, trusted: list[str]) 
             seed=settings.seed,
             saves=Path(settings.output_dir) / "chat" / "chats.jsonl",
             trusted=trusted,
+            label=label,
         )

@@ -32,6 +32,9 @@ SetOption = Annotated[
         show_default=False,
     ),
 ]
+LabelOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of a reward model with several outputs: the one that counts.")
+]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Forbid the network: local files and caches only.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 OverwriteOption = Annotated[

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli.common import OfflineOption, OverwriteOption, RecipeOption, SetOption, open_project
+from rlhfcli.cli.common import LabelOption, OfflineOption, OverwriteOption, RecipeOption, SetOption, open_project
 from rlhfcli.errors import OutputError, UserError
 from rlhfcli.recipe import model_place
 
@@ -51,10 +51,7 @@ def export(
         Path | None,
         typer.Option(metavar="FOLDER", help="Export nothing, only check this folder.", show_default=False),
     ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Of a reward model with several outputs: the one that counts."),
-    ] = None,
+    label: LabelOption = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not check what was exported.")] = False,
     overwrite: OverwriteOption = False,
     recipe: RecipeOption = None,
@@ -77,7 +74,7 @@ def export(
         raise UserError("this is no size", where=f"--shard-size {shard_size}", hint="Write 5GB, 500MB or 2GiB.")
     launch.in_this_process(offline=offline)
     if check is not None and source is None:
-        _check(check)
+        _check(check, label)
     elif check is None and source is not None and to is not None:
         _claim(to, overwrite=overwrite)
         found = _find(source, recipe, overrides or [])
@@ -161,13 +158,13 @@ def _export(source: Source, to: Path, form: tuple[Form, str, str | None], *, com
     console.message(f"exported: {to}")
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, label: str | None) -> None:
     model_place.check(folder, hint="Name the folder of an export.", local=True, adapters=True)
     sink = console.TerminalSink()
     with sink.stage("starting torch and transformers"):
         from rlhfcli.core import release
     with sink.stage("loading it here and elsewhere"):
-        report = release.check(folder)
+        report = release.check(folder, label=label)
     _show(folder, report)
 
 

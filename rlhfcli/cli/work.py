@@ -107,7 +107,7 @@ def nothing_left(work: Work, part: Phase, going: Going) -> bool:
 def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
     """The base model's tokenizer with the recipe's template."""
     model = work.recipe.model
-    model_place.check(model.name)
+    model_place.check(model.name, adapters=True)
     with work.run.starting():
         with work.sink.stage("starting torch and transformers"):
             from rlhfcli.core.model import load_tokenizer

@@ -69,6 +69,7 @@ class Reference:
             if count
         ]
         text = f"{'scores' if self.scores else 'logits'} at the last token of {' and '.join(parts)}"
+        text += f", and of {len(self.dialogues)} dialogues as messages" if self.dialogues else ""
         return text + (": this model's reward is the mean over the answer, which only rlhf reads" if self.mean else "")
 
 

@@ -197,12 +197,13 @@ def write(source: Source, target: Path, how: How | None = None) -> Report | None
     return report
 
 
-def check(folder: Path, reference: Reference | None = None) -> Report:
+def check(folder: Path, reference: Reference | None = None, label: str | None = None) -> Report:
     """Load a folder as other programs do, and compare.
 
     Args:
         folder: A model, an adapter, or a reward model of DeepSpeed-Chat's.
         reference: What has to come out; ``None``: what this program makes of the folder itself.
+        label: Which of a reward model's outputs counts, if it has several.
 
     Returns:
         What every way of loading it gives.
@@ -215,7 +216,7 @@ def check(folder: Path, reference: Reference | None = None) -> Report:
         raise ModelError("there is no such folder", where=str(folder))
     adapter = folder if is_adapter(folder) else folder / "adapter"
     if reference is None:
-        model, tokenizer = _load(folder)
+        model, tokenizer = _load(folder, label)
         reference = expected.reference(model, tokenizer, _examples(_data_beside(folder), model))
         del model
     if adapter == folder:

@@ -17,6 +17,8 @@ from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.encode import end_token
 from rlhfcli.data.scored_template import ending_at_score, text_behind_end
+from rlhfcli.errors import ModelError
+from rlhfcli.recipe.schema import Chat
 from tests.core import families, folders
 
 TURNS = [Turn("user", "w7 w8"), Turn("assistant", "w9"), Turn("user", "w10"), Turn("assistant", "w11 w12")]
@@ -87,6 +89,27 @@ def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> N
     report = release.write(release.of_folder(tmp_path / "theirs"), tmp_path / "out")
     assert report and report.holds
     assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_chat_says_which_output_it_reads(tmp_path: Path) -> None:
+    from rlhfcli.chat.session import open_session
+    from rlhfcli.chat.terminal import header
+
+    save_model(families.causal_lm("llama"), folders.tokenizer(), tmp_path / "lm", None, "")
+    config = families.config("llama")
+    config.num_labels = 2
+    torch.manual_seed(1)
+    both = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
+    save_model(both, folders.tokenizer(), tmp_path / "rm", None, "")
+    names = (str(tmp_path / "lm"), str(tmp_path / "rm"))
+    with pytest.raises(ModelError, match="gives 2 numbers"):
+        open_session(*names, Chat(max_new_tokens=5), template="human_assistant")
+    session = open_session(*names, Chat(max_new_tokens=5), template="human_assistant", label="LABEL_1")
+    assert "output 1 (LABEL_1) of the 2" in header(session)
+    session.turns = list(TURNS)
+    ids = torch.tensor([folders.tokenizer().apply_chat_template(MESSAGES_OF)["input_ids"]])
+    with torch.no_grad():
+        assert session.score() == pytest.approx(float(both(ids).logits[0, 1]), abs=1e-4)
 
 
 TEMPLATES = {

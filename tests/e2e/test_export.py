@@ -37,7 +37,7 @@ def test_a_reward_model(project, rlhf, tmp_path, sequences):
     theirs = AutoModelForSequenceClassification.from_pretrained(to).eval()
     ours = load_reward_model(project.run / "reward" / "final").rewards(sequences)
     assert (scores(theirs, sequences) - ours).abs().max() <= 1e-4
-    assert done.out.count("the same") == 4 and "differs" not in done.out
+    assert done.out.count("the same") == 5 and "differs" not in done.out
     assert "scores at the last token of 3" in done.out and "of the validation data" in done.out
     card = (to / "README.md").read_text()
     assert "95 % interval" in card and "builtin:tiny/pairs" in card and str(project.folder) not in card
