@@ -128,7 +128,7 @@ class Checkpoints:
         Raises:
             OutputError: A checkpoint could not be written; at the end of the block all of them are.
         """
-        with self._writing, self._sitting.stop.listening():
+        with self._writing, self._sitting.stop.listening(self._sink.note):
             yield
 
     def after_step(self, engine: Engine, progress: Progress, steps: int) -> None:

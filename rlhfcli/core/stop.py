@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import _thread
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rlhfcli.core.ranks import rank, world_size
 
-_TOLD = b"stopping: this step is finished and a checkpoint written; once more stops at once\n"
+_TOLD = "stopping: this step is finished and a checkpoint written; once more stops at once"
 
 
 class Stop:
@@ -39,8 +39,12 @@ class Stop:
         return "asked to stop" if self._asked else "the time is over"
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """While this block runs, the first Ctrl-C or SIGTERM is a wish; the second does what it did before."""
+    def listening(self, say: Callable[[str], None]) -> Iterator[None]:
+        """While this block runs, the first Ctrl-C or SIGTERM is a wish; the second does what it did before.
+
+        Args:
+            say: Tells the user that it was heard.
+        """
         if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
             yield
             return
@@ -55,8 +59,8 @@ class Stop:
         def ask(*_: Any) -> None:
             restore()
             self._asked = True
-            if rank() == 0:
-                os.write(2, _TOLD)  # not through the console, which may be in the middle of a line
+            if rank() == 0:  # in a thread of its own: this one may be in the middle of a line, and hold its lock
+                _thread.start_new_thread(say, (_TOLD,))
 
         for kind in kinds:
             signal.signal(kind, ask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -389,16 +390,17 @@ def test_time_is_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_wish_the_second_what_it_was(kind: signal.Signals, capfd: Any) -> None:
+def test_the_first_signal_is_a_wish_the_second_what_it_was(kind: signal.Signals) -> None:
     stop, before = Stop(), signal.signal(kind, signal.default_int_handler)
+    said: queue.Queue[str] = queue.Queue()
     try:
-        with pytest.raises(KeyboardInterrupt), stop.listening():
+        with pytest.raises(KeyboardInterrupt), stop.listening(said.put):
             os.kill(os.getpid(), kind)
             assert stop.reason == "asked to stop"
             os.kill(os.getpid(), kind)
             signal.pause()
         assert signal.getsignal(kind) is signal.default_int_handler
-        assert capfd.readouterr().err.startswith("stopping: this step is finished")
+        assert said.get(timeout=10).startswith("stopping: this step is finished")
     finally:
         signal.signal(kind, before)
 
@@ -407,7 +409,7 @@ def test_another_thread_listens_to_nothing() -> None:
     handlers = [signal.getsignal(signal.SIGINT)]
 
     def listen() -> None:
-        with Stop().listening():
+        with Stop().listening(print):
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=listen)
