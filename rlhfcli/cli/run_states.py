@@ -49,6 +49,7 @@ class Run:
         figures: The best there is of each model: perplexity, or loss; ranking accuracy with its interval.
         broken: What cannot be read in it.
         taken_by: The commands that take it where none is named.
+        in_use: Who is at work in it, in words; empty if nobody is.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Run:
     figures: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     taken_by: list[str] = field(default_factory=list)
+    in_use: str = ""
 
 
 def read(root: Path) -> tuple[list[Run], int]:
@@ -82,9 +84,9 @@ def read(root: Path) -> tuple[list[Run], int]:
 
 
 def _read_run(folder: Path) -> Run:
-    from rlhfcli.recipe import recent, unfinished
+    from rlhfcli.recipe import in_use, recent, unfinished
 
-    run = Run(folder.name, recent.last_used(folder))
+    run = Run(folder.name, recent.last_used(folder), in_use=in_use.holder_of(folder))
     if recent.is_ahead(run.used):
         run.broken.append("its times lie in the future: the clock was wrong, and it does not count as the newest")
     record = _object(folder / "run.json", run)

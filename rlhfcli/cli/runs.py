@@ -42,7 +42,7 @@ def runs(
         return
     if found:
         console.result(_table(found))
-        for line in _taken(found):
+        for line in (*_taken(found), *(f"{run.name} is in use by {run.in_use}" for run in found if run.in_use)):
             console.result(line)
     for run in found:
         for what in run.broken:

@@ -75,6 +75,24 @@ def alone(folder: Path, command: str, *, name: str = "", say: Callable[[str], No
                     file.unlink(missing_ok=True)
 
 
+def holder_of(folder: Path) -> str:
+    """Who is at work in a folder, in words; empty if nobody is. Only looks.
+
+    Args:
+        folder: As given to ``alone``.
+    """
+    about, lock_file = _read(folder / HOLDER), folder / LOCK
+    if not about or not lock_file.is_file():
+        return ""
+    if about.get("machine") == _machine():
+        try:
+            with FileLock(str(lock_file), timeout=0):  # for a moment: whoever wants it waits longer than that
+                return ""  # it was killed
+        except (Timeout, OSError):
+            pass
+    return _who(about)
+
+
 @contextmanager
 def _locked(lock_file: Path, holder: Path, place: Path, say: Callable[[str], None]) -> Iterator[bool]:
     """Hold the lock; whether there is one: a few file systems have none."""
@@ -122,16 +140,18 @@ def _wait_for_others(holder: Path, place: Path, say: Callable[[str], None], *, l
 
 
 def _in_use(place: Path, about: dict[str, Any]) -> OutputError:
-    if about:
-        host = f" on {about.get('host')}" if about.get("host") != platform.node() else ""
-        since = str(about.get("since", ""))[:16].replace("T", " ")
-        command = textwrap.shorten(str(about.get("command")), _SHOWN, placeholder=" …")
-        who = f"{command} (process {about.get('process')}{host}, since {since})"
-    else:
-        who = "another command"
     return OutputError(
-        f"in use by {who}", where=str(place), hint="Wait until it has ended, or write elsewhere: --set output_dir=…"
+        f"in use by {_who(about) if about else 'another command'}",
+        where=str(place),
+        hint="Wait until it has ended, or write elsewhere: --set output_dir=…",
     )
+
+
+def _who(about: dict[str, Any]) -> str:
+    host = f" on {about.get('host')}" if about.get("host") != platform.node() else ""
+    since = str(about.get("since", ""))[:16].replace("T", " ")
+    command = textwrap.shorten(str(about.get("command")), _SHOWN, placeholder=" …")
+    return f"{command} (process {about.get('process')}{host}, since {since})"
 
 
 def _touch(file: Path, stop: threading.Event) -> None:

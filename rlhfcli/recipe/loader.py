@@ -117,7 +117,8 @@ def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "", 
         found += [places.problem(*told) for told in _without_their_secrets(data)]
     if found or recipe is None:
         raise RecipeError([problem for _, problem in sorted(found, key=lambda pair: pair[0])], hint=SEE)
-    if path and in_run and path.name == "recipe.yaml" and ("output_dir",) not in made:
+    its_own = path is not None and path.name == "recipe.yaml" and os.path.isfile(path.parent / "run.json")
+    if path and its_own and ("output_dir",) not in made:
         # a run may have been moved, or be used from another folder: its recipe means the run that it lies in
         recipe = recipe.model_copy(update={"output_dir": str(path.parent)})
     typed = overrides.as_typed(("model", "trust_remote_code"), made) is not None
@@ -183,7 +184,9 @@ class _Places:
 
 
 def _is_in_a_run(file: Path) -> bool:
-    return os.path.isfile(file.parent / "run.json")
+    """Whether a recipe lies where models lie, too: then they came together, perhaps from somebody else."""
+    models = (file.parent / phase / "final" for phase in ("sft", "reward"))
+    return os.path.isfile(file.parent / "run.json") or any(map(os.path.isdir, models))
 
 
 def _without_trust(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:

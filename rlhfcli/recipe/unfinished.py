@@ -10,7 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.redact import without_secrets
@@ -105,12 +108,38 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -
     """Every key whose value is another one, with both, as an error shows them.
 
     Args:
-        before: Settings of what is there, by dotted key.
+        before: Settings of what is there, by dotted key; a key that an older version did not know has its default.
         now: Those of this command.
         where: What the former belong to.
     """
-    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
+    keys = [key for key in dict.fromkeys([*before, *now]) if _before(before, key) != now.get(key, _ABSENT)]
     return [f"{key}: {_shown(before, key)} ({where}) {_shown(now, key)} (now)" for key in keys]
+
+
+def _before(values: Mapping[str, Any], key: str) -> Any:
+    if key in values:
+        return values[key]
+    default = _default(key.split("."))
+    return default if default is _ABSENT else to_jsonable_python(default)
+
+
+def _default(path: list[str], section: type[BaseModel] = Recipe) -> Any:
+    """What the schema takes for a key that is left out."""
+    field = section.model_fields.get(path[0])
+    inner = [name for name in path[1:] if not name.isdecimal()]  # the schema knows no entries of lists
+    if field is None:
+        return _ABSENT
+    if inner:
+        sections = [kind for kind in _kinds(field.annotation) if issubclass(kind, BaseModel)]
+        return _default(inner, sections[0]) if sections else _ABSENT
+    return _ABSENT if field.is_required() else field.get_default(call_default_factory=True)
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _kinds(argument)
 
 
 def _is_one(folder: Path) -> bool:

@@ -14,6 +14,7 @@ import pytest
 
 from rlhfcli import cli
 from rlhfcli.cli.runs import Run, read, state
+from rlhfcli.recipe import in_use
 from tests.recipe.test_messages import BOMB
 
 Call = Callable[..., tuple[int, str, str]]
@@ -151,6 +152,17 @@ def test_the_run_that_a_command_takes_is_marked(call: Call, tmp_path: Path) -> N
     )
     assert [run["taken_by"][:1] for run in json.loads(call("--json")[1])] == [["prepare-data"], ["reward"]]
     assert "→" not in call("--root", str(tmp_path / "runs"))[1]  # commands look into runs/ alone
+
+
+def test_who_is_at_work_in_a_run_is_said(call: Call, tmp_path: Path) -> None:
+    run = make(tmp_path / "runs", "x")
+    with in_use.alone(run, "rlhf sft --resume"):
+        assert f"x is in use by rlhf sft --resume (process {os.getpid()}, since 20" in call()[1]
+        left = (run / in_use.HOLDER).read_text()
+    assert "in use" not in call()[1]
+    for name, text in ((in_use.HOLDER, left), (in_use.LOCK, "")):  # as a kill leaves them
+        (run / name).write_text(text)
+    assert "in use" not in call()[1] and (run / in_use.LOCK).exists()
 
 
 def test_one_bad_run_does_not_lose_the_list(call: Call, tmp_path: Path) -> None:

@@ -233,6 +233,8 @@ def test_a_run_folder_does_not_decide_whose_code_runs():
     Path("runs/a/run.json").unlink()  # a stranger may leave it out
     for option in (None, "runs/a"):
         assert not open_recipe(option).recipe.model.trust_remote_code
+    Path("runs/a/sft/final").mkdir(parents=True)
+    assert not open_recipe("runs/a/recipe.yaml").recipe.model.trust_remote_code
 
 
 def test_a_secret_that_was_not_written_down_is_asked_for():

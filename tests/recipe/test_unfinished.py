@@ -11,7 +11,7 @@ import pytest
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.run_folder import RunFolder
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.recipe.unfinished import checkpoints, refuse_changes, refuse_other_settings, settings, step_of
+from rlhfcli.recipe.unfinished import checkpoints, differences, refuse_changes, refuse_other_settings, settings, step_of
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:
@@ -79,6 +79,24 @@ def test_every_difference_is_shown(tmp_path):
         "d: nothing (checkpoint) [1, 2] (now)",
     ]
     refuse_changes(now, now, tmp_path)
+
+
+def test_a_key_that_an_older_version_did_not_know_has_its_default(tmp_path):
+    now = settings(recipe(tmp_path, sft={"lora": {"rank": 2}}), "sft")
+    for key in now:
+        older = {name: value for name, value in now.items() if name != key}
+        required = key in ("model.name", "data.sources.0.path", "sft.lora.rank")  # the last is not at its default
+        assert differences(older, now, "checkpoint") == (
+            [f"{key}: nothing (checkpoint) {json.dumps(now[key])} (now)"] if required else []
+        )
+    older = {name: value for name, value in now.items() if name != "sft.loss_on"}
+    changed = settings(recipe(tmp_path, sft={"lora": {"rank": 2}, "loss_on": "all"}), "sft")
+    assert differences(older, changed, "checkpoint") == ['sft.loss_on: nothing (checkpoint) "all" (now)']
+    assert differences({"mine.x": 1}, {}, "checkpoint") == ["mine.x: 1 (checkpoint) nothing (now)"]
+    assert differences({}, {"mine": 1, "seed.x": 2}, "checkpoint") == [
+        "mine: nothing (checkpoint) 1 (now)",
+        "seed.x: nothing (checkpoint) 2 (now)",
+    ]
 
 
 def test_checkpoints_are_found_by_their_names(tmp_path):
