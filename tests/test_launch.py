@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from rlhfcli import errors, launch
 from rlhfcli.errors import LaunchError, RecipeError, RlhfError
-from rlhfcli.launch import dispatch, failure, hosts, rank
+from rlhfcli.launch import dispatch, failure, hosts, rank, rank_files
 from rlhfcli.launch.options import Options, Plan, plan
 
 NAMES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "GOMP_SPINCOUNT", "HF_HUB_OFFLINE", "OMP_WAIT_POLICY")
@@ -287,6 +288,32 @@ def test_a_log_goes_on_in_the_folder_of_the_run(tmp_path: Path) -> None:
     found, where = failure.explain({1: 1}, files)
     assert found.where == str(where) == str((run / "rank-1.log").resolve())
     assert (run / "rank-1.log").read_text().splitlines()[:2] == ["early", "late"]
+
+
+def test_what_killed_parents_have_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        f"import tempfile, time; tempfile.tempdir = {str(tmp_path)!r}\nfrom rlhfcli.launch import rank_files\n"
+        "with rank_files.folder() as files:\n"
+        "  tempfile.mkdtemp(prefix='torchelastic_'); print(files, flush=True); time.sleep(60)"
+    )
+    parents = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    folders = []
+    for parent in parents:
+        with parent.stdout or io.StringIO() as output:
+            folders.append(Path(output.readline().strip()))
+    with rank_files.folder() as kept:
+        rank_files.keep(kept)
+    (kept / "rank-1.log").write_text("why")
+    assert sorted(tmp_path.iterdir()) == sorted([*folders, kept])  # torch's are inside
+    parents[0].kill()
+    parents[0].wait()
+    with rank_files.folder() as own:
+        assert sorted(tmp_path.iterdir()) == sorted([folders[1], kept, own])
+    parents[1].kill()
+    parents[1].wait()
+    rank_files.tidy()
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 def test_the_first_rank_makes_what_the_others_find(monkeypatch: pytest.MonkeyPatch) -> None:

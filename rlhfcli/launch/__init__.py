@@ -4,6 +4,7 @@
     dispatch.py      starts the plan
     local.py         ranks of this machine, one node of several included: torch's elastic launch API
     hosts.py         the machines of a hostfile: DeepSpeed's launcher
+    rank_files.py    where ranks and their parent leave each other word
     rank.py          inside a rank: ends with its parent, reports why it failed, keeps a log
     failure.py       which rank failed first, and why
     environment.py   what is set before torch is imported

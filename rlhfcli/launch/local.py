@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhfcli.launch import failure
+from rlhfcli.launch import failure, rank_files
 from rlhfcli.launch.options import Plan
 from rlhfcli.launch.rank import FILES, LAUNCHER, log_of
 
@@ -43,23 +41,20 @@ def run(plan: Plan, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    files = Path(tempfile.mkdtemp(prefix="rlhf-ranks-"))
-    keep = False
     # torch fills ${local_rank} into arguments; ours are meant as they are
     command = ["-m", "rlhfcli", *(argument.replace("$", "$$") for argument in arguments)]
-    try:
-        with _signals(), _quiet():
-            elastic_launch(_config(plan, _logs(files, plan)), sys.executable)(*command)
-    except ChildFailedError as error:
-        exits = {rank: child.exitcode for rank, child in error.failures.items()}
-        problem, log = failure.explain(exits, files)
-        keep = log is not None and log.is_relative_to(files.resolve())
-        raise problem from None
-    except SignalException:
-        raise failure.interruption(files) or KeyboardInterrupt from None
-    finally:
-        if not keep:
-            shutil.rmtree(files, ignore_errors=True)
+    with rank_files.folder() as files:
+        try:
+            with _signals(), _quiet():
+                elastic_launch(_config(plan, _logs(files, plan)), sys.executable)(*command)
+        except ChildFailedError as error:
+            exits = {rank: child.exitcode for rank, child in error.failures.items()}
+            problem, log = failure.explain(exits, files)
+            if log is not None and log.is_relative_to(files.resolve()):
+                rank_files.keep(files)
+            raise problem from None
+        except SignalException:
+            raise failure.interruption(files) or KeyboardInterrupt from None
 
 
 def _config(plan: Plan, logs: LogsSpecs) -> Any:
