@@ -56,8 +56,8 @@ def ending_at_score(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBa
         A copy with another template; itself where its template ends there already, or writes no end token.
     """
     template = tokenizer.chat_template
-    rest = text_behind_end(tokenizer)
-    if not rest or not isinstance(template, str):
+    rest = text_behind_end(tokenizer) if isinstance(template, str) else ""
+    if not rest or template is None:
         return tokenizer
     cut = copy.deepcopy(tokenizer)
     # a template's own last line break is no part of its text

@@ -29,6 +29,7 @@ class Tokenizer:
     """As much of one as the phases touch; the real one is used in tests/e2e."""
 
     pad_token_id = 1
+    chat_template = None
 
     def __len__(self) -> int:
         return families.VOCABULARY
@@ -91,6 +92,32 @@ def test_the_nll_of_a_training_is_that_of_an_evaluation(tmp_path: Path, pooling:
     nll = found.evaluation["eval_nll"]
     card = (tmp_path / "run" / "reward" / "final" / "README.md").read_text(encoding="utf-8")
     assert f"| nll on the validation part (guessing: 0.6931) | {nll:.4f} |" in card
+
+
+class Notes(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_reward_model_as_the_base_keeps_its_head(tmp_path: Path) -> None:
+    first = phases.train_reward(
+        _project(tmp_path / "first", "llama", phase={"epochs": 4}, reward={"init_from": "base"})
+    )
+    assert first.evaluation["eval_accuracy"] >= 0.85
+    folder, notes = tmp_path / "first" / "run" / "reward" / "final", Notes()
+    more = {"init_from": "base", "max_steps": 1, "learning_rate": 1e-9}
+    second = _project(tmp_path / "second", "llama", model={"name": str(folder)}, reward=more)
+    found = phases.train_reward(replace(second, sink=notes))
+    assert found.history[0]["eval_nll"] == pytest.approx(first.evaluation["eval_nll"], abs=1e-5)
+    assert f"the reward comes from the head of {folder}" in notes.lines
+    third = replace(_project(tmp_path / "third", "llama", reward=more), sink=notes)
+    phases.train_reward(third)
+    assert "the reward comes from a new head" in notes.lines
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 8}])
