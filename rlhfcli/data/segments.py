@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _OURS = (HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS)
+_LONG, _REMEMBERED = 1 << 16, 8  # characters of a text that is worth remembering, and how many of them
 _REWRITES = "the chat template does not simply append turns"
 _REWRITES_HINT = (
     "A prompt must stay as it is when its answer follows, or training and use would see different text. "
@@ -71,7 +72,9 @@ class Segmenter:
         self._end = re.compile(rf"\s*({'|'.join(names) or '(?!)'})")
         self._ours = tokenizer.chat_template in _OURS
         self._backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
-        self._continuing = None if self._backend is None else _without_prefix(self._backend)
+        continuing = None if self._backend is None else _without_prefix(self._backend)
+        self._encode = None if self._backend is None else _Encode(self._backend)
+        self._encode_later = None if continuing is None else _Encode(continuing)
         self._known: dict[tuple[Role, ...], list[_Words]] = {}
 
     def split(self, turns: Sequence[Turn]) -> list[str]:
@@ -126,14 +129,14 @@ class Segmenter:
         Returns:
             The ids of each piece.
         """
-        if self._backend is None:  # a tokenizer written in Python
+        if self._backend is None or self._encode is None:  # a tokenizer written in Python
             return [list(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
         self._backend.no_truncation()
         self._backend.no_padding()
-        ids = _encode(self._continuing or self._backend, texts)
-        if self._continuing is not None:
+        ids = list((self._encode_later or self._encode)(texts))
+        if self._encode_later is not None:
             begins = list(accumulate([0, *(sizes or [len(texts)])[:-1]])) if texts else []
-            for begin, first in zip(begins, _encode(self._backend, [texts[k] for k in begins]), strict=True):
+            for begin, first in zip(begins, self._encode([texts[k] for k in begins]), strict=True):
                 ids[begin] = first
         return ids
 
@@ -238,8 +241,28 @@ class Segmenter:
             raise RowProblem(f"the chat template refuses this dialogue: {error}") from None
 
 
-def _encode(backend: Tokenizer, texts: list[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+class _Encode:
+    """Tokenises texts, and remembers the last long ones: cutting one of 20 MB asks for its tokens ten times.
+
+    Args:
+        backend: The tokenizer.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+        self._long: dict[str, list[int]] = {}
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        known = [self._long.get(text) if len(text) >= _LONG else None for text in texts]
+        new = [text for text, ids in zip(texts, known, strict=True) if ids is None]
+        found = iter([encoding.ids for encoding in self._backend.encode_batch_fast(new, add_special_tokens=False)])
+        both = [next(found) if ids is None else ids for ids in known]
+        for text, ids in zip(texts, both, strict=True):
+            if len(text) >= _LONG:
+                self._long[text] = ids
+        for oldest in list(self._long)[:-_REMEMBERED]:
+            del self._long[oldest]
+        return both
 
 
 def _without_prefix(backend: Tokenizer) -> Tokenizer | None:

@@ -153,3 +153,25 @@ def test_nothing_is_ever_longer_than_max_length(tokenizer, contents, system, max
         longest = max(len(outcome.example.answers[0]), len(outcome.example.answers[1]))
         assert len(outcome.example.prompt) + longest <= max_length
         assert outcome.example.answers[0] != outcome.example.answers[1]
+
+
+class Spy:
+    """A tokenizer that counts the characters which it is given."""
+
+    def __init__(self, backend):
+        self.backend, self.characters = backend, 0
+
+    def encode_batch_fast(self, texts, **options):
+        self.characters += sum(map(len, texts))
+        return self.backend.encode_batch_fast(texts, **options)
+
+
+def test_a_very_long_text_is_tokenised_as_it_is_and_in_its_turn_and_then_remembered(tokenizer):
+    encoder = Encoder(tokenizer, 64)
+    spy = encoder._segmenter._encode._backend = Spy(tokenizer.backend_tokenizer)
+    text = "one two three " * 20_000
+    example = Preference.pair((Turn("user", text),), "red", "blue", Origin("x", "line 1"))
+    ((sft, reward),) = encoder.encode([(example, True, True)])
+    assert sft.cut and reward.cut and spy.characters < 2.01 * len(text)
+    short = Preference.pair((Turn("user", text[-1400:]),), "red", "blue", Origin("x", "line 1"))
+    assert [sft, reward] == list(Encoder(tokenizer, 64).encode([(short, True, True)])[0])
