@@ -15,9 +15,9 @@ from rlhfcli.cli.common import open_project
 from rlhfcli.cli.typed import typed
 from rlhfcli.errors import ModelError, OutputError
 from rlhfcli.progress import Sink
-from rlhfcli.recipe import model_place
+from rlhfcli.recipe import model_place, unfinished
 from rlhfcli.recipe.loader import Loaded
-from rlhfcli.recipe.run_folder import Part, Phase, RunFolder
+from rlhfcli.recipe.run_folder import PHASES, Part, Phase, RunFolder
 from rlhfcli.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
         return load_tokenizer(model.name, work.recipe.data.template, trust_remote_code=model.trust_remote_code)
 
 
-def prepare(work: Work, tokenizer: PreTrainedTokenizerBase, *, strict: bool = False, anew: bool = False) -> Prepared:
+def prepare(
+    work: Work, tokenizer: PreTrainedTokenizerBase, *, strict: bool = False, anew: bool = False, keep: bool = True
+) -> Prepared:
     """Read, check, split and encode the data, or take what is already prepared.
 
     Args:
@@ -122,18 +124,25 @@ def prepare(work: Work, tokenizer: PreTrainedTokenizerBase, *, strict: bool = Fa
         tokenizer: With its template.
         strict: A row that cannot be used is an error.
         anew: Make it even if it is there already.
+        keep: Refuse to replace what a phase that was stopped needs.
 
     Returns:
         The store.
 
     Raises:
         DataError: Nothing can be prepared; or there are such rows.
+        OutputError: A phase that was stopped goes on with the present data alone.
     """
     from rlhfcli.data import prepare as data
 
+    def may_replace(fingerprint: str, reason: str) -> None:
+        if keep:
+            for phase in PHASES:
+                unfinished.refuse_new_data(work.run.path / phase, fingerprint, reason)
+
     with work.run.starting():
         prepared = launch.wait_for_first(
-            lambda: data.prepare(work.recipe, tokenizer, work.run.data, work.sink, anew=anew),
+            lambda: data.prepare(work.recipe, tokenizer, work.run.data, work.sink, anew=anew, may_replace=may_replace),
             lambda: _made_by_first(work.run.data),
         )
     if launch.first():
@@ -162,7 +171,7 @@ def prepare_or_take(
     with work.run.starting():
         found = None if anew else data.ready(work.recipe, work.run.data)
     if found is None:
-        return prepare(work, tokenizer(), strict=strict, anew=anew), tokenizer
+        return prepare(work, tokenizer(), strict=strict, anew=anew, keep=not anew), tokenizer
     work.sink.note(f"prepared data: {work.run.data} is up to date")
     if strict:
         found.refuse_faults()
@@ -206,7 +215,7 @@ def project_of(work: Work, going: Going) -> Project:
         if going.verb != "reward":  # before the data is prepared, which may take long
             section = work.recipe.model
             language_config(section.name, trust_remote_code=section.trust_remote_code)
-    prepared = prepare(work, tokenizer)
+    prepared = prepare(work, tokenizer, keep=not going.overwrite)
     launch.log_into(work.run.path / "logs")
     resume = typed(f"rlhf {going.verb} --resume", work.recipe, later=True)
     sitting = going.sitting(str(prepared.manifest["fingerprint"]), resume)

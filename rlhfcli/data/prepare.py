@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib import metadata
@@ -79,7 +79,13 @@ def _open_sources(recipe: Recipe, folder: Path) -> list[list[Stream]]:
 
 
 def prepare(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, folder: Path, sink: Sink, *, anew: bool = False
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    sink: Sink,
+    *,
+    anew: bool = False,
+    may_replace: Callable[[str, str], None] = lambda *_: None,
 ) -> Prepared:
     """Make the data of a recipe ready for training, or find it ready.
 
@@ -89,6 +95,7 @@ def prepare(
         folder: Where the store is, or is to be.
         sink: Hears what is going on.
         anew: Make it even if it is ready.
+        may_replace: Is called before a store is replaced, with the new fingerprint and the reason; may refuse.
 
     Returns:
         The store.
@@ -105,6 +112,7 @@ def prepare(
         sink.note(f"prepared data: {folder} is up to date")
         return Prepared(folder)
     _refuse_other_files(folder)
+    may_replace(fingerprint, reason or "is missing")
     if reason:
         sink.note(f"prepared data: {folder} {reason}, and is made anew")
     for note in filter(None, (stream.note for stream in chain.from_iterable(streams))):

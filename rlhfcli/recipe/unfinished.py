@@ -83,6 +83,31 @@ def refuse_other_settings(recipe: Recipe, phase: str, folder: Path) -> None:
             return
 
 
+def refuse_new_data(folder: Path, fingerprint: str, reason: str) -> None:
+    """Check before data is replaced that a phase which was stopped does not need it.
+
+    Args:
+        folder: Of the phase.
+        fingerprint: Of the data that is about to be prepared.
+        reason: Why the present data cannot be used.
+
+    Raises:
+        OutputError: The newest checkpoint was trained on other data.
+    """
+    for checkpoint in reversed(checkpoints(folder / "checkpoints")):
+        before = _stored(checkpoint)
+        if before is not None:
+            if before.get(FINGERPRINT, fingerprint) != fingerprint:
+                raise OutputError(
+                    f"the {folder.name} phase was stopped after step {step_of(checkpoint):,}, and goes on with the "
+                    f"data that it began with alone; that {reason}",
+                    where=str(checkpoint),
+                    hint="Was a file of data changed, or another version of rlhf installed? Put that back, begin again "
+                    "with --overwrite, or keep both with --set output_dir=…",
+                )
+            return
+
+
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path) -> None:
     """Compare what a checkpoint was trained with to what it would be trained with now.
 

@@ -11,7 +11,15 @@ import pytest
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.run_folder import RunFolder
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.recipe.unfinished import checkpoints, differences, refuse_changes, refuse_other_settings, settings, step_of
+from rlhfcli.recipe.unfinished import (
+    checkpoints,
+    differences,
+    refuse_changes,
+    refuse_new_data,
+    refuse_other_settings,
+    settings,
+    step_of,
+)
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:
@@ -97,6 +105,19 @@ def test_a_key_that_an_older_version_did_not_know_has_its_default(tmp_path):
         "mine: nothing (checkpoint) 1 (now)",
         "seed.x: nothing (checkpoint) 2 (now)",
     ]
+
+
+def test_data_that_a_stopped_phase_needs_is_not_replaced(tmp_path):
+    refuse_new_data(tmp_path / "sft", "other", "was made of other inputs")  # nothing was stopped
+    left = leave(tmp_path, "sft", 1200)
+    refuse_new_data(tmp_path / "sft", "f", "cannot be used")  # it is made anew as it was
+    with pytest.raises(OutputError) as caught:
+        refuse_new_data(tmp_path / "sft", "other", "was made of other inputs")
+    assert caught.value.what == (
+        "the sft phase was stopped after step 1,200, and goes on with the data that it began with alone; "
+        "that was made of other inputs"
+    )
+    assert caught.value.where == str(left)
 
 
 def test_checkpoints_are_found_by_their_names(tmp_path):
