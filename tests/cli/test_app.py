@@ -205,7 +205,7 @@ def test_the_options_of_a_verb():
         "sft": trains,
         "reward": trains,
         "eval": sorted([*shared, "--json"]),
-        "chat": sorted([*shared, "--model", "-m", "--reward", "--prompt", "-p"]),
+        "chat": sorted([*shared, "--label", "--model", "-m", "--reward", "--prompt", "-p"]),
         "run": trains,
         "runs": ["--json", "--root"],
         "bench": sorted([*shared, "--phase", "--steps", "--find-size", "--json"]),
