@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import console
@@ -12,6 +13,7 @@ from rlhfcli.errors import ModelError
 if TYPE_CHECKING:
     from rlhfcli.data.column_use import ColumnUse
     from rlhfcli.data.encoded import EncodedPreference
+    from rlhfcli.data.evaluation_rows import PromptRow
     from rlhfcli.data.prepare import Prepared
 
 
@@ -68,10 +70,12 @@ def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
         )
         tokenizer = load_tokenizer(str(work.run.sft), trust_remote_code=trusted)
         fit_embeddings(base, tokenizer, recipe.seed)  # the rows that fine-tuning began with
-    prompts, use = [], ColumnUse()
-    if recipe.eval.prompts:
-        prompts = read_prompts(recipe.eval.prompts, recipe.seed, use)
-        _say(recipe.eval.prompts, use, sum(prompt.unasked for prompt in prompts))
+    prompts: list[PromptRow] = []
+    for name, file in recipe.eval.prompt_sets.items():
+        use = ColumnUse()
+        found = read_prompts(file, recipe.seed, use)
+        _say(file, use, sum(prompt.unasked for prompt in found))
+        prompts += [_of_set(prompt, name) for prompt in found] if name else found
     data = LanguageData(tokenizer, prepared.dialogues("validation"), prompts)
     return evaluate_language(recipe, base, tuned, data, work.sink)
 
@@ -88,18 +92,26 @@ def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
     with work.sink.stage("loading the reward model"):
         model = load_reward_model(work.run.reward, trust_remote_code=trusted)
         tokenizer = load_tokenizer(str(work.run.reward), trust_remote_code=trusted)
-    pairs: Sequence[EncodedPreference] = prepared.pairs("validation")
-    if recipe.eval.pairs:
-        encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+    encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+    given: list[EncodedPreference] = []
+    sets: list[str] = []
+    for name, file in recipe.eval.pair_sets.items():
         use = ColumnUse()
-        outcomes = encoder.preferences(read_pairs(recipe.eval.pairs, recipe.seed, use=use))
-        _say(recipe.eval.pairs, use)
-        pairs = [outcome.example for outcome in outcomes if outcome.example is not None]
-        if len(pairs) < len(outcomes):
-            console.message(
-                f"{len(outcomes) - len(pairs):,} of {len(outcomes):,} pairs cannot be used and are left out"
-            )
-    return evaluate_reward(model, tokenizer, pairs, prepared.pairs("train"), work.sink)
+        outcomes = encoder.preferences(read_pairs(file, recipe.seed, use=use))
+        _say(file, use)
+        found = [outcome.example for outcome in outcomes if outcome.example is not None]
+        if len(found) < len(outcomes):
+            left = f"{len(outcomes) - len(found):,} of {len(outcomes):,} pairs"
+            console.message(f"{name or file}: {left} cannot be used and are left out")
+        given += found
+        sets += [name] * len(found) if name else []
+    pairs: Sequence[EncodedPreference] = given if recipe.eval.pairs else prepared.pairs("validation")
+    return evaluate_reward(model, tokenizer, pairs, prepared.pairs("train"), work.sink, sets)
+
+
+def _of_set(prompt: PromptRow, name: str) -> PromptRow:
+    """A prompt of a named set: its skill is not that of another set."""
+    return replace(prompt, group=name, skill=f"{name}: {prompt.skill}" if prompt.skill else name)
 
 
 def _say(name: str, use: ColumnUse, unasked: int = 0) -> None:

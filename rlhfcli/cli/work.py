@@ -232,10 +232,10 @@ def look_ahead(work: Work, project: Project) -> None:
 
     project.prepared.dialogues("train")
     project.prepared.pairs("train")
-    if work.recipe.eval.prompts:
-        read_prompts(work.recipe.eval.prompts, work.recipe.seed)
-    if work.recipe.eval.pairs:
-        read_pairs(work.recipe.eval.pairs, work.recipe.seed)
+    for file in work.recipe.eval.prompt_sets.values():
+        read_prompts(file, work.recipe.seed)
+    for file in work.recipe.eval.pair_sets.values():
+        read_pairs(file, work.recipe.seed)
 
 
 def train(work: Work, project: Project, phase: str) -> Result:

@@ -41,12 +41,14 @@ class PromptRow:
         accepted: Answers that count as right; empty where the file gives none.
         skill: A label to report by; empty where the file gives none.
         unasked: Questions that come after this one, and are not asked.
+        group: The name of its set, where the recipe names several.
     """
 
     turns: tuple[Turn, ...]
     accepted: tuple[str, ...] = ()
     skill: str = ""
     unasked: int = 0
+    group: str = ""
 
 
 def read_prompts(path: str, seed: int, use: ColumnUse | None = None) -> list[PromptRow]:

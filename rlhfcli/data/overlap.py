@@ -63,10 +63,10 @@ def find_overlap(folder: Path, evaluation: Eval, seed: int) -> dict[str, Any]:
         DataError: A set cannot be read.
     """
     sets: dict[str, list[Sequence[Turn]]] = {}
-    if evaluation.prompts:
-        sets["eval.prompts"] = [row.turns for row in read_prompts(evaluation.prompts, seed)]
-    if evaluation.pairs:
-        sets["eval.pairs"] = [pair.prompt for pair in read_pairs(evaluation.pairs, seed)]
+    for name, file in evaluation.prompt_sets.items():
+        sets[f"eval.prompts.{name}".rstrip(".")] = [row.turns for row in read_prompts(file, seed)]
+    for name, file in evaluation.pair_sets.items():
+        sets[f"eval.pairs.{name}".rstrip(".")] = [pair.prompt for pair in read_pairs(file, seed)]
     if not sets:
         return {}
     with pa.memory_map(str(folder / PROMPTS)) as source:

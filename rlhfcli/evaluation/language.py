@@ -67,6 +67,7 @@ class _Question:
     accepted: tuple[str, ...]
     skill: str
     reference: str
+    group: str = ""
 
 
 def evaluate_language(
@@ -88,7 +89,8 @@ def evaluate_language(
     Returns:
         ``perplexity``, ``token_accuracy``, the same with ``base_`` before it, ``tokens``; ``exact_match`` and
         ``base_exact_match`` (``macro``, ``by_skill``, ``prompts``; null without accepted answers), the same for
-        ``first_line_match``; ``stops``, the share of answers that end with an end token; ``samples``.
+        ``first_line_match``; ``stops``, the share of answers that end with an end token; ``samples``; where the prompts
+        are of named sets, ``exact_match_by_set`` and ``base_exact_match_by_set``.
 
     Raises:
         DataError: The validation part has no answer to predict.
@@ -118,7 +120,17 @@ def _matches(answers: Sequence[_Answer], questions: Sequence[_Question], prefix:
         f"{prefix}exact_match": exact_match([answer.text for answer in answers], accepted, skills),
         f"{prefix}first_line_match": exact_match(first_lines, accepted_lines, skills),
         f"{prefix}stops": sum(answer.stopped for answer in answers) / len(answers) if answers else None,
-    }
+    } | _by_set(answers, questions, prefix)
+
+
+def _by_set(answers: Sequence[_Answer], questions: Sequence[_Question], prefix: str) -> dict[str, Any]:
+    """Exact match of each named set; nothing where the prompts are of one set."""
+    sets: dict[str, Any] = {}
+    for name in dict.fromkeys(question.group for question in questions if question.group):
+        own = [k for k, question in enumerate(questions) if question.group == name]
+        accepted, skills = [questions[k].accepted for k in own], [questions[k].skill for k in own]
+        sets[name] = exact_match([answers[k].text for k in own], accepted, skills)
+    return {f"{prefix}exact_match_by_set": sets} if sets else {}
 
 
 def _first_line(text: str) -> str:
@@ -228,6 +240,7 @@ def _questions(recipe: Recipe, data: LanguageData, limit: int) -> list[_Question
             accepted=prompt.accepted,
             skill=prompt.skill,
             reference=prompt.accepted[0] if prompt.accepted else "",
+            group=prompt.group,
         )
         for prompt in prompts
     ]

@@ -67,6 +67,14 @@ def language_rows(result: Mapping[str, Any]) -> list[Table]:
         ]
         note = f"{counted(after['prompts'], 'prompt')}, greedy answers."
         tables.append(Table("Exact match by skill", (Column("skill"), *compared[1:]), tuple(skills), note))
+    if sets := result.get("exact_match_by_set"):
+        columns = (Column("set"), Column("prompts", number=True), *compared[1:])
+        rows = [
+            (name, f"{match['prompts']:,}", percent(earlier["macro"]), percent(match["macro"]))
+            for name, match in sets.items()
+            if match and (earlier := result["base_exact_match_by_set"][name])
+        ]
+        tables.append(Table("Exact match by set, mean of skills", columns, tuple(rows)))
     if result["samples"]:
         tables.append(_samples(result["samples"]))
     return tables
@@ -88,6 +96,13 @@ def reward_rows(result: Mapping[str, Any]) -> list[Table]:
     of = "" if ranked == result["pairs"] else f" of {counted(ranked, 'preference')}"
     note = f"{counted(result['pairs'], 'pair')}{of}. Verdict: {result['verdict']}: {result['reason']}."
     tables = [Table("Reward model", (Column(""), Column("", number=True)), tuple(figures), note)]
+    if sets := result.get("by_set"):
+        columns = (Column("set"), *(Column(name, number=True) for name in ("pairs", "accuracy", "nll", "verdict")))
+        rows = [
+            (name, f"{part['pairs']:,}", _with_interval(part), f"{part['nll']:.4f}", part["verdict"])
+            for name, part in sets.items()
+        ]
+        tables.append(Table("Ranking accuracy by set", columns, tuple(rows), "The figures above are of all pairs."))
     if result["by_kind"]:
         columns = (Column("kind"), Column("pairs", number=True), Column("accuracy", number=True))
         kinds = [(kind, f"{part['pairs']:,}", _with_interval(part)) for kind, part in result["by_kind"].items()]

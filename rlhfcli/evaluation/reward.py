@@ -53,6 +53,7 @@ def evaluate_reward(
     pairs: Sequence[EncodedPreference],
     training: Sequence[EncodedPreference] = (),
     sink: Sink | None = None,
+    sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure a reward model on preferences it has not seen.
 
@@ -62,11 +63,12 @@ def evaluate_reward(
         pairs: Held-out preferences, at least one.
         training: Training preferences for the bag of words; without them that baseline is null.
         sink: Is told what is being done.
+        sets: The name of the set that each preference is of, where there are several.
 
     Returns:
         ``accuracy``, ``accuracy_ci95``, ``ties`` (share), ``pairs``, ``preferences`` (how many these pairs come
-        from), ``by_kind``, ``baselines``, means and standard deviations of the scores, ``nll``, ``verdict``
-        (``alive``, ``unclear`` or ``dead``) and its ``reason``.
+        from), ``by_kind``, ``by_set`` (what depends on the scores alone, for each named set), ``baselines``, means and
+        standard deviations of the scores, ``nll``, ``verdict`` (``alive``, ``unclear`` or ``dead``) and its ``reason``.
 
     Raises:
         DataError: There are no pairs.
@@ -82,6 +84,7 @@ def evaluate_reward(
     result = ranking(chosen, rejected, preference)
     result["preferences"] = len(pairs)
     result["by_kind"] = _by_kind(chosen - rejected, preference, [pair.kind for pair in pairs])
+    result["by_set"] = _by_set(chosen, rejected, preference, sets)
     result["baselines"] = baselines
     return result
 
@@ -206,6 +209,13 @@ def verdict(nll: float, constant: bool, interval: Sequence[float]) -> tuple[str,
     if interval[0] <= 0.5:
         return "unclear", "the interval of its accuracy includes 0.5: too few pairs, or too little learnt"
     return "alive", f"its nll {nll:.4f} is below guessing, ln 2 = {guessing:.4f}"
+
+
+def _by_set(chosen: Tensor, rejected: Tensor, preference: Tensor, sets: Sequence[str]) -> dict[str, Any]:
+    """The figures of each named set of preferences; empty where there is one set."""
+    of_pair = [sets[i] for i in preference.tolist()] if sets else []
+    members = {name: [i for i, own in enumerate(of_pair) if own == name] for name in dict.fromkeys(of_pair)}
+    return {name: ranking(chosen[rows], rejected[rows], preference[rows]) for name, rows in members.items()}
 
 
 def _by_kind(margin: Tensor, preference: Tensor, kinds: Sequence[str]) -> dict[str, Any]:

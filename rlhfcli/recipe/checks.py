@@ -56,9 +56,9 @@ def _bytes(name: str) -> int:
 def _builtin_names(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     named: list[tuple[Path, str | None, tuple[str, ...]]] = [
         (("model", "name"), recipe.model.name, _MODELS),
-        (("eval", "prompts"), recipe.eval.prompts, _SOURCES[:1]),
-        (("eval", "pairs"), recipe.eval.pairs, _SOURCES[:1]),
     ]
+    for key, sets in (("prompts", recipe.eval.prompt_sets), ("pairs", recipe.eval.pair_sets)):
+        named += [(("eval", key, name) if name else ("eval", key), file, _SOURCES[:1]) for name, file in sets.items()]
     named += [(("data", "sources", n, "path"), s.path, _SOURCES) for n, s in enumerate(recipe.data.sources)]
     for path, name, known in named:
         if name is not None and name.startswith("builtin:") and name not in known:

@@ -84,8 +84,9 @@ def _real_path(error: Mapping[str, Any], data: Any) -> tuple[Path, bool]:
         if not inside:
             is_missing = error["type"] == "missing" and n == len(parts) - 1
             if not is_missing:
-                # a list inside a union: the tag stands between the list and the index
-                if isinstance(at, list) and n + 1 < len(parts) and isinstance(parts[n + 1], int):
+                # a list or a section inside a union: the tag stands between it and the index or key
+                following = parts[n + 1] if n + 1 < len(parts) else None
+                if (isinstance(at, list) and isinstance(following, int)) or (isinstance(at, dict) and following in at):
                     continue
                 return tuple(path), True
         path.append(part)

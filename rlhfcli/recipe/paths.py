@@ -32,8 +32,10 @@ def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -
     def local(name: str, key: Key) -> str:
         return _local(name, None if typed(key) else folder)
 
-    def optional(name: str | None, key: Key) -> str | None:
-        return None if name is None else local(name, key)
+    def named(files: str | dict[str, str] | None, key: Key) -> str | dict[str, str] | None:
+        if isinstance(files, dict):
+            return {name: local(file, (*key, name)) for name, file in files.items()}
+        return None if files is None else local(files, key)
 
     sources = [
         source.model_copy(update={"path": local(source.path, ("data", "sources", n, "path"))})
@@ -43,8 +45,8 @@ def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -
     if template.endswith(".jinja"):
         template = local(template, ("data", "template"))
     evaluation = {
-        "prompts": optional(recipe.eval.prompts, ("eval", "prompts")),
-        "pairs": optional(recipe.eval.pairs, ("eval", "pairs")),
+        "prompts": named(recipe.eval.prompts, ("eval", "prompts")),
+        "pairs": named(recipe.eval.pairs, ("eval", "pairs")),
     }
     raw, nvme = recipe.deepspeed.config, recipe.deepspeed.nvme
     deepspeed = {

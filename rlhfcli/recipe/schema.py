@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Sets = dict[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]
 Probability = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -178,17 +179,35 @@ class Reward(Phase):
     loss: RewardLoss = Field(RewardLoss(), description="the pairwise loss")
 
 
+def _named(files: str | dict[str, str] | None) -> dict[str, str]:
+    return {} if files is None else {"": files} if isinstance(files, str) else files
+
+
 class Eval(Section):
     """What is measured, and how often during training."""
 
     every: Positive = Field(200, description="optimizer steps between two evaluations on the validation part")
     batches: Literal["all"] | Positive = Field("all", description="how much of it, during training")
-    prompts: str | None = Field(
+    prompts: str | Sets | None = Field(
         None,
-        description="file of prompts for generated answers (messages, accepted answers, skill), or builtin:tiny",
+        description="file of prompts for generated answers (messages, accepted answers, skill), or builtin:tiny; "
+        "or several by name: {easy: a.jsonl, hard: b.jsonl}",
     )
-    pairs: str | None = Field(None, description="file of pairs for ranking accuracy; without it, the validation part")
+    pairs: str | Sets | None = Field(
+        None,
+        description="file of pairs for ranking accuracy, or several by name; without it, the validation part",
+    )
     samples: Positive = Field(8, description="answers shown side by side, before and after fine-tuning")
+
+    @property
+    def prompt_sets(self) -> dict[str, str]:
+        """The files of ``prompts`` by name; an empty name for one without."""
+        return _named(self.prompts)
+
+    @property
+    def pair_sets(self) -> dict[str, str]:
+        """The files of ``pairs`` by name; an empty name for one without."""
+        return _named(self.pairs)
 
 
 class Chat(Section):

@@ -82,6 +82,13 @@ def test_validation_rows_are_not_training_rows(folder, write_lines):
     }  # fmt: skip
 
 
+def test_named_sets_are_looked_for_apart(folder, write_lines):
+    known = sorted(trained(folder))
+    paths = {name: str(write_lines([pair(n)], f"{name}.jsonl")) for name, n in (("easy", known[0]), ("hard", 1000))}
+    found = find_overlap(folder, Eval(pairs=paths), seed=1)
+    assert {name: each["found"] for name, each in found.items()} == {"eval.pairs.easy": 1, "eval.pairs.hard": 0}
+
+
 def test_a_recipe_without_sets_has_no_overlap(folder):
     assert find_overlap(folder, Eval(), seed=1) == {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -195,6 +196,18 @@ def test_prompts_without_accepted_answers_are_only_samples(
     found = evaluate_language(short, base, tuned, LanguageData(tokenizer, dialogues, bare))
     assert found["exact_match"] is None
     assert [sample["tuned"] for sample in found["samples"]] == ["Paris", "Rome"]
+
+
+def test_named_sets_have_an_exact_match_of_their_own(
+    base: Any, tuned: Any, tokenizer: Any, dialogues: list[EncodedDialogue], result: dict[str, Any]
+) -> None:
+    grouped = [replace(prompt, group="all" if i else "first") for i, prompt in enumerate(PROMPTS)]
+    wrong = replace(grouped[1], accepted=("Oslo",))
+    data = LanguageData(tokenizer, dialogues, [grouped[0], wrong, *grouped[2:]])
+    found = evaluate_language(recipe(eval={"samples": 1}), base, tuned, data)
+    assert {name: match["macro"] for name, match in found["exact_match_by_set"].items()} == {"first": 1.0, "all": 0.5}
+    assert [match["prompts"] for match in found["base_exact_match_by_set"].values()] == [1, 3]
+    assert "exact_match_by_set" not in result
 
 
 def test_nothing_to_predict_is_an_error(base: Any, tuned: Any, tokenizer: Any) -> None:

@@ -58,6 +58,16 @@ def drawn(what: Any, width: int, **settings: Any) -> str:
     return out.getvalue()
 
 
+def test_named_sets_have_tables_of_their_own() -> None:
+    part = {**PART, "nll": 0.5123, "verdict": "alive"}
+    *_, sets, _ = reward_rows({**REWARD, "by_set": {"easy": part, "hard": {**part, "verdict": "unclear"}}})
+    assert sets.title == "Ranking accuracy by set"
+    assert sets.rows[1] == ("hard", "1,000", "81.2 %  [79.0, 83.0]", "0.5123", "unclear")
+    named = {"exact_match_by_set": {"easy": MATCH, "bare": None}, "base_exact_match_by_set": {"easy": BASE_MATCH}}
+    (table,) = [table for table in language_rows({**LANGUAGE, **named}) if "by set" in table.title]
+    assert table.rows == (("easy", "40", "5.0 %", "92.5 %"),)
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_fit_and_keep_every_figure(width: int) -> None:
     text = drawn(language_tables(LANGUAGE), width)

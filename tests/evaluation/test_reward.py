@@ -126,6 +126,18 @@ def test_by_kind() -> None:
     assert kinds["rude"]["accuracy_ci95"][0] == pytest.approx(100 / (100 + 1.959964**2))
 
 
+def test_named_sets_have_figures_of_their_own() -> None:
+    rows, names = pairs(30), ["easy"] * 10 + ["hard"] * 20
+    model = Stand(lambda answer: (2.0 if 7 in answer else -1.0) if len(answer) % 2 else 0.0)
+    found = evaluate_reward(model, Words(), rows, sets=names)["by_set"]  # type: ignore[arg-type]
+    assert list(found) == ["easy", "hard"]
+    for name, own in (("easy", rows[:10]), ("hard", rows[10:])):
+        alone = evaluate_reward(model, Words(), own)  # type: ignore[arg-type]
+        assert found[name] == {key: alone[key] for key in found[name]}
+        assert {"accuracy", "accuracy_ci95", "nll", "verdict", "pairs"} <= set(found[name])
+    assert evaluate_reward(model, Words(), rows)["by_set"] == {}  # type: ignore[arg-type]
+
+
 def test_data_without_kinds_has_no_kinds() -> None:
     bare = [EncodedPreference.pair([1], [2], [3]), EncodedPreference.pair([1], [2], [4])]
     model = Stand(lambda answer: answer[0])

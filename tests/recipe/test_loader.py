@@ -132,6 +132,8 @@ def test_data_lies_beside_the_recipe_or_in_the_working_directory(tmp_path):
         *("no/where", "Dahoas/rm-static"),
     ]
     assert recipe.data.template == str(tmp_path / "there/t.jinja")
+    sets = load(f"{text}\neval: {{pairs: {{easy: my.jsonl, hard: here.jsonl}}}}\n", file="there/r.yaml").eval
+    assert sets.pair_sets == {"easy": str(tmp_path / "there/my.jsonl"), "hard": str(tmp_path / "here.jsonl")}
     assert recipe.output_dir == "runs/x"
     typed = load(text, "data.sources.2.path=both.jsonl", file="there/r.yaml")
     assert typed.data.sources[2].path == str(tmp_path / "both.jsonl")

@@ -118,6 +118,12 @@ BROKEN = [
         ['6: eval.prompts: "builtin:small" is not built in; there is builtin:tiny'],
     ),
     (
+        "eval:\n  pairs: {easy: builtin:small, hard: b.jsonl}",
+        ['7: eval.pairs.easy: "builtin:small" is not built in; there is builtin:tiny'],
+    ),
+    ("eval: {pairs: 3}", ["6: eval.pairs: must be text or a section, got 3"]),
+    ("eval: {prompts: {easy: 3}}", ["6: eval.prompts.easy: must be text, got 3"]),
+    (
         "sft:\n  epochs: 0\nseed: -1\nlr: 3",
         [
             "7: sft.epochs: must be greater than 0, got 0",
