@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from rlhfcli.data.column_use import described
-from rlhfcli.data.counts import raised_share
+from rlhfcli.data.counts import WRITES_DATE, raised_share
 from rlhfcli.evaluation.report import Column, Table
 from rlhfcli.words import counted, percent, span
 
@@ -108,8 +108,18 @@ def _about_sources(manifest: Mapping[str, Any]) -> list[str]:
     lines = [f"cut: shortened to {limit:,} tokens."] if cut else []
     for source in manifest["sources"]:
         about = described(source.get("columns_not_read", {}), source.get("carried", {}), manifest.get("ignored", ()))
+        about += _divided(source)
         lines += [f"{source['path']}: {line}" if several else line for line in about]
-    return lines
+    return lines + ([WRITES_DATE] if manifest.get("date") else [])
+
+
+def _divided(source: Mapping[str, Any]) -> list[str]:
+    """Rows that are several examples."""
+    rows = source["sft"].get("divided", 0)
+    many = "1 row of several answers became an example for each of them" if rows == 1 else (
+        f"{rows:,} rows of several answers became an example for each of them"
+    )  # fmt: skip
+    return [f"{many}: the chat template writes an answer otherwise once another turn follows it"] if rows else []
 
 
 def _left_out(manifest: Mapping[str, Any]) -> Table | None:

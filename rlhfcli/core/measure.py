@@ -91,7 +91,7 @@ def measure_dialogues(
     Args:
         model: A transformers causal language model in evaluation mode.
         dialogues: What to predict.
-        loss_on: Which tokens count, ``assistant`` or ``all``.
+        loss_on: Which tokens count: ``all``, or else the learnt ones.
         micro_batch_tokens: Tokens held at once; does not change the result.
         bf16: Compute in bfloat16.
 

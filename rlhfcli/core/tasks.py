@@ -111,7 +111,7 @@ class SftTask:
 
     Args:
         dialogues: The examples.
-        loss_on: ``assistant`` or ``all``.
+        loss_on: ``all``: every token; else those of ``spans``, which the data was prepared for.
         packed: Whether the model computes token trees.
         pad_id: The tokenizer's pad.
     """
@@ -158,7 +158,7 @@ class SftTask:
         return Batch(batch, at, each_once(at), labels, len(rows), tuple(rows))
 
     def _learnt(self, dialogue: EncodedDialogue) -> list[tuple[int, int]]:
-        return dialogue.spans if self.loss_on == "assistant" else [(0, len(dialogue.ids))]
+        return [(0, len(dialogue.ids))] if self.loss_on == "all" else dialogue.spans
 
     def weight(self, batch: Batch) -> int:
         """Number of target tokens."""

@@ -15,6 +15,10 @@ PHASES: tuple[Phase, ...] = ("sft", "reward")
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "duplicate but for upper case and white space"
 SAME_BUT_UNREAD = "duplicate but for columns that are not read"
+WRITES_DATE = (
+    "The chat template writes today's date: 26 July 2024 stands for every day, in training, evaluation and chat. Other "
+    "programs write the day's."
+)
 DUPLICATES = (DUPLICATE, NEAR_DUPLICATE, SAME_BUT_UNREAD)
 
 
@@ -25,12 +29,14 @@ class PhaseCount:
     Args:
         parts: Examples written, by part; a row that is used twice counts twice.
         cut: Rows that were shortened.
+        divided: Rows that became an example for each of several answers, since the template does not append.
         merged: Comparisons of rankings that are left out, since cutting made their answers the same.
         dropped: Rows that this phase could not use, by reason.
     """
 
     parts: Counter[str] = field(default_factory=Counter)
     cut: int = 0
+    divided: int = 0
     merged: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -39,6 +45,7 @@ class PhaseCount:
         return {
             **{part: self.parts[part] for part in PARTS},
             "cut": self.cut,
+            "divided": self.divided,
             "merged": self.merged,
             "dropped": _sorted(self.dropped),
         }

@@ -1,59 +1,40 @@
-"""Dialogues and preferences become token ids, and what is too long is shortened.
-
-The three policies for what is longer than ``max_length``:
-
-* ``drop_oldest_turns``: the answer stays whole. The oldest exchanges go first, at turn borders; a system turn
-  stays. If the last exchange alone is too long, the user's text loses its beginning; only an answer that does
-  not even fit alone loses its end. All answers to one prompt get the same prompt and the same room.
-* ``keep_start``: everything behind ``max_length`` is cut off.
-* ``drop``: such rows are left out.
-"""
+"""Dialogues and preferences become token ids: their texts are tokenised together, then made to fit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
-from rlhfcli.data.dialogue import Dialogue, Preference, Turn, is_plain
+from rlhfcli.data.dialogue import Dialogue, Preference, Turn
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.segments import Segmenter
-from rlhfcli.data.shorten import Shortener
+from rlhfcli.data.fitting import SAME_ANSWERS, Fitter, Ids, Outcome, Policy, branches, too_long
+from rlhfcli.data.segments import Segmenter, Segments
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Policy = Literal["drop_oldest_turns", "keep_start", "drop"]
-Example = TypeVar("Example")
-Ids = list[int]
+__all__ = ["SAME_ANSWERS", "Encoder", "Outcome", "encode_prompt", "end_token", "too_long"]
+NOTHING_LEARNT = "no answer of this dialogue is to be learnt"
+Both = tuple[Outcome[EncodedDialogue] | None, Outcome[EncodedPreference] | None]
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[Example]):
-    """What became of a row.
+@dataclass
+class _Row:
+    """A row on its way.
 
     Args:
-        example: Its tokens; ``None`` where it cannot be used.
-        cut: Something was left out of it.
-        reason: Why it cannot be used; empty where it can.
-        merged: Comparisons of a ranking that are left out, since cutting made their answers the same.
+        examples: For SFT.
+        texts: The pieces of each example; of a preference the last list holds all answers.
+        ids: Their tokens.
     """
 
-    example: Example | None
-    cut: bool = False
-    reason: str = ""
-    merged: int = 0
-
-
-Both = tuple[Outcome[EncodedDialogue] | None, Outcome[EncodedPreference] | None]
-SAME_ANSWERS = "chosen and rejected are the same"
-
-
-def too_long(max_length: int) -> str:
-    """Why the policy ``drop`` left a row out."""
-    return f"longer than {max_length} tokens"
+    examples: list[Segments]
+    texts: list[list[str]]
+    ids: list[list[Ids]] = field(default_factory=list)
 
 
 class Encoder:
@@ -63,15 +44,20 @@ class Encoder:
         tokenizer: With a chat template.
         max_length: Tokens that an example may have.
         policy: What to do with longer ones.
+        last_only: Only the last answer of a dialogue is learnt.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, policy: Policy = "drop_oldest_turns"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        policy: Policy = "drop_oldest_turns",
+        *,
+        last_only: bool = False,
     ) -> None:
         self._segmenter = Segmenter(tokenizer)
-        self._shortener = Shortener(self._segmenter, max_length)
-        self._max_length = max_length
-        self._policy = policy
+        self._fitter = Fitter(self._segmenter, max_length, policy)
+        self._last_only = last_only
 
     def dialogues(self, batch: Sequence[Dialogue]) -> list[Outcome[EncodedDialogue]]:
         """Encode dialogues; what follows the last answer of one is left out.
@@ -114,17 +100,15 @@ class Encoder:
         Raises:
             DataError: The chat template cannot be used.
         """
-        rows = [_prompt_and_answers(example, reward) for example, _, reward in batch]
+        rows = self._rows([(example, reward) for example, _, reward in batch])
         both: list[Both] = []
-        for (example, for_sft, for_reward), row, parts in zip(batch, rows, self._encode(rows), strict=True):
+        for (example, for_sft, for_reward), row in zip(batch, rows, strict=True):
             sft: Outcome[EncodedDialogue] | None = None
             reward: Outcome[EncodedPreference] | None = None
-            if for_sft and isinstance(parts, str) and len(row[1]) > 1:  # perhaps another answer is to blame
-                sft = self.dialogues([example.preferred()])[0] if isinstance(example, Preference) else None
-            elif for_sft:
-                sft = Outcome(None, reason=parts) if isinstance(parts, str) else self._for_sft(example, row, parts)
+            if for_sft:
+                sft = self._for_sft(example, row, others=for_reward)
             if for_reward and isinstance(example, Preference):
-                reward = Outcome(None, reason=parts) if isinstance(parts, str) else self._preference(example, parts)
+                reward = self._for_reward(example, row)
             both.append((sft, reward))
         return both
 
@@ -141,12 +125,9 @@ class Encoder:
             DataError: The chat template refuses these turns.
         """
         try:
-            ids = _joined(self._segmenter.prompt_ids(turns))
-            if len(ids) > self._max_length:
-                ids = _joined(self._segmenter.prompt_ids(self._shortener.shorten(turns, self._max_length)))
+            return self._fitter.prompt(turns)
         except RowProblem as problem:
             raise DataError(str(problem), where="the conversation") from None
-        return ids[-self._max_length :]
 
     def fit(self, turns: Sequence[Turn]) -> Sequence[Turn]:
         """The turns that ``prompt`` writes: all, or without the oldest ones if they do not fit.
@@ -158,89 +139,85 @@ class Encoder:
             DataError: The chat template refuses these turns.
         """
         try:
-            if len(_joined(self._segmenter.prompt_ids(turns))) <= self._max_length:
-                return turns
-            return self._shortener.shorten(turns, self._max_length)
+            return self._fitter.fit(turns)
         except RowProblem as problem:
             raise DataError(str(problem), where="the conversation") from None
 
-    # --- tokens ---------------------------------------------------------------------------------------------
+    # --- text, and tokens -----------------------------------------------------------------------------------
 
-    def _encode(self, rows: Sequence[tuple[Sequence[Turn], Sequence[str]]]) -> list[list[Ids] | str]:
-        """Tokenise prompts with their answers, all texts of all rows at once.
+    def _rows(self, batch: Sequence[tuple[Dialogue | Preference, bool]]) -> list[_Row | str]:
+        """Write and tokenise examples, all texts at once; the reason of those that cannot be used.
 
-        Returns:
-            For each row the ids of its pieces (given, said, given, ..., and one last piece for each answer),
-            or the reason why it cannot be used.
+        Args:
+            batch: Examples, each with whether all answers of it are needed.
         """
-        found: list[list[str] | str] = []
-        for prompt, answers in rows:
+        found: list[_Row | str] = []
+        for example, all_answers in batch:
             try:
-                found.append(self._pieces(prompt, answers))
+                found.append(self._row(example, all_answers))
             except RowProblem as problem:
                 found.append(str(problem))
-        usable = [pieces for pieces in found if isinstance(pieces, list)]
-        ids = iter(self._segmenter.tokenise([text for pieces in usable for text in pieces], list(map(len, usable))))
-        return [[next(ids) for _ in each] if isinstance(each, list) else each for each in found]
+        plain = [row for row in found if isinstance(row, _Row) and not self._is_shielded(row)]
+        texts = [text for row in plain for text in row.texts]
+        ids = iter(self._segmenter.tokenise([*chain.from_iterable(texts)], list(map(len, texts))))
+        for row in plain:
+            row.ids = [[next(ids) for _ in text] for text in row.texts]
+        return [self._shielded(row) if isinstance(row, _Row) and not row.ids else row for row in found]
 
-    def _pieces(self, prompt: Sequence[Turn], answers: Sequence[str]) -> list[str]:
-        pieces = self._segmenter.split([*prompt, Turn("assistant", answers[0])])
-        for answer in answers[1:]:
-            pieces.append(self._segmenter.split([*prompt, Turn("assistant", answer)])[-1])
-        return pieces
+    def _row(self, example: Dialogue | Preference, all_answers: bool) -> _Row:
+        dialogue = example.preferred() if isinstance(example, Preference) else example
+        turns = self._to_learn(dialogue.turns)
+        if isinstance(example, Preference) and all_answers:
+            examples, pieces = branches(self._segmenter, replace(example, prompt=turns[:-1]))
+            return _Row(examples, [*(each.pieces for each in examples[:-1]), pieces])
+        examples = self._segmenter.split(turns, example.tools)
+        return _Row(examples, [each.pieces for each in examples])
 
-    # --- fitting into max_length ----------------------------------------------------------------------------
+    def _to_learn(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+        """Turns up to the last answer that is learnt, with the answers marked that are."""
+        learnt = [k for k, turn in enumerate(turns) if turn.role == "assistant" and turn.train]
+        if not learnt:
+            raise RowProblem(NOTHING_LEARNT)
+        if not self._last_only:
+            return tuple(turns[: learnt[-1] + 1])
+        return (*(replace(turn, train=False) for turn in turns[: learnt[-1]]), turns[learnt[-1]])
 
-    def _for_sft(
-        self, example: Dialogue | Preference, row: tuple[Sequence[Turn], Sequence[str]], parts: list[Ids]
-    ) -> Outcome[EncodedDialogue]:
+    def _is_shielded(self, row: _Row) -> bool:
+        return any(self._segmenter.is_shielded(text) for text in row.texts)
+
+    def _shielded(self, row: _Row) -> _Row | str:
+        """Tokenise a row whose text holds what looks like a special token."""
+        try:
+            row.ids = [self._segmenter.tokenise(text) for text in row.texts]
+        except RowProblem as problem:
+            return str(problem)
+        return row
+
+    # --- what each phase learns -----------------------------------------------------------------------------
+
+    def _for_sft(self, example: Dialogue | Preference, row: _Row | str, *, others: bool) -> Outcome[EncodedDialogue]:
         """A dialogue, or the best answer of a preference."""
-        prompt, answers = row
-        last = len(parts) - len(answers)
-        outcome = self._dialogue([*prompt, Turn("assistant", answers[0])], parts[: last + 1])
-        left_out = isinstance(example, Dialogue) and len(prompt) + 1 < len(example.turns)
+        if isinstance(row, str):
+            if isinstance(example, Preference) and others:  # perhaps another answer is to blame
+                return self.dialogues([example.preferred()])[0]
+            return Outcome(None, reason=row, fault=row != NOTHING_LEARNT)
+        last = row.examples[-1]
+        ids = [*row.ids[:-1], row.ids[-1][: len(last.pieces)]]
+        try:
+            outcome = self._fitter.dialogues(row.examples, ids, example.tools)
+        except RowProblem as problem:
+            return Outcome(None, reason=str(problem))
+        left_out = isinstance(example, Dialogue) and len(last.turns) < len(example.turns)
         return replace(outcome, cut=outcome.cut or left_out)
 
-    def _dialogue(self, turns: Sequence[Turn], parts: list[Ids]) -> Outcome[EncodedDialogue]:
-        """Put the pieces of a dialogue together; make it fit."""
-        length = sum(map(len, parts))
-        if length <= self._max_length:
-            return Outcome(_with_spans(parts))
-        if self._policy == "drop":
-            return Outcome(None, reason=too_long(self._max_length))
-        if self._policy == "drop_oldest_turns" and not is_plain(turns):
-            prompt = self._shortener.shorten(turns[:-1], self._max_length - len(parts[-1]))
-            parts = self._segmenter.tokenise(self._segmenter.split([*prompt, turns[-1]]))
-        example = _with_spans(parts, self._max_length)
-        if not example.spans:
-            return Outcome(None, reason=f"nothing of the answer is left within {self._max_length} tokens")
-        return Outcome(example, cut=True)
-
-    def _preference(self, preference: Preference, parts: list[Ids]) -> Outcome[EncodedPreference]:
-        """Put the pieces of a preference together; make all branches fit, with the same prompt."""
-        count = len(preference.answers)
-        given, answers = parts[:-count], parts[-count:]
-        longest = max(map(len, answers))
-        cut = sum(map(len, given)) + longest > self._max_length
-        if cut and self._policy == "drop":
-            return Outcome(None, reason=too_long(self._max_length))
-        if cut and self._policy == "drop_oldest_turns":
-            prompt = self._shortener.shorten(preference.prompt, self._max_length - longest)
-            parts = self._segmenter.tokenise(self._pieces(prompt, preference.answers))
-            given, answers = parts[:-count], parts[-count:]
-        ids = _joined(given)
-        room = self._max_length - len(ids)
-        if room <= 0:
-            return Outcome(None, reason=f"the prompt alone fills {self._max_length} tokens")
-        answers = [answer[:room] for answer in answers]
-        margins = preference.margins or (0.0,) * len(preference.order)
-        pairs = zip(preference.order, margins, strict=True)
-        kept = [(pair, margin) for pair, margin in pairs if answers[pair[0]] != answers[pair[1]]]
-        if not kept:
-            return Outcome(None, reason=f"{SAME_ANSWERS}{' after cutting' if cut else ''}")
-        order, weights = [pair for pair, _ in kept], [margin for _, margin in kept]
-        example = EncodedPreference(ids, answers, order, weights, preference.kind or "")
-        return Outcome(example, cut, merged=len(preference.order) - len(kept))
+    def _for_reward(self, preference: Preference, row: _Row | str) -> Outcome[EncodedPreference]:
+        """All answers of a preference."""
+        if isinstance(row, str):
+            return Outcome(None, reason=row)
+        try:
+            return self._fitter.preference(preference, row.ids[-1])
+        except RowProblem as problem:
+            return Outcome(None, reason=str(problem))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], max_length: int) -> Ids:
@@ -273,26 +250,3 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
         DataError: The template writes no end token.
     """
     return Segmenter(tokenizer).end_token()
-
-
-def _prompt_and_answers(example: Dialogue | Preference, all_answers: bool) -> tuple[Sequence[Turn], Sequence[str]]:
-    """What is given before the last answer, and that answer; of a preference the best one or all."""
-    if isinstance(example, Preference):
-        return example.prompt, example.answers if all_answers else example.answers[:1]
-    last = example.last_answer
-    return example.turns[:last], (example.turns[last].content,)
-
-
-def _joined(parts: Sequence[Ids]) -> Ids:
-    return [token for part in parts for token in part]
-
-
-def _with_spans(parts: Sequence[Ids], limit: int | None = None) -> EncodedDialogue:
-    """Join pieces; every second one is the assistant's. Nothing behind ``limit`` is kept."""
-    spans: list[tuple[int, int]] = []
-    position = 0
-    for k, part in enumerate(parts):
-        if k % 2 and (limit is None or position < limit):
-            spans.append((position, min(position + len(part), limit or position + len(part))))
-        position += len(part)
-    return EncodedDialogue(_joined(parts)[:limit], spans)

@@ -11,7 +11,8 @@ class EncodedDialogue:
 
     Args:
         ids: All tokens, from the first (BOS, where the template writes one) to the last end token.
-        spans: Half-open ranges of ``ids`` that the assistant said, each with its end token, in order.
+        spans: Half-open ranges of ``ids`` that are learnt: what the assistant said, each answer with its end token, in
+            order.
     """
 
     ids: list[int]

@@ -14,7 +14,7 @@ from rlhfcli.data.column_use import WatchedRow
 from rlhfcli.data.counts import DUPLICATES, PHASES, Phase, SourceCount, short_reason
 from rlhfcli.data.dialogue import Dialogue, Origin, Preference
 from rlhfcli.data.duplicates import Seen
-from rlhfcli.data.encode import Encoder, Outcome, too_long
+from rlhfcli.data.encode import Encoder, Outcome
 from rlhfcli.data.formats import Example, Shape, convert, shape_of
 from rlhfcli.data.overlap import PromptWriter
 from rlhfcli.data.rows import Unreadable, readable
@@ -215,22 +215,23 @@ class Intake:
                 continue
             tally.cut += outcome.cut
             tally.merged += outcome.merged
-            tally.parts[row.part] += row.copies
-            for _ in range(row.copies):
-                self._writers[phase, row.part].write(outcome.example, str(origin))
-                self.statistics[f"{phase}_{row.part}"].add(outcome.example, row.turns)
+            tally.parts[row.part] += row.copies * (1 + len(outcome.earlier))
+            tally.divided += bool(outcome.earlier)
+            for example in (*outcome.earlier, outcome.example) * row.copies:
+                self._writers[phase, row.part].write(example, str(origin))
+                self.statistics[f"{phase}_{row.part}"].add(example, row.turns)
             self.statistics[f"{phase}_{row.part}"].conversations.add(row.place)
-        failed = {phase: outcome.reason for phase, outcome in results.items() if outcome.example is None}
+        failed = {phase: outcome for phase, outcome in results.items() if outcome.example is None}
         if len(failed) == len(results):
-            reason = failed.get("reward") or failed["sft"]
-            self._drop(count, row.raw, origin, reason, fault=reason != too_long(self._data.max_length))
+            lost = failed.get("reward") or failed["sft"]
+            self._drop(count, row.raw, origin, lost.reason, fault=lost.fault)
             return
         count.kept += 1
         if row.part == "train":
             self._prompts.write(row.example, origin)
         count.cut += any(outcome.cut for outcome in results.values())
-        for phase, reason in failed.items():
-            self._reject(row.raw, origin, reason, phase, fault=reason != too_long(self._data.max_length))
+        for phase, outcome in failed.items():
+            self._reject(row.raw, origin, outcome.reason, phase, fault=outcome.fault)
 
     # --- rows that are not used -----------------------------------------------------------------------------
 

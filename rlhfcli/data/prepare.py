@@ -28,7 +28,7 @@ from rlhfcli.data.overlap import PROMPTS
 from rlhfcli.data.sources import Stream, code_identity, file_identity, open_source
 from rlhfcli.data.split import PARTS
 from rlhfcli.data.store import REJECTED, Prepared, file_name
-from rlhfcli.data.template import ignored_by
+from rlhfcli.data.template import ignored_by, writes_date
 from rlhfcli.errors import DataError, OutputError, why_not_written
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import leftovers
@@ -131,7 +131,8 @@ def _write(
 ) -> None:
     """Write all files of a store into an empty folder."""
     fingerprint, streams = inputs
-    encoder = Encoder(tokenizer, recipe.data.max_length, recipe.data.truncation)
+    data = recipe.data
+    encoder = Encoder(tokenizer, data.max_length, data.truncation, last_only=_last_only(recipe))
     intake = _take(recipe.data, streams, encoder, folder, sink)
     share = missing_share(intake.statistics)
     if share is not None:  # too few conversations: the share of one of them is less than a whole one
@@ -151,6 +152,7 @@ def _write(
         "raised_validation": share,
         "template": tokenizer.chat_template,
         "ignored": ignored,
+        "date": writes_date(tokenizer),
         "sources": [count.as_json() for count in intake.counts],
         "tokens": _statistics(recipe, intake),
     }
@@ -173,12 +175,18 @@ def _statistics(recipe: Recipe, intake: Intake) -> dict[str, Any]:
     }
 
 
+def _last_only(recipe: Recipe) -> bool:
+    """Whether SFT learns one answer of each dialogue; the other choices are made where the loss is computed."""
+    return recipe.sft.loss_on == "last"
+
+
 def _fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, streams: list[list[Stream]]) -> str:
     """A hash of everything that the store is made of."""
     inputs = {
         "code": code_identity("rlhfcli.data"),
         "data": recipe.data.model_dump(),
         "seed": recipe.seed,
+        "last_only": _last_only(recipe),
         "template": tokenizer.chat_template,
         "tokenizer": _tokenizer_identity(tokenizer),
         "contents": [[(stream.name, stream.identity) for stream in found] for found in streams],
@@ -198,6 +206,7 @@ def _quick(recipe: Recipe, streams: list[list[Stream]]) -> str | None:
         "code": code_identity("rlhfcli.data"),
         "data": recipe.data.model_dump(),
         "seed": recipe.seed,
+        "last_only": _last_only(recipe),
         "template": file_identity(template) if template.is_file() else "",
         "tokenizer": [(file.name, file_identity(file)) for file in files],
         "packages": [metadata.version(package) for package in ("transformers", "tokenizers")],

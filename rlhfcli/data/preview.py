@@ -163,7 +163,7 @@ class Previewer:
     def _skeleton(self, roles: tuple[Role, ...]) -> list[str]:
         """The pieces of a dialogue of marks; none where the template refuses these roles."""
         try:
-            return self._segmenter.split([Turn(role, _MARK) for role in roles])
+            return self._segmenter.split([Turn(role, _MARK) for role in roles])[-1].pieces
         except RowProblem:
             return []
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 # that token.
 HUMAN_ASSISTANT = r"""{%- for message in messages -%}
 {%- if not loop.first -%}{{ '\n\n' }}{%- endif -%}
-{%- set content = message['content'] | trim -%}
+{%- set text = message['content'].rstrip().lstrip('\n') -%}
+{%- set indented = text[:4] == '    ' or text[:1] == '\t' or (text[:2] == '  ' and '\n' in text) -%}
+{%- set content = text if indented else text | trim -%}
 {%- if message['role'] == 'system' -%}{{ content }}
 {%- elif message['role'] == 'user' -%}{{ 'Human: ' + content }}
 {%- elif message['role'] == 'assistant' -%}{{ 'Assistant: ' + content + eos_token }}
@@ -34,11 +38,19 @@ HUMAN_ASSISTANT = r"""{%- for message in messages -%}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '\n\nAssistant:' }}{%- endif -%}"""
-"""DeepSpeed-Chat's words, with an end token behind every answer."""
+"""DeepSpeed-Chat's words, with an end token behind every answer. White space around a text goes, but for an indentation
+of its first line: code begins with one."""
 
 HUMAN_ASSISTANT_WITH_BOS = "{{- bos_token -}}\n" + HUMAN_ASSISTANT
 """The same for tokenizers that put BOS in front of every text."""
 
+THE_DAY = datetime(2024, 7, 26)
+"""What templates take for today: the same rows make the same tokens on every day, and chat is what training was."""
+
+THOUGHT_BEGINS = re.compile(r"<(\w+)>\s*$")
+"""A generation prompt that ends so lets the answer begin with a thought."""
+
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _TRANSFORMERS_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # not Jinja's own
 
 
@@ -88,9 +100,10 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation
     """
     messages = [message_of(turn) for turn in turns]
     given = json.loads(tools) if tools else None
+    template = dated(tokenizer.chat_template) if writes_date(tokenizer) else None
     try:
         text = tokenizer.apply_chat_template(
-            messages, tools=given, tokenize=False, add_generation_prompt=generation_prompt
+            messages, given, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt
         )
     except jinja2.TemplateError:
         raise
@@ -119,6 +132,8 @@ def ignored_by(tokenizer: PreTrainedTokenizerBase) -> list[str]:
             continue
         if mark not in text and json.dumps(mark)[1:-1] not in text:
             found.append(name)
+    if "reasoning" in found and THOUGHT_BEGINS.search(render(tokenizer, turns[:1], True)):
+        found.remove("reasoning")  # it follows the thought that the generation prompt begins
     return found
 
 
@@ -139,6 +154,24 @@ def check_speaks(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
         raise DataError(f"the chat template fails: {error}", where=model, hint=hint) from None
     if said not in text:
         raise DataError("the chat template leaves out what the user says", where=model, hint=hint)
+
+
+def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template asks for the day of today."""
+    return isinstance(tokenizer.chat_template, str) and "strftime_now" in tokenizer.chat_template
+
+
+@cache
+def dated(template: str) -> str:
+    """A chat template with ``THE_DAY`` where it writes the day of today."""
+    return _TODAY.sub(lambda found: json.dumps(THE_DAY.strftime(found[2]), ensure_ascii=False), template)
+
+
+def trimmed(content: str) -> str:
+    """A text as ``human_assistant`` writes it."""
+    text = content.rstrip().lstrip("\n")
+    indented = text.startswith(("    ", "\t")) or (text.startswith("  ") and "\n" in text)
+    return text if indented else text.strip()
 
 
 def message_of(turn: Turn) -> dict[str, str]:

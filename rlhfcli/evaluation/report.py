@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhfcli.words import counted, percent
 
+_MEASURED = {"assistant": "the assistant's tokens", "last": "the tokens of each dialogue's last answer"}
 _LONGEST_SAMPLE = 200  # characters of a sample that a table shows; the JSON has all
 
 
@@ -59,7 +60,7 @@ def language_rows(result: Mapping[str, Any]) -> list[Table]:
         figures.append(("  right in the first line", percent(known["macro"]), percent(said["macro"])))
     if result["stops"] is not None:
         figures.append(("answers that end by themselves", percent(result["base_stops"]), percent(result["stops"])))
-    which = "the assistant's tokens" if result.get("loss_on") == "assistant" else "all tokens"
+    which = _MEASURED.get(str(result.get("loss_on")), "all tokens")
     tables = [Table("Language model", compared, tuple(figures), f"Over {result['tokens']:,} tokens: {which}.")]
     if after:
         skills = [

@@ -152,8 +152,10 @@ class Sft(Phase):
     """Phase 1: supervised fine-tuning."""
 
     learning_rate: float = Field(2e-5, gt=0, description="AdamW's, at its highest; LoRA wants about ten times more")
-    loss_on: Literal["assistant", "all"] = Field(
-        "assistant", description="train on the assistant's turns, or on every token as DeepSpeed-Chat does"
+    loss_on: Literal["assistant", "last", "all"] = Field(
+        "assistant",
+        description="train on the assistant's turns, on the last one of each dialogue, or on every token as "
+        "DeepSpeed-Chat does",
     )
 
 

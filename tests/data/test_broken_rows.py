@@ -39,7 +39,6 @@ ROWS = {  # one line of a file of pairs → why it is not used
     "digits": ('{"prompt": "a", "chosen": "a", "rejected": "b", "x": ' + "9" * 5000 + "}", "too many digits"),
     "depth": ('{"prompt": "a", "chosen": "a", "rejected": "b", "x": ' + "[" * 100_000, "nested too deeply"),
     "a key twice": ('{"prompt": "a", "chosen": "a", "rejected": "b", "chosen": "c"}', "the key chosen stands twice"),
-    "special token": (pair(1, chosen="a </s> b"), "holds the special token </s>"),
     "unknown role": (pair(1, prompt=[{"role": "narrator", "content": "x"}]), "has the unknown role 'narrator'"),
     "no role": (pair(1, prompt=[{"content": "x"}]), "does not say who speaks"),
     "no turns": (pair(1, prompt=[]), "has no turns"),

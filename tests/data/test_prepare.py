@@ -74,20 +74,16 @@ def test_every_row_is_counted_by_what_became_of_it(tokenizer, make_recipe, write
     ]  # fmt: skip
     prepared = prepare(make_recipe(write_lines(rows), max_length=64), tokenizer, tmp_path / "data", Silent())
     (source,) = add_up(prepared)
-    assert source["read"] == 68 and source["kept"] == 63 and source["cut"] == 2
+    assert source["read"] == 68 and source["kept"] == 64 and source["cut"] == 2
     assert source["dropped"] == {
         "chosen and rejected are the same text": 1, "chosen is null, not text": 1, "duplicate": 1,
-        "a turn (user) holds the special token </s>": 1, "the row is not an object with columns": 1,
+        "the row is not an object with columns": 1,
     }  # fmt: skip
-    special = {"a turn (user) holds the special token </s>": 1}
-    assert source["reward"]["dropped"] == {"chosen and rejected are the same after cutting": 1, **special}
-    assert source["sft"]["dropped"] == {
-        "duplicate": 1,
-        **special,
-    }  # another rejected answer, the same chosen one
-    assert source["sft"]["train"] + source["sft"]["validation"] == 62
+    assert source["reward"]["dropped"] == {"chosen and rejected are the same after cutting": 1}
+    assert source["sft"]["dropped"] == {"duplicate": 1}  # another rejected answer, the same chosen one
+    assert source["sft"]["train"] + source["sft"]["validation"] == 63
     rejected = [json.loads(line) for line in (tmp_path / "data" / REJECTED).read_text().splitlines()]
-    assert len(rejected) == 6
+    assert len(rejected) == 5
     named = {line["row"]: line["reason"] for line in rejected}
     assert named["line 63"] == "chosen is null, not text" and "after cutting" in named["line 64"]
     assert all(line["file"].endswith("rows.jsonl") and len(line["start"]) <= 200 for line in rejected)

@@ -1,0 +1,199 @@
+"""Tokenised dialogues and preferences become examples that are not longer than ``max_length``.
+
+The three policies for what is longer:
+
+* ``drop_oldest_turns``: the answer stays whole. The oldest exchanges go first, at turn borders; a system turn
+  stays. If the last exchange alone is too long, the user's text loses its beginning; only an answer that does
+  not even fit alone loses its end. All answers to one prompt get the same prompt and the same room.
+* ``keep_start``: everything behind ``max_length`` is cut off.
+* ``drop``: such rows are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, TypeVar
+
+from rlhfcli.data.dialogue import Preference, Turn, is_plain
+from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.segments import Segmenter, Segments
+from rlhfcli.data.shorten import Shortener
+from rlhfcli.data.turns import RowProblem
+
+Policy = Literal["drop_oldest_turns", "keep_start", "drop"]
+Example = TypeVar("Example")
+Ids = list[int]
+SAME_ANSWERS = "chosen and rejected are the same"
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Example]):
+    """What became of a row.
+
+    Args:
+        example: Its tokens; ``None`` where it cannot be used. Of a dialogue it ends with the last answer.
+        cut: Something was left out of it.
+        reason: Why it cannot be used; empty where it can.
+        merged: Comparisons of a ranking that are left out, since cutting made their answers the same.
+        earlier: Examples of a dialogue's earlier answers, where the template does not append them to one another.
+        fault: Whether the row is to blame for the reason; else the recipe does not want it.
+    """
+
+    example: Example | None
+    cut: bool = False
+    reason: str = ""
+    merged: int = 0
+    earlier: tuple[Example, ...] = ()
+    fault: bool = True
+
+
+def too_long(max_length: int) -> str:
+    """Why the policy ``drop`` left a row out."""
+    return f"longer than {max_length} tokens"
+
+
+class Fitter:
+    """Puts tokenised pieces together, and makes them fit.
+
+    Args:
+        segmenter: Writes what was shortened.
+        max_length: Tokens that an example may have.
+        policy: What to do with longer ones.
+    """
+
+    def __init__(self, segmenter: Segmenter, max_length: int, policy: Policy) -> None:
+        self._segmenter = segmenter
+        self._shortener = Shortener(segmenter, max_length)
+        self._max_length = max_length
+        self._policy = policy
+
+    def prompt(self, turns: Sequence[Turn], tools: str = "") -> Ids:
+        """The tokens of a conversation so far; without its oldest turns where they do not fit.
+
+        Raises:
+            RowProblem: The template refuses these turns.
+        """
+        ids = joined(self._segmenter.prompt_ids(self.fit(turns, tools), tools))
+        return ids[-self._max_length :]
+
+    def fit(self, turns: Sequence[Turn], tools: str = "") -> Sequence[Turn]:
+        """The turns that ``prompt`` writes: all, or without the oldest ones if they do not fit.
+
+        Raises:
+            RowProblem: The template refuses these turns.
+        """
+        if len(joined(self._segmenter.prompt_ids(turns, tools))) <= self._max_length:
+            return turns
+        return self._shortener.shorten(turns, self._max_length, tools)
+
+    def dialogues(
+        self, examples: Sequence[Segments], parts: Sequence[list[Ids]], tools: str
+    ) -> Outcome[EncodedDialogue]:
+        """Put the examples of one dialogue together.
+
+        Args:
+            examples: In order, the last one with the last answer.
+            parts: The tokens of the pieces of each.
+            tools: What the assistant may call.
+
+        Raises:
+            RowProblem: The template refuses what is left of one.
+        """
+        found = [self._dialogue(example, ids, tools) for example, ids in zip(examples, parts, strict=True)]
+        last = found[-1]
+        if last.example is None:
+            return last
+        earlier = tuple(outcome.example for outcome in found[:-1] if outcome.example is not None)
+        return replace(last, earlier=earlier, cut=any(outcome.cut or outcome.example is None for outcome in found))
+
+    def _dialogue(self, segments: Segments, parts: list[Ids], tools: str) -> Outcome[EncodedDialogue]:
+        if sum(map(len, parts)) <= self._max_length:
+            return Outcome(_with_spans(parts, segments.learnt))
+        if self._policy == "drop":
+            return Outcome(None, reason=too_long(self._max_length), fault=False)
+        turns = segments.turns
+        if self._policy == "drop_oldest_turns" and not is_plain(turns):
+            prompt = self._shortener.shorten(turns[:-1], self._max_length - len(parts[-1]), tools)
+            segments = self._segmenter.split([*prompt, turns[-1]], tools)[-1]
+            parts = self._segmenter.tokenise(segments.pieces)
+        example = _with_spans(parts, segments.learnt, self._max_length)
+        if not example.spans:
+            return Outcome(None, reason=f"nothing of the answer is left within {self._max_length} tokens")
+        return Outcome(example, cut=True)
+
+    def preference(self, preference: Preference, parts: list[Ids]) -> Outcome[EncodedPreference]:
+        """Put the pieces of a preference together; make all branches fit, with the same prompt.
+
+        Args:
+            preference: What they were made of.
+            parts: The tokens of the prompt's pieces, and of each answer.
+
+        Raises:
+            RowProblem: The template refuses what is left of it.
+        """
+        count = len(preference.answers)
+        given, answers = parts[:-count], parts[-count:]
+        longest = max(map(len, answers))
+        cut = sum(map(len, given)) + longest > self._max_length
+        if cut and self._policy == "drop":
+            return Outcome(None, reason=too_long(self._max_length), fault=False)
+        if cut and self._policy == "drop_oldest_turns":
+            room = self._max_length - longest
+            prompt = self._shortener.shorten(preference.prompt, room, preference.tools)
+            shorter = replace(preference, prompt=tuple(prompt))
+            parts = self._segmenter.tokenise(branches(self._segmenter, shorter)[1])
+            given, answers = parts[:-count], parts[-count:]
+        ids = joined(given)
+        room = self._max_length - len(ids)
+        if room <= 0:
+            return Outcome(None, reason=f"the prompt alone fills {self._max_length} tokens")
+        answers = [answer[:room] for answer in answers]
+        margins = preference.margins or (0.0,) * len(preference.order)
+        pairs = zip(preference.order, margins, strict=True)
+        kept = [(pair, margin) for pair, margin in pairs if answers[pair[0]] != answers[pair[1]]]
+        if not kept:
+            return Outcome(None, reason=f"{SAME_ANSWERS}{' after cutting' if cut else ''}")
+        order, weights = [pair for pair, _ in kept], [margin for _, margin in kept]
+        example = EncodedPreference(ids, answers, order, weights, preference.kind or "")
+        return Outcome(example, cut, merged=len(preference.order) - len(kept))
+
+
+def branches(segmenter: Segmenter, preference: Preference) -> tuple[list[Segments], list[str]]:
+    """Split a preference into pieces of text.
+
+    Args:
+        segmenter: Has the template.
+        preference: Any.
+
+    Returns:
+        The examples of the dialogue that ends with the best answer; and the pieces of the last one of them, with a
+        piece for each other answer behind.
+
+    Raises:
+        RowProblem: The template refuses it.
+    """
+    best = segmenter.split([*preference.prompt, Turn("assistant", preference.answers[0])], preference.tools)
+    pieces = list(best[-1].pieces)
+    for answer in preference.answers[1:]:
+        other = segmenter.split([*preference.prompt, Turn("assistant", answer)], preference.tools)[-1].pieces
+        if "".join(other[:-1]) != "".join(best[-1].pieces[:-1]):
+            raise RowProblem("the chat template writes the prompt otherwise for another answer")
+        pieces.append(other[-1])
+    return best, pieces
+
+
+def joined(parts: Sequence[Ids]) -> Ids:
+    """Pieces as one sequence."""
+    return [token for part in parts for token in part]
+
+
+def _with_spans(parts: Sequence[Ids], learnt: Sequence[bool], limit: int | None = None) -> EncodedDialogue:
+    """Join pieces; every second one is an answer. Nothing behind ``limit`` is kept."""
+    spans: list[tuple[int, int]] = []
+    position = 0
+    for k, part in enumerate(parts):
+        if k % 2 and learnt[k // 2] and (limit is None or position < limit):
+            spans.append((position, min(position + len(part), limit or position + len(part))))
+        position += len(part)
+    return EncodedDialogue(joined(parts)[:limit], spans)

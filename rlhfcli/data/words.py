@@ -1,0 +1,242 @@
+"""The words of a chat template around the turns of a dialogue, learnt from the template itself.
+
+A dialogue of the same roles, whose contents are marks, is written once; what stands between the marks are the
+template's words. Where an answer begins in them is asked of the template too: it writes the turns before the answer,
+with its generation prompt. That is done once for answers that stand between the same words behind the same speakers, so
+the time grows with the length of a dialogue, not faster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from rlhfcli.data.dialogue import Role, Turn
+from rlhfcli.data.template import render
+from rlhfcli.data.tokens import PieceTokenizer
+from rlhfcli.data.turns import RowProblem
+from rlhfcli.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Roles = tuple[Role, ...]
+EXCHANGE: Roles = ("user", "assistant")
+_CONTEXT = 3  # speakers that decide how a template goes on
+_KEPT = 20_000  # sequences of roles, and borders, that are remembered
+
+
+@dataclass(frozen=True)
+class Words:
+    """The template's words around one turn.
+
+    Args:
+        before: Given text in front of it; for an assistant's turn it ends where generation begins.
+        lead: What an answer begins with before its content, a space or an empty thought; empty for other turns.
+        close: Behind an answer, up to and with its last end token; empty for other turns.
+        keeps: Whether white space at the beginning and at the end of the content stays.
+    """
+
+    before: str
+    lead: str
+    close: str
+    keeps: tuple[bool, bool]
+
+    def said(self, content: str) -> str:
+        """The content as the template writes it."""
+        content = content if self.keeps[0] else content.lstrip()
+        return content if self.keeps[1] else content.rstrip()
+
+
+class TemplateWords:
+    """Learns the words of a tokenizer's chat template, and remembers them.
+
+    Args:
+        tokenizer: With a chat template, which must not change while this is in use.
+        pieces: Knows the special tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: PieceTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._pieces = pieces
+        names = sorted(map(re.escape, pieces.added), key=len, reverse=True)
+        self._ends = re.compile(rf"\s*((?:{'|'.join(names) or '(?!)'})+)")
+        self._one = re.compile("|".join(names) or r"(?!)")
+        self._known: dict[tuple[Roles, str], list[Words] | None] = {}
+        self._borders: dict[tuple[str, ...], tuple[str, str] | None] = {}
+        self._closings: dict[tuple[Roles, str], tuple[str, str]] = {}
+
+    def of(self, roles: Roles, tools: str = "") -> list[Words] | None:
+        """The words around each turn.
+
+        Args:
+            roles: Who speaks.
+            tools: What the assistant may call.
+
+        Returns:
+            ``None`` where the template does not append: a turn is written otherwise once another one follows it, or
+            an answer does not follow the generation prompt.
+
+        Raises:
+            RowProblem: The template refuses these roles, or leaves a turn out.
+            DataError: The template writes no end token at all.
+        """
+        key = (roles, tools)
+        if key not in self._known:
+            _make_room(self._known)
+            self._known[key] = self._learn(roles, tools)
+        return self._known[key]
+
+    def closing(self, roles: Roles, tools: str = "") -> tuple[str, str]:
+        """What stands behind the answer that ends a dialogue.
+
+        Args:
+            roles: The last one is the assistant's.
+            tools: What the assistant may call.
+
+        Returns:
+            The words up to and with the last end token, and all words.
+
+        Raises:
+            RowProblem: The template refuses these roles, or leaves the answer out.
+            DataError: The template writes no end token at all.
+        """
+        key = (roles, tools)
+        if key not in self._closings:
+            _make_room(self._closings)
+            tail = self._behind(roles, roles, tools)
+            try:
+                following = self._behind(roles, (*roles, "user"), tools)
+            except RowProblem:  # two users in a row, say
+                following = ""
+            self._closings[key] = self._closing(tail, following), tail
+        return self._closings[key]
+
+    def render(self, turns: Sequence[Turn], tools: str = "", *, generation_prompt: bool = False) -> str:
+        """Write turns.
+
+        Raises:
+            RowProblem: The template refuses them.
+        """
+        try:
+            return render(self._tokenizer, turns, generation_prompt, tools)
+        except TemplateError as error:
+            raise RowProblem(f"the chat template refuses this dialogue: {error}") from None
+
+    # --- learning -------------------------------------------------------------------------------------------
+
+    def _learn(self, roles: Roles, tools: str) -> list[Words] | None:
+        gaps = self._gaps(roles, tools)
+        if gaps is None:
+            return None
+        keeps = self._keeps(roles, tools, gaps)
+        words: list[Words] = []
+        rest = gaps[0]
+        for k, role in enumerate(roles):
+            before, lead, close = rest, "", ""
+            rest = gaps[k + 1]
+            if role == "assistant":
+                key = (*roles[max(0, k - _CONTEXT) : k], str(k + 1 == len(roles)), gaps[k], gaps[k + 1], tools)
+                if key not in self._borders:
+                    _make_room(self._borders)
+                    self._borders[key] = self._border(roles, k, gaps, tools)
+                border = self._borders[key]
+                if border is None:
+                    return None
+                lead, close = border
+                before, rest = before[: len(before) - len(lead)], rest[len(close) :]
+            words.append(Words(before, lead, close, keeps[k]))
+        return words
+
+    def _border(self, roles: Roles, k: int, gaps: list[str], tools: str) -> tuple[str, str] | None:
+        """What an answer begins and ends with, if the template appends it as it is generated."""
+        prompt = self._gaps(roles[:k], tools, generation_prompt=True)
+        alone = self._gaps(roles[: k + 1], tools)
+        if prompt is None or alone is None or prompt[:k] != gaps[:k] or alone[: k + 1] != gaps[: k + 1]:
+            return None
+        close = self.closing(roles[: k + 1], tools)[0]
+        if not gaps[k].startswith(prompt[k]) or not gaps[k + 1].startswith(close):
+            return None
+        return gaps[k][len(prompt[k]) :], close
+
+    def _closing(self, tail: str, following: str) -> str:
+        """The text behind an answer, up to and with its end token, of which there may be several.
+
+        Args:
+            tail: What stands behind the last turn.
+            following: The same where the user goes on: what both begin with belongs to the answer.
+        """
+        found = self._ends.match(_alike(tail, following)) or self._ends.match(tail)
+        if found is None:
+            if not self._ends.match(self._behind(EXCHANGE, EXCHANGE, "")):
+                raise DataError(
+                    f"the chat template writes no end token behind the assistant's turn, but {tail[:20]!r}",
+                    where="data.template",
+                    hint="Use data.template: human_assistant, or a .jinja file that writes {{ eos_token }}.",
+                )
+            raise RowProblem(f"the chat template writes no end token behind the answer, but {tail[:20]!r}")
+        ends = self._one.findall(found[1])
+        ids = self._tokenizer(ends[-1], add_special_tokens=False)["input_ids"]
+        if ids != [self._pieces.added[ends[-1]]]:
+            raise DataError(
+                f"the end token {ends[-1]} is not one token but {len(ids)}",
+                where="data.template",
+                hint="Add it to the tokenizer's special tokens.",
+            )
+        self._pieces.add_control(ends)
+        return found[0]
+
+    def last_end(self, close: str) -> str:
+        """The last end token of the words that end an answer."""
+        return str(self._one.findall(close)[-1])
+
+    # --- marks ----------------------------------------------------------------------------------------------
+
+    def _gaps(self, roles: Roles, tools: str, *, generation_prompt: bool = False) -> list[str] | None:
+        """What stands before, between and behind marks; ``None`` where they do not stand in order, each once."""
+        text = self._marked(roles, tools, "", generation_prompt)
+        found = re.findall("\ue000(\\d+)\ue001", text)
+        if found != [str(k) for k in range(len(roles))]:
+            missing = next((k for k in range(len(roles)) if str(k) not in found), None)
+            if missing is None:
+                return None
+            raise RowProblem(f"the chat template leaves out turn {missing + 1} ({roles[missing]})")
+        return re.split("\ue000\\d+\ue001", text)
+
+    def _behind(self, answered: Roles, roles: Roles, tools: str) -> str:
+        """What stands between the last mark of ``answered`` and what follows it in ``roles``."""
+        number = len(answered) - 1
+        _, found, behind = self._marked(roles, tools, "", False).rpartition(f"\ue000{number}\ue001")
+        if not found:
+            raise RowProblem(f"the chat template leaves out turn {number + 1} ({answered[-1]})")
+        return behind.partition("\ue000")[0]
+
+    def _keeps(self, roles: Roles, tools: str, bare: list[str]) -> list[tuple[bool, bool]]:
+        """Which contents keep a space at their beginning and at their end."""
+        text = self._marked(roles, tools, " ", False)
+        padded = re.split("\ue000\\d+\ue001", text)
+        ends = [False] * (len(roles) + 1)  # of the turn before each gap
+        begins = [False] * (len(roles) + 1)  # of the turn behind it
+        for k, (with_spaces, without) in enumerate(zip(padded, bare, strict=True)):
+            ends[k] = k > 0 and with_spaces in (f" {without}", f" {without} ")
+            begins[k] = k < len(roles) and with_spaces == (f" {without} " if ends[k] else f"{without} ")
+        return [(begins[k], ends[k + 1]) for k in range(len(roles))]
+
+    def _marked(self, roles: Roles, tools: str, space: str, generation_prompt: bool) -> str:
+        turns = [Turn(role, f"{space}\ue000{k}\ue001{space}") for k, role in enumerate(roles)]
+        return self.render(turns, tools, generation_prompt=generation_prompt)
+
+
+def _alike(one: str, other: str) -> str:
+    """What two texts begin with."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _make_room(known: dict[Any, Any]) -> None:
+    if len(known) >= _KEPT:
+        known.clear()
