@@ -2,6 +2,7 @@
 
     RlhfError                 exit 1   something the program could not do
     ├── UserError             exit 2   something the user can mend: shown as one panel, no traceback
+    │   ├── UsageError                 a command line that cannot be understood
     │   ├── RecipeError                a recipe, or a --set, that cannot be used: all problems at once
     │   ├── DataError                  a file or a row that cannot be used
     │   ├── ModelError                 a model or tokenizer folder that cannot be used
@@ -64,6 +65,12 @@ class UserError(RlhfError):
     """Something the user can mend; shown as one panel without a traceback."""
 
     exit_code = 2
+
+
+class UsageError(UserError):
+    """A command line that cannot be understood."""
+
+    title = "Usage"
 
 
 class DataError(UserError):

@@ -8,13 +8,12 @@ import signal
 import sys
 import traceback
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from rlhfcli import __version__, console
-from rlhfcli.cli import recipes
+from rlhfcli.cli import recipes, usage
 from rlhfcli.cli.bench import bench
 from rlhfcli.cli.chat import chat
 from rlhfcli.cli.doctor import doctor
@@ -31,16 +30,9 @@ from rlhfcli.words import visible
 _FIVE, _HELPERS = "The five verbs, in their order", "Around them"
 
 
-class _InOrder(TyperGroup):
-    """Lists the verbs as one uses them; typer would put all groups last."""
-
-    def list_commands(self, ctx: Any) -> list[str]:  # typer hides the context's type
-        return ["prepare-data", "sft", "reward", "eval", "chat", "run", "runs", "export", "bench", "recipes", "doctor"]
-
-
 app = typer.Typer(
     name="rlhf",
-    cls=_InOrder,
+    cls=usage.Verbs,
     help="Fine-tune a language model on dialogues, train a reward model on preferences, measure both, chat.",
     epilog="No recipe, no network, no GPU needed to begin: rlhf run · then: rlhf chat",
     no_args_is_help=True,
@@ -50,17 +42,17 @@ app = typer.Typer(
 )
 
 # No file of a verb imports torch before the verb runs.
-app.command("prepare-data", rich_help_panel=_FIVE)(prepare_data)
-app.command("sft", rich_help_panel=_FIVE)(sft)
-app.command("reward", rich_help_panel=_FIVE)(reward)
-app.command("eval", rich_help_panel=_FIVE)(evaluate)
-app.command("chat", rich_help_panel=_FIVE)(chat)
-app.command("run", rich_help_panel=_HELPERS)(run)
-app.command("runs", rich_help_panel=_HELPERS)(runs)
-app.command("export", rich_help_panel=_HELPERS)(export)
-app.command("bench", rich_help_panel=_HELPERS)(bench)
+app.command("prepare-data", cls=usage.Verb, rich_help_panel=_FIVE)(prepare_data)
+app.command("sft", cls=usage.Verb, rich_help_panel=_FIVE)(sft)
+app.command("reward", cls=usage.Verb, rich_help_panel=_FIVE)(reward)
+app.command("eval", cls=usage.Verb, rich_help_panel=_FIVE)(evaluate)
+app.command("chat", cls=usage.Verb, rich_help_panel=_FIVE)(chat)
+app.command("run", cls=usage.Verb, rich_help_panel=_HELPERS)(run)
+app.command("runs", cls=usage.Verb, rich_help_panel=_HELPERS)(runs)
+app.command("export", cls=usage.Verb, rich_help_panel=_HELPERS)(export)
+app.command("bench", cls=usage.Verb, rich_help_panel=_HELPERS)(bench)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_HELPERS)
-app.command("doctor", rich_help_panel=_HELPERS)(doctor)
+app.command("doctor", cls=usage.Verb, rich_help_panel=_HELPERS)(doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -85,7 +77,7 @@ def main() -> None:
     if getattr(sys.stdout, "errors", "") == "strict" and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal and file name knows every sign
     try:
-        app(prog_name="rlhf")
+        sys.exit(_run())
     except Interrupted as end:
         console.message(f"interrupted: {end}")
         sys.exit(end.exit_code)
@@ -100,6 +92,23 @@ def main() -> None:
         if end.code == 130:  # typer turns Ctrl-C into this without a word, and we SIGTERM
             _interrupted()
         raise
+
+
+def _run() -> int:
+    """Run the verb; typer's own errors take the form of all others.
+
+    Returns:
+        Exit code.
+    """
+    try:
+        return int(app(prog_name="rlhf", standalone_mode=False) or 0)
+    except Exception as error:
+        if usage.no_arguments(error):
+            return 2
+        found = usage.usage_error(error)
+        if found is None:
+            raise
+        raise found from None
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

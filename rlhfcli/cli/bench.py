@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from rlhfcli.cli.work import Work
 
 PhaseOption = Annotated[str, typer.Option("--phase", metavar="sft|reward|both", help="Which phase to measure.")]
-StepsOption = Annotated[int, typer.Option("--steps", min=1, help="Training steps that count; two more warm up.")]
+StepsOption = Annotated[
+    int, typer.Option("--steps", metavar="N", min=1, help="Training steps that count; two more warm up.")
+]
 SizeOption = Annotated[
     bool, typer.Option("--find-size", help="Also find the largest micro_batch_tokens that fits into memory.")
 ]

@@ -16,17 +16,25 @@ if TYPE_CHECKING:
     from rlhfcli.recipe.schema import Recipe
 
 
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="FOLDER", help="Talk to this model or adapter folder, not the run's."),
+]
+RewardOption = Annotated[
+    str | None, typer.Option("--reward", metavar="FOLDER", help="Model or adapter folder that scores; or none.")
+]
+PromptOption = Annotated[
+    str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="Answer this one message and exit.")
+]
+
+
 def chat(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Talk to this model or adapter folder, not the run's.")
-    ] = None,
-    reward: Annotated[
-        str | None, typer.Option("--reward", help="Model or adapter folder that scores; or none.")
-    ] = None,
+    model: ModelOption = None,
+    reward: RewardOption = None,
     label: LabelOption = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Answer this one message and exit.")] = None,
+    prompt: PromptOption = None,
     offline: OfflineOption = False,
 ) -> None:
     """Talk to the fine-tuned model over several turns, and see the reward of each reply.

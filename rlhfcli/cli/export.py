@@ -15,7 +15,7 @@ import typer
 
 from rlhfcli import console
 from rlhfcli.cli.common import LabelOption, OfflineOption, OverwriteOption, RecipeOption, SetOption, open_project
-from rlhfcli.errors import OutputError, UserError
+from rlhfcli.errors import OutputError, UsageError
 from rlhfcli.recipe import model_place
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlhfcli.core.cross_check import Report
     from rlhfcli.core.release import Source
 
+_FORMS = "merged, the whole model; adapter, that of LoRA alone; or deepspeed-chat, what DeepSpeed-Chat reads."
 _PHASES = ("sft", "reward")
 _SIZE = re.compile(r"[1-9][0-9]*(?:MB|GB|MiB|GiB)")
 
@@ -43,9 +44,7 @@ def export(
         typer.Argument(metavar="sft|reward|FOLDER", help="A phase of the run, or the folder of a model."),
     ] = None,
     to: Annotated[Path | None, typer.Argument(metavar="TO", help="Where to.", show_default=False)] = None,
-    form: Annotated[
-        Format, typer.Option("--format", help="The whole model; its LoRA adapter; or what DeepSpeed-Chat reads.")
-    ] = Format.merged,
+    form: Annotated[Format, typer.Option("--format", metavar="FORM", help=_FORMS)] = Format.merged,
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest file of weights: 5GB, 500MB.")] = "5GB",
     check: Annotated[
         Path | None,
@@ -71,7 +70,7 @@ def export(
     from rlhfcli import launch
 
     if not _SIZE.fullmatch(shard_size):
-        raise UserError("this is no size", where=f"--shard-size {shard_size}", hint="Write 5GB, 500MB or 2GiB.")
+        raise UsageError("this is no size", where=f"--shard-size {shard_size}", hint="Write 5GB, 500MB or 2GiB.")
     launch.in_this_process(offline=offline)
     if check is not None and source is None:
         _check(check, label)
@@ -85,14 +84,14 @@ def export(
         raise _unclear(source, check)
 
 
-def _unclear(source: str | None, check: Path | None) -> UserError:
+def _unclear(source: str | None, check: Path | None) -> UsageError:
     """What is missing of the arguments, or too much."""
     if source is None or check is not None:
         hint = "rlhf export reward TO writes a folder, rlhf export --check FOLDER checks one."
-        return UserError("say what to export and where to, or which folder to check", hint=hint)
+        return UsageError("say what to export and where to, or which folder to check", hint=hint)
     name = Path(source).name if source not in _PHASES else source
     hint = f"Name a folder that is not there yet: rlhf export {source} exported-{name}"
-    return UserError("TO is missing: where the export goes", where=f"rlhf export {source}", hint=hint)
+    return UsageError("TO is missing: where the export goes", where=f"rlhf export {source}", hint=hint)
 
 
 def _claim(to: Path, *, overwrite: bool) -> None:

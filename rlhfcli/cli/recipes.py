@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rlhfcli import console
+from rlhfcli.cli import usage
 from rlhfcli.cli.common import JsonOption, OverwriteOption, SetOption
 from rlhfcli.errors import OutputError, UserError
 from rlhfcli.recipe import builtin
 
 app = typer.Typer(
+    cls=usage.Group,
     help="List, show, copy and validate recipes.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -22,26 +25,24 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="Name of a built-in recipe; rlhf recipes list has them.")]
 
 
-@app.command("list")
+@app.command("list", cls=usage.Verb)
 def list_recipes(as_json: JsonOption = False) -> None:
     """List the built-in recipes."""
     found = {name: builtin.summary(name) for name in builtin.names()}
     if as_json:
         console.result(json.dumps(found, ensure_ascii=False))
         return
-    width = max(len(name) for name in found)
-    for name, summary in found.items():
-        console.result(f"{name.ljust(width)}   {summary}")
+    _show(found)
     console.next_steps([("rlhf recipes show tiny", "read it"), ("rlhf recipes copy tiny my.yaml", "change it")])
 
 
-@app.command("show")
+@app.command("show", cls=usage.Verb)
 def show_recipe(name: Name) -> None:
     """Print a built-in recipe with its comments."""
     console.result(_text(name).rstrip("\n"))
 
 
-@app.command("copy")
+@app.command("copy", cls=usage.Verb)
 def copy_recipe(
     name: Name,
     file: Annotated[Path | None, typer.Argument(help="Where to; left out: NAME.yaml here.", show_default=False)] = None,
@@ -64,7 +65,7 @@ def copy_recipe(
     )
 
 
-@app.command("validate")
+@app.command("validate", cls=usage.Verb)
 def validate_recipe(
     file: Annotated[str, typer.Argument(help="Recipe file, folder of a run, or built-in name.")],
     changes: SetOption = None,
@@ -79,6 +80,23 @@ def validate_recipe(
     for note in loaded.notes:
         console.message(note, style="yellow")
     console.message(f"{loaded.name}: this recipe is valid")
+
+
+def _show(found: Mapping[str, str]) -> None:
+    """Names with what they are for; wrapped between words where there is a terminal."""
+    if console.results.is_terminal:
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 3))
+        grid.add_column(no_wrap=True)
+        for name, summary in found.items():
+            grid.add_row(Text(name), Text(summary))
+        console.result(grid)
+        return
+    width = max(len(name) for name in found)
+    for name, summary in found.items():
+        console.result(f"{name.ljust(width)}   {summary}")
 
 
 def _text(name: str) -> str:

@@ -1,6 +1,9 @@
 """The command as a user types it: what is on stdout, what on stderr, how it ends."""
 
+import io
+import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rlhfcli import cli
+from rlhfcli import cli, console
 from rlhfcli.errors import RlhfError, TrainingError, UserError
+from rlhfcli.recipe import builtin
 
 ROOT = Path(__file__).parents[2]
 runner = CliRunner()
@@ -53,10 +57,58 @@ def test_version(call):
     assert call("--version") == (0, "rlhf 0.1.0\n", "")
 
 
-def test_an_unknown_verb_ends_with_2(call):
-    code, _, err = call("trian")
-    assert code == 2
-    assert "trian" in err
+MISTYPED = [  # what is typed → what is said
+    (["trian"], "usage error: rlhf: there is no command trian\nDid you mean rlhf sft?\n"),
+    (["train"], "usage error: rlhf: there is no command train\nDid you mean rlhf sft?\n"),
+    (["evaluate"], "usage error: rlhf: there is no command evaluate\nDid you mean rlhf eval?\n"),
+    (["prepare_data"], "usage error: rlhf: there is no command prepare_data\nDid you mean rlhf prepare-data?\n"),
+    (["chta"], "usage error: rlhf: there is no command chta\nDid you mean rlhf chat?\n"),
+    (["merge"], "usage error: rlhf: there is no command merge\nDid you mean rlhf export?\n"),
+    (["serve"], "usage error: rlhf: there is no command serve\nrlhf serves no models. rlhf chat talks to one; "),
+    (["qqqq"], "usage error: rlhf: there is no command qqqq\nThere is prepare-data, sft, reward, eval, chat, run, "),
+    (["sft", "--recipes", "x"], "usage error: rlhf sft: no such option: --recipes"),
+    (["sft", "--ranks", "x"], "usage error: rlhf sft: invalid value for --ranks: "),
+    (["recipes", "lst"], "usage error: rlhf recipes: no such command lst. Did you mean list?\n"),
+    (["recipes", "show"], "usage error: rlhf recipes show: missing argument "),
+    (["export", "sft"], "usage error: rlhf export sft: TO is missing: where the export goes\nName a folder that is "),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTYPED, ids=[" ".join(arguments) for arguments, _ in MISTYPED])
+def test_a_wrong_word_ends_with_2_and_says_what_may_be_meant(call, arguments, said):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(said)
+    assert "╭" not in err  # no box in a pipe
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["help", "sft"], ["version"]])
+def test_what_everybody_tries_works(call, arguments):
+    code, out, err = call(*arguments)
+    assert (code, err) == (0, "")
+    assert {"help": "Around them", "sft": "--max-time", "version": "rlhf 0.1.0"}[arguments[-1]] in out
+
+
+@pytest.mark.parametrize("width", ["60", "80", "100", "120"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_wrapped_where_the_terminal_ends(call, monkeypatch, verb, width):
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("TERMINAL_WIDTH", width)
+    _, out, _ = call(verb, "--help")
+    assert not re.search(r"<(bool|str|int|path|file)\b", out)
+    prose = out.partition("╭")[0].splitlines()[3:]
+    for line, after in itertools.pairwise(prose):
+        if line.strip() and after.strip():
+            first = after.split()[0]
+            assert len(line.rstrip()) + 1 + len(first) > int(width) - 2, f"{line!r} had room for {first!r}"
+
+
+def test_recipes_are_wrapped_between_words_on_a_terminal(call, monkeypatch):
+    narrow = console.Screen(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    monkeypatch.setattr(console, "results", narrow)
+    assert call("recipes", "list")[0] == 0
+    words = {word for name in builtin.names() for word in f"{name} {builtin.summary(name)}".split()}
+    assert set(narrow.file.getvalue().split()) == words
 
 
 def test_python_m():
