@@ -1,6 +1,8 @@
 """What the wheel holds is written down in pyproject.toml; this keeps the list complete."""
 
+import ast
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -13,3 +15,20 @@ def test_every_package_is_listed():
     folders = {file.parent.relative_to(ROOT) for file in (ROOT / "rlhfcli").rglob("*.py")}
     expected = {".".join(folder.parts) for folder in folders} | {"rlhfcli.recipes"}
     assert set(re.findall(r'"(.+?)"', listed[1])) == expected
+
+
+DISTRIBUTIONS = {"yaml": "pyyaml"}  # where a module is not called as what brings it
+
+
+def test_every_library_that_is_imported_is_declared():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    declared = {name.lower() for name in re.findall(r'^\s*"?(?:\w+ = \[)?"([A-Za-z0-9-]+)[>=<]', text, re.M)}
+    assert {"torch", "wandb"} <= declared
+    for file in (ROOT / "rlhfcli").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module or ""]
+            for module in (each.split(".")[0] for each in modules):
+                known = module in sys.stdlib_module_names or module == "rlhfcli"
+                assert known or DISTRIBUTIONS.get(module, module) in declared, f"{file}:{node.lineno}: {module}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
+from rlhfcli.errors import OutputError
 
 if TYPE_CHECKING:
     from rlhfcli.recipe.loader import Loaded
@@ -77,3 +78,28 @@ def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = ""
     for note in (*loaded.notes, *trust.notes(loaded.recipe)):
         console.message(note, style="yellow")
     return loaded
+
+
+def write_file(file: Path, text: str) -> None:
+    """Write a file that a user has named: as a whole, or what was there stays.
+
+    Args:
+        file: Where it goes; a link is followed.
+        text: Its content.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    from rlhfcli.recipe.leftovers import beside
+
+    place = file.resolve() if file.is_symlink() else file
+    partial = place if place.exists() and not place.is_file() else beside(place)  # /dev/stdout is written as it is
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        if partial != place:
+            partial.replace(place)
+    except OSError as error:
+        if partial != place:
+            partial.unlink(missing_ok=True)
+        what = f"the file cannot be written: {(error.strerror or str(error)).lower()}"
+        raise OutputError(what, where=str(file)) from None

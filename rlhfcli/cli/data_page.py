@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from rlhfcli.cli import data_view, preview_view
+from rlhfcli.cli.common import write_file
 from rlhfcli.data.preview import PreviewDialogue
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.schema import Recipe
@@ -69,7 +70,7 @@ article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1r
 {%- endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}<tr>{% for cell in row -%}
-<td{% if table.columns[loop.index0].number %} class="number"{% endif %}>{{ cell | visible }}</td>
+<td{% if table.columns[loop.index0].number %} class="number"{% endif %}>{{ cell }}</td>
 {%- endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% if table.note %}<p class="soft">{{ table.note }}</p>{% endif %}
@@ -86,16 +87,16 @@ article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1r
 <span class="fork">▸</span> where the answers part</p>
 {% macro pieces(found) %}<div class="text">{% for piece in found -%}
 <span class="{{ 'trained' if piece.trained }} {{ 'template' if piece.template and not piece.trained }}">
-{{- piece.text | visible }}</span>
+{{- piece.text }}</span>
 {%- endfor %}</div>{% endmacro %}
 {% for each in shown %}<article>
-<p class="soft">{{ each.title | visible }}</p>
+<p class="soft">{{ each.title }}</p>
 {% if each.example is dialogue %}{{ pieces(each.example.pieces) }}
 {% else %}{{ pieces(each.example.prompt) }}
-{% if each.example | comparisons %}<p class="soft">{{ each.example | comparisons | visible }}</p>{% endif %}
+{% if each.example | comparisons %}<p class="soft">{{ each.example | comparisons }}</p>{% endif %}
 <div class="answers">{% for answer in each.example.answers -%}
 <div><h3>{{ (each.example | names)[loop.index0] }}</h3><div class="text"><span class="template">
-{{- each.example.shared | visible }}</span><span class="fork">▸</span>{{ answer | visible }}</div></div>
+{{- each.example.shared }}</span><span class="fork">▸</span>{{ answer }}</div></div>
 {%- endfor %}</div>{% endif %}
 </article>
 {% endfor %}</body>
@@ -120,9 +121,13 @@ def check(file: Path, *, overwrite: bool) -> None:
         raise OutputError("the folder is not there", where=str(file), hint=f"Make it: mkdir -p {file.parent}")
     if not file.exists() or overwrite:
         return
-    with file.open(encoding="utf-8", errors="replace") as old:
-        if _MARK not in old.read(200):
-            raise OutputError("this file exists", where=str(file), hint="Choose another name, or add --overwrite.")
+    try:
+        with file.open(encoding="utf-8", errors="replace") as old:
+            ours = _MARK in old.read(200)
+    except OSError:
+        ours = False
+    if not ours:
+        raise OutputError("this file exists", where=str(file), hint="Choose another name, or add --overwrite.")
 
 
 def write(file: Path, recipe: Recipe, manifest: Mapping[str, Any], shown: Sequence[preview_view.Shown]) -> None:
@@ -137,12 +142,12 @@ def write(file: Path, recipe: Recipe, manifest: Mapping[str, Any], shown: Sequen
     Raises:
         OutputError: The file cannot be written.
     """
-    text = page(recipe, manifest, shown)
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        what = f"the file cannot be written: {(error.strerror or str(error)).lower()}"
-        raise OutputError(what, where=str(file)) from None
+    write_file(file, page(recipe, manifest, shown))
+
+
+def _harmless(value: Any) -> Any:
+    """What the page shows of anything: signs for control characters. Markup is the page's own."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def page(recipe: Recipe, manifest: Mapping[str, Any], shown: Sequence[preview_view.Shown]) -> str:
@@ -156,8 +161,8 @@ def page(recipe: Recipe, manifest: Mapping[str, Any], shown: Sequence[preview_vi
     Returns:
         HTML.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters.update(visible=visible, comparisons=preview_view.comparisons, names=preview_view.answer_names)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_harmless)
+    environment.filters.update(comparisons=preview_view.comparisons, names=preview_view.answer_names)
     environment.tests["dialogue"] = lambda example: isinstance(example, PreviewDialogue)
     return environment.from_string(_PAGE).render(
         name=recipe.output_dir,

@@ -11,7 +11,7 @@ import typer
 
 from rlhfcli import console
 from rlhfcli.cli import usage
-from rlhfcli.cli.common import JsonOption, OverwriteOption, SetOption
+from rlhfcli.cli.common import JsonOption, OverwriteOption, SetOption, write_file
 from rlhfcli.errors import OutputError, UserError
 from rlhfcli.recipe import builtin
 
@@ -54,11 +54,7 @@ def copy_recipe(
         target = target / f"{name}.yaml"
     if target.exists() and not overwrite:
         raise OutputError("this file exists", where=str(target), hint="Choose another name, or add --overwrite.")
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        what = f"the file cannot be written: {(error.strerror or str(error)).lower()}"
-        raise OutputError(what, where=str(target)) from None
+    write_file(target, text)
     console.message(f"wrote {target}")
     console.next_steps(
         [(f"rlhf recipes validate {target}", "after editing"), (f"rlhf run --recipe {target}", "use it")]

@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import re
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +161,30 @@ def test_recipes_copy_replaces_nothing_silently(call):
     assert Path("tiny.yaml").read_text() == "mine"
     assert call("recipes", "copy", "tiny", "--overwrite")[0] == 0
     assert Path("tiny.yaml").read_text() != "mine"
+
+
+@pytest.mark.parametrize("there", [None, "the old one"])
+def test_what_cannot_be_written_whole_leaves_what_was_there(call, tmp_path, there):
+    place = tmp_path / "my.yaml"
+    if there:
+        place.write_text(there)
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))  # a disk with room for ten bytes
+    try:
+        code, _, err = call("recipes", "copy", "tiny", "my.yaml", "--overwrite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (code, err) == (2, "output error: my.yaml: the file cannot be written: file too large\n")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ([there] if there else [])
+
+
+def test_a_link_is_followed(call, tmp_path):
+    (tmp_path / "real.yaml").write_text("old")
+    (tmp_path / "my.yaml").symlink_to("real.yaml")
+    assert call("recipes", "copy", "tiny", "my.yaml", "--overwrite")[0] == 0
+    assert (tmp_path / "my.yaml").is_symlink()
+    assert (tmp_path / "real.yaml").read_text() == (ROOT / "recipes/tiny.yaml").read_text()
 
 
 def test_recipes_copy_into_a_missing_folder(call):

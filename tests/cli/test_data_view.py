@@ -20,6 +20,7 @@ from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.preview import Piece, PreviewDialogue, PreviewPreference
 from rlhfcli.data.statistics import PartStatistics
 from rlhfcli.recipe.schema import Recipe
+from rlhfcli.words import hides
 
 REASON = "the prompt ends with the assistant's turn: there is nothing to answer, so nobody can learn from it"
 SCRIPT = "<script>alert('x')</script>"
@@ -252,7 +253,7 @@ def recipe(**more: Any) -> Recipe:
 
 def test_the_page_shows_rows_as_text_and_needs_nothing_else() -> None:
     overlap = {"eval.pairs": {"rows": 9, "found": 1, "examples": [SCRIPT]}}
-    text = data_page.page(recipe(), manifest(overlap=overlap), [DIALOGUE, PAIR, RANKING])
+    text = data_page.page(recipe(output_dir="runs/\x1b[2J"), manifest(overlap=overlap), [DIALOGUE, PAIR, RANKING])
     page = _Page()
     page.feed(text)
     assert page.open == []
@@ -264,7 +265,7 @@ def test_the_page_shows_rows_as_text_and_needs_nothing_else() -> None:
     assert ASIAN in page.text
     assert REASON in page.text
     assert "1 of the 9 rows of eval.pairs has its prompt in the training data" in page.text
-    assert "\x1b" not in text
+    assert not any(hides(line) for line in text.splitlines())
     assert '<span class="trained ">' in text
     assert "prefers-color-scheme: dark" in text
     assert all(table.title in page.text for table in data_view.tables(manifest()))
