@@ -208,10 +208,10 @@ def project_of(work: Work, going: Going) -> Project:
 
             trackers.check(work.recipe)
     tokenizer = tokenizer_of(work)
-    with work.run.starting(), work.sink.stage("importing the core"):
-        from rlhfcli.core.model import language_config
-        from rlhfcli.core.phases import Project
-
+    with work.run.starting():
+        with work.sink.stage("importing the core"):
+            from rlhfcli.core.model import language_config
+            from rlhfcli.core.phases import Project
         if going.verb != "reward":  # before the data is prepared, which may take long
             section = work.recipe.model
             language_config(section.name, trust_remote_code=section.trust_remote_code)

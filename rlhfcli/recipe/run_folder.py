@@ -47,6 +47,7 @@ class RunFolder:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.path = Path(recipe.output_dir)
+        self._opened = False
         self._made = self._made_parent = False  # by this command, which takes them away if it fails at its start
 
     @property
@@ -104,7 +105,7 @@ class RunFolder:
             resume: Go on with this part where an earlier command was stopped.
 
         Returns:
-            Keys whose values hold a secret, which is not written.
+            Keys whose values hold a secret, which is not written; the first time.
 
         Raises:
             OutputError: The folder is not one of ours, belongs to another recipe, has this part already, or cannot
@@ -128,7 +129,9 @@ class RunFolder:
             self._make()
             self.note({})  # first: it marks the folder as one of ours
             _write(self.path / "recipe.yaml", strict_yaml.write(settings))
-        return list(hidden_keys(settings))
+        hidden = [] if self._opened else list(hidden_keys(settings))
+        self._opened = True
+        return hidden
 
     @contextmanager
     def starting(self) -> Iterator[None]:
