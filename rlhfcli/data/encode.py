@@ -17,7 +17,7 @@ from rlhfcli.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SAME_ANSWERS", "Encoder", "Outcome", "encode_prompt", "end_token", "too_long"]
+__all__ = ["SAME_ANSWERS", "Encoder", "Outcome", "answer_lead", "encode_prompt", "end_token", "too_long"]
 NOTHING_LEARNT = "no answer of this dialogue is to be learnt"
 Both = tuple[Outcome[EncodedDialogue] | None, Outcome[EncodedPreference] | None]
 
@@ -247,6 +247,24 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
         A single id.
 
     Raises:
-        DataError: The template writes no end token.
+        DataError: The template writes no end token, or refuses a question with an answer.
     """
-    return Segmenter(tokenizer).end_token()
+    try:
+        return Segmenter(tokenizer).end_token()
+    except RowProblem as problem:
+        raise DataError(str(problem), where="data.template") from None
+
+
+def answer_lead(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a plain answer begins with behind the generation prompt, such as an empty thought or a channel's name.
+
+    Args:
+        tokenizer: With a chat template.
+
+    Returns:
+        Text with its special tokens; empty where the template refuses a question with an answer.
+    """
+    try:
+        return Segmenter(tokenizer).lead()
+    except (RowProblem, DataError):
+        return ""

@@ -168,7 +168,7 @@ class Spy:
 
 def test_a_very_long_text_is_tokenised_as_it_is_and_in_its_turn_and_then_remembered(tokenizer):
     encoder = Encoder(tokenizer, 64)
-    spy = encoder._segmenter._encode._backend = Spy(tokenizer.backend_tokenizer)
+    spy = encoder._segmenter._pieces._encode._backend = Spy(tokenizer.backend_tokenizer)
     text = "one two three " * 20_000
     example = Preference.pair((Turn("user", text),), "red", "blue", Origin("x", "line 1"))
     ((sft, reward),) = encoder.encode([(example, True, True)])
