@@ -266,6 +266,29 @@ def test_what_is_refused_leaves_everything_as_it_was(copy, rlhf, command, what, 
     assert _contents(copy) == before
 
 
+WRITING = ("sft --overwrite", "reward --overwrite", "prepare-data", "run", "eval", "export sft out")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("run.json", '{"parts": {"sft": {"steps": "x"}}}', "parts.sft.steps: must be a whole number"),
+        ("run.json", '{"updated": "2026', "run.json: is not JSON"),
+        ("recipe.yaml", "seed: [", "recipe.yaml:1"),
+    ],
+)
+def test_an_edited_file_of_a_run_is_one_message_in_every_verb(copy, rlhf, name, text, said):
+    (copy / "runs/tiny" / name).write_text(text)
+    before = _contents(copy)
+    for command in WRITING:
+        done = rlhf(*command.split(), "--recipe", "runs/tiny", folder=copy)
+        assert (done.code, done.out) == (2, ""), command
+        assert said in done.err and "Traceback" not in done.err, command
+    assert _contents(copy) == before
+    done = rlhf("runs", folder=copy)
+    assert done.code == 0 and "tiny" in done.out
+
+
 def test_overwrite_trains_again(copy, rlhf):
     before = (copy / "runs/tiny/sft/final/model.safetensors").read_bytes()
     done = rlhf("sft", "--overwrite", "--set", "sft.max_steps=2", folder=copy)
