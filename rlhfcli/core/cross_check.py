@@ -127,10 +127,12 @@ def in_peft(folder: Path, base: str, ours: Reference) -> Outcome:
         from peft import PeftModel
 
         adapted = PeftModel.from_pretrained(_loaded(base, ours), str(folder)).eval()
-        return _padded(adapted, ours, "right", 1)  # the base may not know our pad token
+        found = _padded(adapted, ours, "right", 1)  # the base may not know our pad token
+        own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+        return torch.cat([found, _of_messages(adapted, folder if own else base, ours)]) if ours.dialogues else found
 
     with _quiet():
-        return _outcome(PEFT, values, ours.values)
+        return _outcome(PEFT, values, ours.with_dialogues)
 
 
 def in_deepspeed_chat(folder: Path, ours: Reference) -> Outcome:
@@ -149,12 +151,13 @@ def in_deepspeed_chat(folder: Path, ours: Reference) -> Outcome:
         read = torch.load(folder / deepspeed_chat.WEIGHTS, map_location="cpu", weights_only=True)
         head = read.pop("v_head.weight")
         body.load_state_dict({name.removeprefix("rwtransformer."): tensor for name, tensor in read.items()})
-        states = [body(torch.tensor([ids])).last_hidden_state[0, -1] for ids in ours.sequences]
+        sequences = [*ours.sequences, *_ids_of_messages(folder, ours)]
+        states = [body(torch.tensor([ids])).last_hidden_state[0, -1] for ids in sequences]
         found: Tensor = torch.stack(states) @ head[0]
         return found
 
     with _quiet():
-        return _outcome("DeepSpeed-Chat: rwtransformer + v_head", values, ours.values)
+        return _outcome("DeepSpeed-Chat: rwtransformer + v_head", values, ours.with_dialogues)
 
 
 def _loaded(folder: Path | str, ours: Reference) -> PreTrainedModel:
@@ -189,14 +192,15 @@ def _in_pipeline(model: PreTrainedModel, folder: Path, ours: Reference) -> Tenso
 
 
 @torch.no_grad()
-def _of_messages(model: PreTrainedModel, folder: Path, ours: Reference) -> Tensor:
+def _of_messages(model: Any, folder: Path | str, ours: Reference) -> Tensor:
     """The scores that a user gets who writes what the model card says."""
+    ids = (torch.tensor([each], device=model.device) for each in _ids_of_messages(folder, ours))
+    return torch.stack([model(each).logits[0, 0].float().cpu() for each in ids])
+
+
+def _ids_of_messages(folder: Path | str, ours: Reference) -> list[list[int]]:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
-    found = []
-    for messages in ours.dialogues:
-        inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
-        found.append(model(**inputs.to(model.device)).logits[0, 0].float().cpu())
-    return torch.stack(found)
+    return [tokenizer.apply_chat_template(each, return_dict=True)["input_ids"] for each in ours.dialogues]
 
 
 @torch.no_grad()

@@ -60,6 +60,11 @@ class Reference:
         return self.values.dim() == 1
 
     @property
+    def with_dialogues(self) -> Tensor:
+        """The values of the sequences, and of the dialogues behind them."""
+        return torch.cat([self.values, self.of_dialogues]) if self.dialogues else self.values
+
+    @property
     def about(self) -> str:
         """What is compared, for people."""
         rest = len(self.sequences) - self.of_data
