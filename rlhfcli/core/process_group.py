@@ -1,19 +1,37 @@
-"""DeepSpeed is imported, and this process joins the others; alone, it is a run of one rank."""
+"""DeepSpeed is imported, and this process joins the others; alone, it is a run of one rank that opens no port.
+
+Ranks find each other through a store. Where this process has to host it, it listens at the address that the ranks are
+given and nowhere else: torch by itself would listen on all interfaces, and let anybody read and write there.
+"""
 
 from __future__ import annotations
 
+import errno
+import ipaddress
 import logging
 import os
 import socket
+import sys
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from rlhfcli.errors import LaunchError, UserError
+
+_TIMEOUT = timedelta(hours=1)  # DeepSpeed's
+_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+
 
 def import_deepspeed() -> Any:
-    """Import DeepSpeed quietly, on a GPU where there is one, else on the CPU, and without its start-up build."""
+    """Import DeepSpeed quietly, on a GPU where there is one, else on the CPU, and without its start-up build.
+
+    Raises:
+        UserError: ``DS_ACCELERATOR`` asks for what torch does not compute on here.
+    """
+    check_accelerator()
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
@@ -28,20 +46,120 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
+def check_accelerator() -> None:
+    """Check that DeepSpeed will compute where torch does.
+
+    Raises:
+        UserError: ``DS_ACCELERATOR`` says otherwise.
+    """
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    asked = os.environ.get("DS_ACCELERATOR", here)
+    if asked != here:
+        why = "torch can use no GPU (rlhf doctor says why)" if here == "cpu" else "torch uses the GPU"
+        hide = ", or hide the GPU: CUDA_VISIBLE_DEVICES=" if asked == "cpu" else ""
+        raise UserError(
+            f"{asked} is asked of DeepSpeed, but here {why}",
+            where=f"DS_ACCELERATOR={asked}",
+            hint=f"Take this variable out of the environment: unset DS_ACCELERATOR{hide}",
+        )
+
+
 def ensure_process_group() -> None:
-    """Make this process a run of one rank, unless a launcher has said which rank it is."""
+    """Make this process a run of one rank, unless a launcher has started several.
+
+    Raises:
+        LaunchError: The address of the first rank cannot be listened at.
+    """
     deepspeed = import_deepspeed()
     if dist.is_initialized():
         return
+    for name in [name for name in os.environ if name.startswith("OMPI_COMM_WORLD_")]:
+        del os.environ[name]  # DeepSpeed takes what MPI says of somebody else's job for ours
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    if ranks == 1:
+        os.environ.update(_ALONE)  # DeepSpeed reads them
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if "RANK" not in os.environ:
-        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-        os.environ.update(alone, MASTER_PORT=str(_free_port()))
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    if ranks == 1:
+        _begin_alone(backend)
+    elif os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        store = listen(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, _TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=0, world_size=ranks, timeout=_TIMEOUT)
+    else:
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def listen(host: str, port: int, clients: int, timeout: timedelta) -> dist.TCPStore:
+    """Host the store through which ranks find each other, at one address alone.
+
+    Args:
+        host: A name or an address of this machine.
+        port: 0 for any that is free; see ``store.port``.
+        clients: How many are going to connect, this process among them.
+        timeout: How long to wait for them.
+
+    Returns:
+        The store. Where the address leads to this machine without being one of its own (as that of a container does),
+        or where its own name leads it to itself, the store listens at all addresses, and says so.
+
+    Raises:
+        LaunchError: The port is in use, or the name is not known.
+    """
+    try:
+        taken = _bound(host, port)
+    except OSError as error:
+        raise LaunchError(
+            f"the first rank cannot listen here: {error.strerror}",
+            where=f"{host}:{port}",
+            hint="Give an address of the first machine that the others reach, with a free port.",
+        ) from None
+    bound = taken.getsockname()[1]
+    return dist.TCPStore(host, bound, clients, True, timeout, master_listen_fd=taken.detach())
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    literal = host == "localhost" or host.strip("[]") == address[0]
+    taken = socket.socket(family, kind, protocol)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        if not literal and ipaddress.ip_address(address[0]).is_loopback:  # Debian gives a machine's own name 127.0.1.1
+            raise OSError(errno.EADDRNOTAVAIL, "")
+        taken.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            taken.close()
+            raise
+        sys.stderr.write(f"{host} is no address of this machine that others reach: listening at all of its addresses\n")
+        taken.bind(("", port))
+    return taken
+
+
+def _begin_alone(backend: str) -> None:
+    """A process group of one: gloo and NCCL would listen for others that never come.
+
+    torch has a backend that exchanges nothing. Where it leaves out a copy that one rank still needs, as in older
+    versions of torch, the usual one is taken.
+    """
+    from torch.testing._internal.distributed import fake_pg  # noqa: F401  # makes the backend known
+
+    dist.init_process_group("fake", store=dist.HashStore(), rank=0, world_size=1)
+    if not _copies():
+        dist.destroy_process_group()
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def _copies() -> bool:
+    """Whether what a rank gathers from itself, or reduces with itself, arrives."""
+    given, into = torch.arange(1.0, 4.0), [torch.zeros(3) for _ in range(5)]
+    kept = given.clone()
+    dist.all_reduce(given)
+    dist.broadcast(given, 0)
+    dist.all_gather([into[0]], given)
+    dist.all_gather_into_tensor(into[1], given)
+    dist.reduce_scatter(into[2], [given])
+    dist.reduce_scatter_tensor(into[3], given)
+    dist.all_to_all_single(into[4], given)
+    return all(torch.equal(each, kept) for each in (given, *into))

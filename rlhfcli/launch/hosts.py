@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlhfcli.errors import LaunchError, RankError
+from rlhfcli.launch.local import on_loopback
 from rlhfcli.launch.options import usable_gpus
 from rlhfcli.launch.rank import ANCESTOR, end_with_parent
 
@@ -40,6 +41,7 @@ def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
     more: dict[str, str] = {}
     if "--no_ssh_check" in command:  # all ranks are here
         more[ANCESTOR] = str(os.getpid())
+        more |= {name: value for name, value in on_loopback().items() if name not in os.environ}
         if not usable_gpus():  # or DeepSpeed warns of it, once for each of its processes
             more["DS_ACCELERATOR"] = "cpu"
     process = subprocess.Popen(

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from rlhfcli.launch.rank import FILES, LAUNCHER, log_of
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import LogsSpecs
 
+LOOPBACK = "127.0.0.1"
+_RENDEZVOUS, _JOIN = "rlhf", 600  # our name for torch's elastic registry; seconds that nodes wait for each other
 GRACE = 600  # seconds that ranks have to end after Ctrl-C or SIGTERM: a step and a checkpoint of a large model
 
 
@@ -58,6 +61,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> None:
 
 
 def _config(plan: Plan, logs: LogsSpecs) -> Any:
+    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
     from torch.distributed.launcher.api import LaunchConfig
 
     settings: dict[str, Any] = {
@@ -71,12 +75,29 @@ def _config(plan: Plan, logs: LogsSpecs) -> Any:
         "signals_to_handle": "SIGHUP",  # see _signals for the others
         "shutdown_timeout": GRACE,
     }
-    if plan.nodes == 1:  # any free port; and no look-up of a host name, which containers may not have
-        settings |= {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
-    else:
-        settings |= {"rdzv_backend": "static", "rdzv_endpoint": plan.address, "rdzv_configs": {"rank": plan.node}}
+    rendezvous_handler_registry.register(_RENDEZVOUS, _rendezvous)
+    # on one node any free port; and no look-up of a host name, which containers may not have
+    settings |= {"rdzv_backend": _RENDEZVOUS, "rdzv_endpoint": plan.address or f"{LOOPBACK}:0"}
+    settings |= {"rdzv_configs": {"rank": plan.node}} | ({} if plan.address else {"local_addr": LOOPBACK})
     known = {field.name for field in fields(LaunchConfig)}  # older versions of torch lack the last two
     return LaunchConfig(**{name: value for name, value in settings.items() if name in known})
+
+
+def _rendezvous(parameters: Any) -> Any:
+    """How ranks find each other: torch's static way, but the store listens at the given address alone."""
+    from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
+    from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
+
+    from rlhfcli.core.process_group import listen
+
+    host, port = parse_rendezvous_endpoint(parameters.endpoint, -1)
+    node, nodes, store = int(parameters.config["rank"]), parameters.max_nodes, None
+    if node == 0:
+        store = listen(host, port, nodes, timedelta(seconds=_JOIN))
+        port = store.port
+    handler = StaticTCPRendezvous(host, port, node, nodes, parameters.run_id, _JOIN)
+    handler._store = store or handler._store
+    return handler
 
 
 def _logs(files: Path, plan: Plan) -> LogsSpecs:
@@ -96,12 +117,21 @@ def _logs(files: Path, plan: Plan) -> LogsSpecs:
                 rank = int(env["RANK"])
                 env.update({FILES: str(files), LAUNCHER: str(os.getpid()), "TORCHELASTIC_ERROR_FILE": ""})
                 env.setdefault("OMP_NUM_THREADS", threads)  # a number that the user has set is there already
+                if plan.nodes == 1:
+                    for name, value in on_loopback().items():
+                        env.setdefault(name, value)
                 out[local_rank] = os.devnull if rank else ""  # the rank writes its output into its log, too
                 err[local_rank] = str(log_of(files, rank)) if rank else ""
                 errors[local_rank] = str(files / f"torch-{rank}.json")
             return LogsDest(out, err, {}, {}, errors)
 
     return Logs()
+
+
+def on_loopback() -> dict[str, str]:
+    """Where ranks of one machine talk to each other; by themselves, gloo and NCCL take the machine's own address."""
+    interface = "lo0" if sys.platform == "darwin" else "lo"
+    return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
 
 
 def _cores() -> int:
