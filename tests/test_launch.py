@@ -21,12 +21,13 @@ from rlhfcli.launch.options import Options, Plan, plan
 
 NAMES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "GOMP_SPINCOUNT", "HF_HUB_OFFLINE", "OMP_WAIT_POLICY")
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # other tests train in this process
+MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*NAMES, *RANKS, rank.FILES, rank.LAUNCHER):
+    for name in (*NAMES, *RANKS, *MPI, rank.FILES, rank.LAUNCHER):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
 
@@ -332,3 +333,27 @@ def test_every_error_of_this_program_can_be_told_by_a_parent(tmp_path: Path) -> 
         report(tmp_path, 0, kind("what", where="where", hint="hint"))
         found, _ = failure.explain({0: 1}, tmp_path)
         assert (type(found), found.what, found.hint) == (kind, "what", "hint")
+
+
+@pytest.mark.parametrize(
+    ("world", "told"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: the environment speaks of 2 ranks, but RANK, LOCAL_RANK, MASTER_PORT, "),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "but LOCAL_RANK, MASTER_PORT, MASTER_ADDR is missing\nLeft over from"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two: the environment speaks of two ranks, but WORLD_SIZE must be a whole"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "but RANK must be a whole number\n"),
+        ({"RANK": "x"}, None),  # left by a shell, and by nobody who starts several
+        ({"WORLD_SIZE": "1", "RANK": "0"}, None),
+    ],
+)
+def test_half_of_a_launchers_environment(
+    monkeypatch: pytest.MonkeyPatch, world: dict[str, str], told: str | None
+) -> None:
+    for name, value in world.items():
+        monkeypatch.setenv(name, value)
+    if told is None:
+        assert launch.check_launcher() is None
+        return
+    with pytest.raises(LaunchError) as caught:
+        launch.check_launcher()
+    assert told in str(caught.value) and "unset WORLD_SIZE RANK LOCAL_RANK" in str(caught.value)

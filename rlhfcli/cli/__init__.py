@@ -73,6 +73,8 @@ def _options(
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 the user can mend it, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminated)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _terminated)
     sys.excepthook = _show_bug
     if getattr(sys.stdout, "errors", "") == "strict" and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal and file name knows every sign
@@ -117,7 +119,7 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 
 def _terminated(*_: object) -> None:
-    """SIGTERM ends the program as Ctrl-C does, so that nothing half-made is left; in a chat, too."""
+    """SIGTERM and SIGHUP end the program as Ctrl-C does, so that nothing half-made is left; in a chat, too."""
     raise SystemExit(130)
 
 

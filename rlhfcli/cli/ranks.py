@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rlhfcli import console
 from rlhfcli.cli.dry_run import dry_run
 from rlhfcli.errors import UserError
 
@@ -121,10 +122,14 @@ def on_ranks(verb: Callable[..., None]) -> Callable[..., None]:
             raise UserError("--json belongs to --dry-run", hint="What a training does stands in metrics.jsonl.")
         if wish["dry_run"]:
             dry_run(verb.__name__, launch.imagined(options, launch.usable_gpus()), given, as_json=wish["as_json"])
-        elif launch.is_rank():
+            return
+        said = launch.check_launcher()
+        if launch.is_rank():
             with launch.as_rank():
                 verb(**given)
         elif not launch.start(options, sys.argv[1:]):
+            if said:
+                console.message(said, style="yellow")
             verb(**given)
 
     own = inspect.signature(verb, eval_str=True)

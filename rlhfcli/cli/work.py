@@ -212,6 +212,8 @@ def project_of(work: Work, going: Going) -> Project:
         with work.sink.stage("importing the core"):
             from rlhfcli.core.model import language_config
             from rlhfcli.core.phases import Project
+            from rlhfcli.core.process_group import check_accelerator
+        check_accelerator()
         if going.verb != "reward":  # before the data is prepared, which may take long
             section = work.recipe.model
             language_config(section.name, trust_remote_code=section.trust_remote_code)

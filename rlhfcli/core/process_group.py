@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
 from rlhfcli.errors import LaunchError, UserError
 
@@ -83,15 +84,16 @@ def ensure_process_group() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if ranks == 1:
         _begin_alone(backend)
-    elif os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
-        store = listen(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks, _TIMEOUT)
-        dist.init_process_group(backend, store=store, rank=0, world_size=ranks, timeout=_TIMEOUT)
-    else:
+    elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # the process that started them hosts it
         dist.init_process_group(backend, timeout=_TIMEOUT)
+    else:
+        number, host, port = int(os.environ["RANK"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(host, port, ranks, False, _TIMEOUT) if number else listen(host, port, ranks, _TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=_TIMEOUT)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def listen(host: str, port: int, clients: int, timeout: timedelta) -> dist.TCPStore:
+def listen(host: str, port: int, clients: int, timeout: timedelta) -> TCPStore:
     """Host the store through which ranks find each other, at one address alone.
 
     Args:
@@ -115,8 +117,10 @@ def listen(host: str, port: int, clients: int, timeout: timedelta) -> dist.TCPSt
             where=f"{host}:{port}",
             hint="Give an address of the first machine that the others reach, with a free port.",
         ) from None
-    bound = taken.getsockname()[1]
-    return dist.TCPStore(host, bound, clients, True, timeout, master_listen_fd=taken.detach())
+    own, bound = taken.getsockname()[:2]
+    if ipaddress.ip_address(own).is_unspecified:
+        own = "localhost"
+    return TCPStore(own, bound, clients, True, timeout, master_listen_fd=taken.detach())
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -145,10 +149,10 @@ def _begin_alone(backend: str) -> None:
     """
     from torch.testing._internal.distributed import fake_pg  # noqa: F401  # makes the backend known
 
-    dist.init_process_group("fake", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("fake", store=HashStore(), rank=0, world_size=1)
     if not _copies():
         dist.destroy_process_group()
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
 def _copies() -> bool:

@@ -18,12 +18,14 @@ _waiting: Any = None  # a group of its own: the usual one gives up after half an
 
 def world_size() -> int:
     """Number of ranks, also before they have found each other."""
-    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def rank() -> int:
-    """Which rank this process is."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+    """Which rank this process is; alone it is 0, whatever a shell has left in ``RANK``."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ.get("RANK") or 0) if world_size() > 1 else 0
 
 
 def meet() -> None:

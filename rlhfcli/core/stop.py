@@ -13,6 +13,7 @@ from typing import Any
 from rlhfcli.core.ranks import rank, world_size
 
 _TOLD = "stopping: this step is finished and a checkpoint written; once more stops at once"
+_KINDS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; a batch system's; a terminal that is closed, or a connection lost
 
 
 class Stop:
@@ -40,7 +41,9 @@ class Stop:
 
     @contextmanager
     def listening(self, say: Callable[[str], None]) -> Iterator[None]:
-        """While this block runs, the first Ctrl-C or SIGTERM is a wish; the second does what it did before.
+        """While this block runs, the first Ctrl-C, SIGTERM or SIGHUP is a wish; the second does what it did before.
+
+        One that is ignored, as ``nohup`` has it of SIGHUP, stays ignored.
 
         Args:
             say: Tells the user that it was heard.
@@ -48,9 +51,10 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
             yield
             return
-        # to one of several ranks SIGTERM says that another has failed; the launcher hands both on as Ctrl-C
-        kinds = (signal.SIGINT,) if world_size() > 1 else (signal.SIGINT, signal.SIGTERM)
-        before = {kind: signal.getsignal(kind) for kind in kinds}
+        # to one of several ranks SIGTERM says that another has failed; our launcher hands all of them on as Ctrl-C
+        names = [name for name in _KINDS if hasattr(signal, name) and not (name == "SIGTERM" and world_size() > 1)]
+        before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+        before = {kind: handler for kind, handler in before.items() if handler is not signal.SIG_IGN}
 
         def restore() -> None:
             for kind, handler in before.items():
@@ -62,7 +66,7 @@ class Stop:
             if rank() == 0:  # in a thread of its own: this one may be in the middle of a line, and hold its lock
                 _thread.start_new_thread(say, (_TOLD,))
 
-        for kind in kinds:
+        for kind in before:
             signal.signal(kind, ask)
         try:
             yield

@@ -7,7 +7,7 @@
     rank_files.py    where ranks and their parent leave each other word
     rank.py          inside a rank: ends with its parent, reports why it failed, keeps a log
     failure.py       which rank failed first, and why
-    environment.py   what is set before torch is imported
+    environment.py   what is set before torch is imported; what other launchers have left there
 
 A rank is the same command once more, told apart by its environment. Where there is one rank, nothing is started. The
 environment has to be set before torch and DeepSpeed are imported, so no file here imports either at the top.
@@ -16,13 +16,14 @@ environment has to be set before torch and DeepSpeed are imported, so no file he
 from __future__ import annotations
 
 from rlhfcli.launch.dispatch import start
-from rlhfcli.launch.environment import in_this_process
+from rlhfcli.launch.environment import check_launcher, in_this_process
 from rlhfcli.launch.options import Options, imagined, usable_gpus
 from rlhfcli.launch.rank import as_rank, first, go_on_alone, is_rank, log_into, together, wait_for_first
 
 __all__ = [
     "Options",
     "as_rank",
+    "check_launcher",
     "first",
     "go_on_alone",
     "imagined",

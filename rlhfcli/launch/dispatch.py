@@ -21,7 +21,7 @@ def start(options: Options, arguments: Sequence[str]) -> bool:
     Raises:
         LaunchError: The ranks cannot be started like this.
         RlhfError: What went wrong in the rank that failed first.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the ranks have ended.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the ranks have ended.
     """
     if not options.given:
         return False

@@ -6,6 +6,11 @@ import ctypes
 import os
 import sys
 
+from rlhfcli.errors import LaunchError
+
+_NUMBERS = ("RANK", "LOCAL_RANK", "MASTER_PORT")
+_RANK = (*_NUMBERS, "MASTER_ADDR")  # what each of several ranks finds in its environment, besides WORLD_SIZE
+_OF_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -30,6 +35,36 @@ def in_this_process(*, offline: bool = False) -> None:
     _keep_memory()
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1", WANDB_MODE="offline")
+
+
+def check_launcher() -> str | None:
+    """Look at what launchers have left in the environment, before a training.
+
+    Returns:
+        What to tell the user: that this process does not join others which another program has started.
+
+    Raises:
+        LaunchError: ``WORLD_SIZE`` says that there are several ranks, and what they need to find each other is missing.
+    """
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    missing = [name for name in _RANK if not os.environ.get(name)]
+    wrong = [name for name in ("WORLD_SIZE", *_NUMBERS) if not os.environ.get(name, "0").isdecimal()]
+    if ranks != "1" and (wrong or missing):
+        what = f"{' and '.join(wrong)} must be a whole number" if wrong else f"{', '.join(missing)} is missing"
+        raise LaunchError(
+            f"the environment speaks of {ranks} ranks, but {what}",
+            where=f"WORLD_SIZE={ranks}",
+            hint="Left over from another program? unset WORLD_SIZE RANK LOCAL_RANK. To train on several ranks: "
+            "--gpus N, --ranks N, or torchrun.",
+        )
+    for name in _OF_MPI:
+        count = os.environ.get(name, "")
+        if ranks == "1" and count.isdecimal() and int(count) > 1:
+            return (
+                f"{name}={count}: MPI or Slurm has started {count} processes. rlhf does not join them, this one trains "
+                "alone; --gpus and --ranks start several ranks"
+            )
+    return None
 
 
 def _keep_memory() -> None:

@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlhfcli.errors import LaunchError, RankError
-from rlhfcli.launch.local import on_loopback
+from rlhfcli.launch.local import on_loopback, signals_to_ranks
 from rlhfcli.launch.options import usable_gpus
 from rlhfcli.launch.rank import ANCESTOR, end_with_parent
 
@@ -35,7 +34,7 @@ def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
         LaunchError: The hostfile cannot be used, or a program is missing.
         RankError: A rank has failed.
         SystemExit: A rank has shown an error that the user can mend, or why it stopped.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; everything has ended.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; everything has ended.
     """
     command = [*_command(hostfile, _hosts(hostfile), gpus), "--module", "rlhfcli", *arguments]
     more: dict[str, str] = {}
@@ -50,7 +49,12 @@ def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
         start_new_session=True,
         preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # which it passes on to other machines
     )
-    with _signals(process.pid):
+
+    def end() -> None:  # to the launcher's whole group; by itself it leaves ranks behind
+        os.killpg(process.pid, signal.SIGINT)
+        raise KeyboardInterrupt
+
+    with signals_to_ranks(end):
         try:
             code = process.wait()
         except KeyboardInterrupt:
@@ -93,22 +97,6 @@ def _command(hostfile: Path, hosts: Sequence[str], gpus: str | None) -> list[str
                 hint="Without them: the same command on every node, with --nnodes, --node-rank and --main-address.",
             )
     return [sys.executable, "-m", "deepspeed.launcher.runner", *options]
-
-
-@contextmanager
-def _signals(group: int) -> Iterator[None]:
-    """Hand Ctrl-C and SIGTERM on to the launcher's whole group; by itself it leaves ranks behind."""
-
-    def end(*_: object) -> None:
-        os.killpg(group, signal.SIGINT)
-        raise KeyboardInterrupt
-
-    before = {kind: signal.signal(kind, end) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

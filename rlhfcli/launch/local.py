@@ -1,7 +1,7 @@
 """Ranks of this machine, through torch's elastic launch API. It needs no ssh, and finds its own port.
 
-What this file adds: user and program can end the ranks (a rank that fails takes the others with it at once, Ctrl-C and
-SIGTERM let them finish what they write), and the error that ended the run is told as one.
+What this file adds: user and program can end the ranks (a rank that fails takes the others with it at once; Ctrl-C,
+SIGTERM and SIGHUP let them finish what they write), and the error that ended the run is told as one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _RENDEZVOUS, _JOIN = "rlhf", 600  # our name for torch's elastic registry; seconds that nodes wait for each other
-GRACE = 600  # seconds that ranks have to end after Ctrl-C or SIGTERM: a step and a checkpoint of a large model
+GRACE = 600  # seconds that ranks have to end after Ctrl-C, SIGTERM or SIGHUP: a step and a checkpoint of a large model
 
 
 def run(plan: Plan, arguments: Sequence[str]) -> None:
@@ -38,17 +38,20 @@ def run(plan: Plan, arguments: Sequence[str]) -> None:
 
     Raises:
         RlhfError: What went wrong in the rank that failed first.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the ranks have ended.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the ranks have ended.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
+    def end() -> None:
+        raise SignalException("asked to end", signal.SIGINT)
+
     # torch fills ${local_rank} into arguments; ours are meant as they are
     command = ["-m", "rlhfcli", *(argument.replace("$", "$$") for argument in arguments)]
     with rank_files.folder() as files:
         try:
-            with _signals(), _quiet():
+            with signals_to_ranks(end), _quiet():
                 elastic_launch(_config(plan, _logs(files, plan)), sys.executable)(*command)
         except ChildFailedError as error:
             exits = {rank: child.exitcode for rank, child in error.failures.items()}
@@ -72,7 +75,7 @@ def _config(plan: Plan, logs: LogsSpecs) -> Any:
         "max_restarts": 0,
         "monitor_interval": 0.1,
         "logs_specs": logs,
-        "signals_to_handle": "SIGHUP",  # see _signals for the others
+        "signals_to_handle": "SIGUSR2",  # one that nobody sends: see signals_to_ranks for those that come
         "shutdown_timeout": GRACE,
     }
     rendezvous_handler_registry.register(_RENDEZVOUS, _rendezvous)
@@ -90,12 +93,16 @@ def _rendezvous(parameters: Any) -> Any:
 
     from rlhfcli.core.process_group import listen
 
+    class AtOneAddress(StaticTCPRendezvous):
+        def get_backend(self) -> str:
+            return _RENDEZVOUS
+
     host, port = parse_rendezvous_endpoint(parameters.endpoint, -1)
     node, nodes, store = int(parameters.config["rank"]), parameters.max_nodes, None
     if node == 0:
         store = listen(host, port, nodes, timedelta(seconds=_JOIN))
         port = store.port
-    handler = StaticTCPRendezvous(host, port, node, nodes, parameters.run_id, _JOIN)
+    handler = AtOneAddress(host, port, node, nodes, parameters.run_id, _JOIN)
     handler._store = store or handler._store
     return handler
 
@@ -139,23 +146,29 @@ def _cores() -> int:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM both reach the ranks as Ctrl-C: end in good order. SIGTERM tells them that a rank has failed.
+def signals_to_ranks(end: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP all reach the ranks as Ctrl-C: end in good order. SIGTERM tells them of a failed rank.
 
-    The second one ends everything at once: this process, and the kernel then the ranks.
+    The second one ends everything at once: this process, and the kernel then the ranks. What is ignored, as SIGHUP is
+    under ``nohup``, stays ignored.
+
+    Args:
+        end: Hands the first one on.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
-
     asked = False
 
-    def end(*_: object) -> None:
+    def handle(*_: object) -> None:
         nonlocal asked
         if asked:
             os._exit(130)
         asked = True
-        raise SignalException("asked to end", signal.SIGINT)
+        end()
 
-    before = {kind: signal.signal(kind, end) for kind in (signal.SIGINT, signal.SIGTERM)}
+    kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    before = {kind: handler for kind, handler in before.items() if handler is not signal.SIG_IGN}
+    for kind in before:
+        signal.signal(kind, handle)
     try:
         yield
     finally:

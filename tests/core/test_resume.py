@@ -405,6 +405,22 @@ def test_the_first_signal_is_a_wish_the_second_what_it_was(kind: signal.Signals)
         signal.signal(kind, before)
 
 
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_what_nohup_ignores_stays_ignored(ranks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhfcli.core.stop.world_size", lambda: int(ranks))
+    stop, before = Stop(), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop.listening(print):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.wanted and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with stop.listening(print):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.wanted
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_another_thread_listens_to_nothing() -> None:
     handlers = [signal.getsignal(signal.SIGINT)]
 

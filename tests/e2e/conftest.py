@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -80,6 +81,22 @@ def start(*arguments: str, folder: Path, **more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "rlhfcli", *arguments]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=folder, env=environment(**more), text=True, **pipes)
+
+
+def listening(*processes: int) -> set[str]:
+    """The addresses that some processes listen at, as ``/proc`` writes them: ``0100007F:1F90`` is 127.0.0.1:8080."""
+    sockets = set()
+    for process in processes:
+        for handle in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(str(handle.readlink()))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in sockets:
+                found.add(words[1])
+    return found
 
 
 def write_prompts(folder: Path) -> None:

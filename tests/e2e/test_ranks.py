@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import changes, start, write_prompts
+from tests.e2e.conftest import changes, listening, start, write_prompts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 LONG = changes(sft__max_steps="10000", sft__epochs="10000", logging__every="1")
@@ -83,6 +84,7 @@ def test_a_killed_rank_ends_the_run_and_is_named(tmp_path):
     process, ranks = started(tmp_path)
     metrics = tmp_path / "runs/tiny/sft/metrics.jsonl"
     wait_for(lambda: metrics.exists() and '"loss"' in metrics.read_text(), process)
+    assert {address.partition(":")[0] for address in listening(process.pid, *ranks.values())} == {"0100007F"}
     os.kill(ranks[1], signal.SIGKILL)
     began = time.monotonic()
     _, err = process.communicate(timeout=60)
@@ -107,6 +109,19 @@ def test_an_interrupted_command_leaves_no_rank(tmp_path, kind):
     assert err.splitlines()[-1] == "interrupted"
     assert err.count("interrupted") == 1
     assert "Traceback" not in err
+
+
+def test_a_lost_connection_leaves_a_checkpoint(tmp_path):
+    """The parent alone gets the signal; it hands it on."""
+    process, ranks = started(tmp_path)
+    metrics = tmp_path / "runs/tiny/sft/metrics.jsonl"
+    wait_for(lambda: metrics.exists() and '"loss"' in metrics.read_text(), process)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert all_gone(ranks, 0) and "Traceback" not in err
+    assert re.search(r"interrupted: asked to stop after step (\d+) of 10,000, a checkpoint is written", err)
+    assert len(list((tmp_path / "runs/tiny/sft/checkpoints").glob("step-*/manifest.txt"))) == 1
 
 
 def test_ranks_end_with_a_killed_parent(tmp_path):
