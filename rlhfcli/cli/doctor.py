@@ -137,14 +137,17 @@ def _deepspeed() -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    try:
-        pages = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PHYS_PAGES")
-        free, total = (n * os.sysconf("SC_PAGE_SIZE") / 1e9 for n in pages)
-    except (ValueError, OSError, AttributeError):
-        return
-    short = total < 3
+    import psutil
+
+    from rlhfcli.core import host_memory
+
+    machine = psutil.virtual_memory().total
+    total, free = host_memory.total(), host_memory.available()
+    short = total < 3e9
     advice = "The tiny recipe needs 2 GB." if short else ""
-    yield Finding("memory", "warning" if short else "ok", f"{total:.1f} GB, {free:.1f} GB unused", advice)
+    limited = f" (of {machine / 1e9:.1f} GB: a container or a job has a limit)" if total < machine else ""
+    found = f"{total / 1e9:.1f} GB{limited}, {free / 1e9:.1f} GB can be used"
+    yield Finding("memory", "warning" if short else "ok", found, advice)
 
 
 def _folders() -> Iterator[Finding]:

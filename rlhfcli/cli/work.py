@@ -110,8 +110,13 @@ def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
     model_place.check(model.name, adapters=True)
     with work.run.starting():
         with work.sink.stage("starting torch and transformers"):
-            from rlhfcli.core.model import load_tokenizer
-        return load_tokenizer(model.name, work.recipe.data.template, trust_remote_code=model.trust_remote_code)
+            from rlhfcli.core.family_checks import check_length
+            from rlhfcli.core.model import load_tokenizer, peek_config
+        tokenizer = load_tokenizer(model.name, work.recipe.data.template, trust_remote_code=model.trust_remote_code)
+        config = peek_config(model.name, trust_remote_code=model.trust_remote_code)
+        if config is not None and (beyond := check_length(config, work.recipe.data.max_length, model.name)):
+            work.sink.note(beyond)
+        return tokenizer
 
 
 def prepare(
@@ -210,13 +215,17 @@ def project_of(work: Work, going: Going) -> Project:
     tokenizer = tokenizer_of(work)
     with work.run.starting():
         with work.sink.stage("importing the core"):
-            from rlhfcli.core.model import language_config
+            from rlhfcli.core.family_checks import check_reward_form
+            from rlhfcli.core.model import language_config, peek_config
             from rlhfcli.core.phases import Project
             from rlhfcli.core.process_group import check_accelerator
         check_accelerator()
-        if going.verb != "reward":  # before the data is prepared, which may take long
-            section = work.recipe.model
+        section = work.recipe.model  # looked at before the data is prepared, which may take long
+        if going.verb != "reward":
             language_config(section.name, trust_remote_code=section.trust_remote_code)
+        config = peek_config(section.name, trust_remote_code=section.trust_remote_code)
+        if going.verb != "sft" and config is not None:
+            check_reward_form(config, section.name)
     prepared = prepare(work, tokenizer, keep=not going.overwrite)
     launch.log_into(work.run.path / "logs")
     resume = typed(f"rlhf {going.verb} --resume", work.recipe, later=True)

@@ -232,11 +232,10 @@ def peak_gb() -> float:
 
 
 def memory_limit_gb() -> float:
-    """Memory that training may use: the GPU's, or what is free on this machine and what this process has already."""
+    """Memory that training may use in GB: what is free, and what this process has already.
+
+    On a GPU others may use a part of it; on a CPU a container or a queue's job may have less than the machine.
+    """
     if torch.cuda.is_available():
-        return float(torch.cuda.get_device_properties(0).total_memory) / 1e9
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return 8.0
-    free = int(info.read_text().partition("MemAvailable:")[2].split()[0]) * 1024 / 1e9
-    return free + peak_gb()
+        return float(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) / 1e9
+    return host_memory.available() / 1e9 + peak_gb()

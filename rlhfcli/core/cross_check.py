@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlhfcli.core import deepspeed_chat
 from rlhfcli.core.expected import Reference, longest_of
+from rlhfcli.core.family_checks import pad_of
 from rlhfcli.core.model import device
 
 TOLERANCE = 1e-4
@@ -100,7 +101,7 @@ def in_transformers(folder: Path, ours: Reference) -> Iterator[Outcome]:
             yield _failed("transformers", error)
             return
         yield _outcome("transformers, one at a time", lambda: _padded(model, ours, "right", 1), ours.values)
-        if model.config.pad_token_id is None:
+        if getattr(model.config.get_text_config(), "pad_token_id", None) is None:
             yield Outcome(f"transformers, {_BATCH} at a time", None, "the model has no pad token")
         else:
             right = f"transformers, {_BATCH} at a time, padded on the right"
@@ -185,7 +186,7 @@ def _in_pipeline(model: PreTrainedModel, folder: Path, ours: Reference) -> Tenso
     classify: Any = pipeline(
         "text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder, **_NO_CODE)
     )
-    size = 1 if model.config.pad_token_id is None else _BATCH
+    size = 1 if getattr(model.config.get_text_config(), "pad_token_id", None) is None else _BATCH
     cut = {"truncation": True, "max_length": longest_of(model.config)}
     found = classify(ours.texts, function_to_apply="none", batch_size=size, **cut)
     return torch.tensor([result["score"] for result in found])
@@ -206,7 +207,7 @@ def _ids_of_messages(folder: Path | str, ours: Reference) -> list[list[int]]:
 @torch.no_grad()
 def _padded(model: Any, ours: Reference, side: str, size: int, positions: bool = False) -> Tensor:
     """The model's own answer to plain padded batches."""
-    sequences, pad, found = ours.sequences, model.config.pad_token_id, []
+    sequences, pad, found = ours.sequences, pad_of(model.config), []
     for begin in range(0, len(sequences), size):
         rows = sequences[begin : begin + size]
         longest = max(map(len, rows))

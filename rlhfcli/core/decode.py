@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.continuation import TOGETHER, Continuation, continuation, shares_batches, way_to_continue
 from rlhfcli.core.embeddings import check_ids
+from rlhfcli.core.family_checks import limit_of
 from rlhfcli.data.encode import end_token
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError, ModelError
@@ -151,7 +152,7 @@ def pick(logits: Tensor, settings: Decoding, draws: Tensor) -> Tensor:
 
 def context_limit(model: PreTrainedModel) -> int | None:
     """How many tokens the model can read at once; None where its positions have no end (ALiBi)."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit_of(model.config)
 
 
 def end_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.initialization import no_init_weights
 
 from rlhfcli.core import adapted, trace
 from rlhfcli.core import model as models
@@ -16,6 +17,7 @@ from rlhfcli.core.bench import memory_limit_gb, peak_gb
 from rlhfcli.core.deepspeed_config import Files, in_effect
 from rlhfcli.core.dropout import set_config, set_modules
 from rlhfcli.core.embeddings import fit_embeddings
+from rlhfcli.core.family_checks import set_pad
 from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.offload_files import in_memory
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
@@ -75,7 +77,7 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
     steps = plan_steps(task, phase, recipe.seed)
     batch = task.collate(largest_micro_batch(task, steps, phase.micro_batch_tokens, ranks)[1])
     checkpointing = recipe.model.gradient_checkpointing
-    module.model.config.pad_token_id = None  # else some families look for it among the ids, which are not there
+    set_pad(module.model.config, None)  # else some families look for it among the ids, which are not there
     activations = trace.activation_bytes(module, task, batch, way=parts.way, checkpointing=checkpointing)
     total, trained = models.parameter_counts(module)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
@@ -152,7 +154,9 @@ def _parts(project: Project, name: str) -> Parts:
     way = way_of(small, recipe.data.max_length)
     bf16 = models.computes_bf16(section.dtype)
     with trace.without_memory():
-        model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
+        with no_init_weights():  # some families look at the numbers that they draw
+            model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
+        model.tie_weights()
         set_modules(model, dropouts)
         fit_embeddings(model, project.tokenizer)
         if name == "sft":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhfcli.core.family_checks import set_pad
 from rlhfcli.errors import ModelError
 
 
@@ -27,7 +28,7 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, s
     if needed > rows:
         with _seeded(seed, model):
             model.resize_token_embeddings(needed, mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    set_pad(model.config, tokenizer.pad_token_id)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return _added(tokenizer, rows, needed) if needed > rows else ""

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.core import layout
 from rlhfcli.core.causal_lm import CausalLM
+from rlhfcli.core.family_checks import limit_of, pad_of
 from rlhfcli.core.reading import Reader
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.ways import computing, way_of
@@ -93,7 +94,7 @@ def drawn(tokenizer: PreTrainedTokenizerBase, longest: int) -> list[list[int]]:
 
 def longest_of(config: Any) -> int:
     """How many tokens a model can take; a usual number where its config sets no limit."""
-    return int(getattr(config, "max_position_embeddings", None) or 2048)
+    return limit_of(config) or 2048
 
 
 def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Sequence[int]] = ()) -> Reference:
@@ -144,7 +145,7 @@ def _computed(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
     with computing(inner, way):
         for begin in range(0, len(sequences), _BATCH):
             rows = sequences[begin : begin + _BATCH]
-            batch = layout.lay_out(rows, packed=way.packed, pad_id=inner.config.pad_token_id or 0)
+            batch = layout.lay_out(rows, packed=way.packed, pad_id=pad_of(inner.config))
             at = batch.index[torch.arange(len(rows)), batch.lengths - 1].to(inner.device)
             read = (CausalLM(model) if language else model)(at, **batch.to(inner.device).inputs())
             found.append(read.float().cpu())

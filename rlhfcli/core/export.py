@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhfcli.core import checksums, lora
 from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_config
 from rlhfcli.core.dropout import restore_config
+from rlhfcli.core.family_checks import forget_notes
 from rlhfcli.core.older_readers import say_twice
 from rlhfcli.data.encode import end_token
 from rlhfcli.data.turns import RowProblem
-from rlhfcli.errors import DataError, OutputError, why_not_written
+from rlhfcli.errors import DataError, ModelError, OutputError, why_not_written
 from rlhfcli.recipe import leftovers
 from rlhfcli.recipe.schema import Lora
 
@@ -127,6 +130,7 @@ def write_model(
         shard_size: Largest size of one file of weights.
     """
     restore_config(model)
+    forget_notes(model.config)
     stop_at_end_token(model, tokenizer)
     model.save_pretrained(folder, max_shard_size=shard_size)
     tokenizer.save_pretrained(folder)
@@ -158,6 +162,29 @@ def _save_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     if model.can_generate() and model.generation_config is not None:
         stop_at_end_token(model, tokenizer)
         model.generation_config.save_pretrained(folder)
+
+
+def rehearse_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Save all but the weights, so that what cannot be saved is known before training.
+
+    Args:
+        model: The model that will be saved.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        ModelError: Something cannot be saved.
+    """
+    with tempfile.TemporaryDirectory(prefix="rlhf-save-") as folder:
+        try:
+            for part in (deepcopy(model.config), getattr(model, "generation_config", None), tokenizer):
+                if part is not None:
+                    part.save_pretrained(folder)
+        except OSError:  # of the folder for temporary files
+            return
+        except Exception as error:  # whatever a family's own code raises
+            reason = " ".join(str(error).split())[:300]
+            where = str(model.config.name_or_path)
+            raise ModelError(f"the trained model could not be saved: {reason}", where=where) from error
 
 
 def _save_rewards(config: Any, file: Path) -> None:

@@ -78,7 +78,7 @@ def lay_out(sequences: Sequence[Sequence[int]], *, packed: bool, pad_id: int, sh
     columns = torch.arange(ids.shape[1])
     mask = columns < lengths[:, None]
     index = torch.arange(ids.numel()).view_as(ids)
-    return Layout(ids, columns.expand_as(ids), mask.long(), None, index, lengths, int(mask.sum()))
+    return Layout(ids, columns.expand_as(ids).contiguous(), mask.long(), None, index, lengths, int(mask.sum()))
 
 
 def why_padded(model: Any) -> str | None:
@@ -90,7 +90,7 @@ def why_padded(model: Any) -> str | None:
     Returns:
         The reason, for people, or ``None``: it computes them exactly.
     """
-    if "chunked_attention" in (getattr(model.config, "layer_types", None) or ()):
+    if "chunked_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ()):
         return f"{type(model).__name__} cuts its attention into chunks"  # longer ones than a small probe would notice
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = [(7 * i + 1) % vocabulary for i in range(24)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rlhfcli.core.causal_lm import CausalLM
+from rlhfcli.core.family_checks import pad_of
 from rlhfcli.core.shares import Share
 from rlhfcli.core.tasks import Batch, Forward, SftTask, Task
 from rlhfcli.core.ways import computing, way_of
@@ -99,7 +100,7 @@ def measure_dialogues(
         Sums over all target tokens.
     """
     way = way_of(model, max((len(dialogue.ids) for dialogue in dialogues), default=0))
-    task = SftTask(dialogues, loss_on, packed=way.packed, pad_id=model.config.pad_token_id or 0)
+    task = SftTask(dialogues, loss_on, packed=way.packed, pad_id=pad_of(model.config))
     groups = task.cut(range(len(dialogues)), way.fitting(micro_batch_tokens))
     module = CausalLM(model, bf16=bf16, head_apart=way.head_apart)
     with computing(model, way):

@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 from rlhfcli.core import checksums
 from rlhfcli.core.adapter_files import base_of, is_adapter
 from rlhfcli.core.dropout import set_config, set_modules
+from rlhfcli.core.family_checks import check_finite, settle, settle_generation
 from rlhfcli.core.model_files import PICKLE, PICKLE_HINT, check_folder, refuse_pointers
 from rlhfcli.core.partitioned import shape_of
 from rlhfcli.data.template import set_template
@@ -141,7 +142,9 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
             output_loading_info=True,
         )
     check_filled(name, report["missing_keys"])
+    check_finite(model, name)
     set_modules(model, dropouts)
+    settle_generation(model)
     return model.to(device()).eval()
 
 
@@ -149,14 +152,35 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
     """The ``config.json`` of a model.
 
     Raises:
-        ModelError: There is none, or it is not one of a transformers model.
+        ModelError: There is none, it is not one of a transformers model, or its weights are quantised.
     """
     folder = resolve(name)
     model_place.check(folder if name == BUILTIN else name)
     if os.path.isdir(folder):
         check_folder(Path(folder))
     with explained(name, "model"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    settle(config, name)
+    return config
+
+
+def peek_config(name: str, *, trust_remote_code: bool = False) -> Any | None:
+    """The config of a model, or of an adapter's base, without a look at the weights beside it.
+
+    Args:
+        name: Hub name or folder.
+        trust_remote_code: Run code that comes with the model.
+
+    Returns:
+        The config; ``None`` where there is none that can be read: loading the model will say why.
+    """
+    folder = Path(resolve(name))
+    source = base_of(folder) if is_adapter(folder) else name
+    try:
+        with explained(source, "model"):
+            return AutoConfig.from_pretrained(resolve(source), trust_remote_code=trust_remote_code)
+    except ModelError:
+        return None
 
 
 def language_config(name: str, *, trust_remote_code: bool = False) -> Any:
@@ -182,7 +206,17 @@ def is_reward_model(config: Any) -> bool:
 
 @contextmanager
 def recomputed_activations(model: Any) -> Iterator[None]:
-    """Let a transformers model recompute activations in the backward pass (gradient checkpointing) for a while."""
+    """Let a transformers model recompute activations in the backward pass (gradient checkpointing) for a while.
+
+    Raises:
+        ModelError: Its family cannot.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ModelError(
+            f"{type(model).__name__} cannot recompute activations",
+            where="model.gradient_checkpointing",
+            hint="Leave it off, and make micro-batches smaller instead (sft.micro_batch_tokens).",
+        )
     # transformers 5.20, the last one for Python 3.10, only knows the older names
     old = not hasattr(model, "activation_checkpointing_enable")
     enable = model.gradient_checkpointing_enable if old else model.activation_checkpointing_enable

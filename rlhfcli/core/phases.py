@@ -25,7 +25,8 @@ from rlhfcli.core.deepspeed_config import in_effect
 from rlhfcli.core.dropout import dropout_of
 from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.engine import Engine
-from rlhfcli.core.export import Adapter, as_reward_model, save_model
+from rlhfcli.core.export import Adapter, as_reward_model, rehearse_saving, save_model
+from rlhfcli.core.family_checks import notes_of
 from rlhfcli.core.loop import Loop, Result
 from rlhfcli.core.offload_files import OffloadFiles, parameters_in_memory
 from rlhfcli.core.partitioned import in_pieces, loading
@@ -255,6 +256,8 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
             loop = Loop(recipe, parts.phase, train, validation, project.folder / train.name, sink)
         for line in header(loop, module, recipe, way.note):
             sink.note(line)
+        if rank() == 0:
+            rehearse_saving(module.model, project.tokenizer)
         module.train()
         pieces = in_pieces(module)
         if not pieces:
@@ -283,7 +286,7 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
     head = getattr(module, "head", "")
     more = (
         f"the reward comes from {head}" if head else "", loop.task.formula(),
-        dropout_of(module.model).description(), lora.coverage(module.model),
+        dropout_of(module.model).description(), lora.coverage(module.model), *notes_of(module.model.config),
     )  # fmt: skip
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({percent(trained / total)}) · {precision} · "

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, set_seed
 
 from rlhfcli.core import layout
 from rlhfcli.core.embeddings import check_ids
+from rlhfcli.core.family_checks import pad_of
 from rlhfcli.core.last_layer import each_once, reading
 from rlhfcli.core.long_rotations import why_lengths_matter
 from rlhfcli.core.losses import mean_by_segment
@@ -137,7 +138,7 @@ class RewardModel(nn.Module):
         return result
 
     def _rewards(self, sequences: list[Sequence[int]], first: list[int] | None, packed: bool) -> Tensor:
-        batch = layout.lay_out(sequences, packed=packed, pad_id=self.config.pad_token_id or 0)
+        batch = layout.lay_out(sequences, packed=packed, pad_id=pad_of(self.config))
         places, segments = spans(batch.lengths - 1 if first is None else torch.tensor(first), batch.lengths)
         target = self.score.weight.device
         at = batch.index[segments, places]

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from rlhfcli.core.dropout import set_config, set_modules
+from rlhfcli.core.family_checks import check_finite, settle_generation
 from rlhfcli.core.heads import PLAIN, chosen_row, find_head, put
 from rlhfcli.core.model import check_filled, device, explained, is_reward_model, load_config, resolve
 from rlhfcli.errors import ModelError
@@ -90,7 +91,9 @@ def load_classifier(section: Model, folder: str, config: Any, *, new_head: bool)
             output_loading_info=True,
         )
     check_filled(folder, [name for name in report["missing_keys"] if not (new_head and name.startswith("score."))])
+    check_finite(model, folder)
     set_modules(model, dropouts)
+    settle_generation(model)
     found: PreTrainedModel = model
     return found
 

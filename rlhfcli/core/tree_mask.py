@@ -55,7 +55,7 @@ def why_no_mask(config: Any) -> str | None:
 
 
 def _kinds(config: Any) -> set[str]:
-    return set(getattr(config, "layer_types", None) or ())
+    return set(getattr(config.get_text_config(), "layer_types", None) or ())
 
 
 def attention_mask(config: Any, plan: Plan, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:

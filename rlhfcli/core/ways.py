@@ -21,6 +21,7 @@ import torch
 from rlhfcli.core import flex, layout
 from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.causal_lm import head_is_apart
+from rlhfcli.core.family_checks import set_pad
 from rlhfcli.core.last_layer import narrowable, narrowed
 from rlhfcli.core.long_rotations import by_own_length, why_lengths_matter
 from rlhfcli.core.model import device
@@ -103,16 +104,24 @@ def small_model(kind: Any, config: Any, *, trust_remote_code: bool) -> Any:
     Returns:
         The model, on this process's device.
     """
-    config = deepcopy(config)
-    kinds = getattr(config, "layer_types", None) or ["attention"]
-    layers = max(kinds.index(kind) for kind in set(kinds)) + 1
-    if hasattr(config, "layer_types") and config.layer_types is not None:
-        config.layer_types = kinds[:layers]
-    config.num_hidden_layers = layers
-    config.vocab_size = min(config.vocab_size, _PROBE_VOCABULARY)
-    config.pad_token_id = None
-    model = kind.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    try:
+        model = kind.from_config(_smaller(config), dtype=torch.float32, trust_remote_code=trust_remote_code)
+    except Exception:  # a family whose layers are named one by one in some other key, too
+        model = kind.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     return model.to(device()).eval()
+
+
+def _smaller(config: Any) -> Any:
+    config = deepcopy(config)
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or ["attention"]
+    layers = max(kinds.index(kind) for kind in set(kinds)) + 1
+    if getattr(text, "layer_types", None) is not None:
+        text.layer_types = kinds[:layers]
+    text.num_hidden_layers = layers
+    text.vocab_size = min(text.vocab_size, _PROBE_VOCABULARY)
+    set_pad(config, None)
+    return config
 
 
 def fastest(way: Way, model: Any, *, bf16: bool) -> Way:

@@ -272,9 +272,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(tmp_path: Pa
     project = _project(tmp_path)
     model = families.causal_lm("opt")
     with torch.no_grad():
-        model.lm_head.weight[99] = float("nan")
+        model.lm_head.weight[99] = 3e38  # finite, unlike what it makes of the loss
     model.save_pretrained(project.recipe.model.name)
-    with pytest.raises(TrainingError, match="the loss is nan at step 1") as caught:
+    with pytest.raises(TrainingError, match="the loss is nan at step") as caught:
         phases.train_sft(project)
     assert "training example" in str(caught.value.where) and "learning rate" in str(caught.value.hint)
     assert not (tmp_path / "run" / "sft" / "final").exists()

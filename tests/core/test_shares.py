@@ -7,7 +7,10 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+import torch
 
+from rlhfcli.core import shares
+from rlhfcli.core.layout import lay_out
 from rlhfcli.core.shares import ahead, cut, divide, passes, share_of
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.data.encoded import EncodedDialogue
@@ -82,3 +85,15 @@ def test_an_error_in_the_background_is_raised_when_its_result_is_due() -> None:
     assert [next(results), next(results)] == [3, 6]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """What ``pin_memory`` does on a GPU: the same sizes and strides, then a copy into it."""
+    return torch.empty_strided(tensor.size(), tensor.stride()).copy_(tensor)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_every_tensor_of_a_batch_can_be_pinned(packed: bool) -> None:
+    layout = lay_out([[5, 6, 7], [5, 9]], packed=packed, pad_id=1)
+    pinned = shares._each(layout, _pinned)
+    assert torch.equal(pinned.positions, layout.positions) and torch.equal(pinned.index, layout.index)

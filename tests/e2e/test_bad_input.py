@@ -27,6 +27,11 @@ def model_without(*patterns: str) -> None:
     shutil.copytree(tiny.model_folder(), "model", ignore=shutil.ignore_patterns(*patterns))
 
 
+def model_of_family(config: dict[str, object]) -> None:
+    model_without()
+    text(json.dumps(config), "model/config.json")
+
+
 def no_files() -> None:
     pass
 
@@ -144,6 +149,16 @@ MODELS = {
         lambda: model_without("*.safetensors"),
         ["sft", *TINY, "--set", "model.name=model"],
         ["model: the model folder has no weights", "It needs model.safetensors"],
+    ),
+    "longer rows than the model reads": (
+        lambda: model_of_family({"model_type": "gpt2", "n_positions": 64}),
+        ["prepare-data", *TINY, "--set", "model.name=model"],
+        ["model: data.max_length is 256, and this model reads at most 64 tokens", "--set data.max_length=64"],
+    ),
+    "a family without a reward form, before its first phase": (
+        lambda: model_of_family({"model_type": "cohere", "hidden_size": 64, "num_attention_heads": 4}),
+        ["run", *TINY, "--set", "model.name=model"],
+        ["no reward model can be made of this family", "CohereForSequenceClassification", "rlhf sft works with it"],
     ),
     "no tokenizer": (
         lambda: model_without("tokenizer*"),
