@@ -13,7 +13,7 @@ whose probability reaches ``top_p`` (Holtzman et al., arXiv 1904.09751).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,7 @@ def generate(
     settings: Decoding,
     end_ids: Collection[int],
     pad_id: int,
+    told: Callable[[int], None] = lambda answered: None,
 ) -> list[list[int]]:
     """Answer many prompts.
 
@@ -66,6 +67,7 @@ def generate(
         settings: How tokens are chosen.
         end_ids: Tokens that end an answer.
         pad_id: Any id of the model's vocabulary; it stands where nobody looks.
+        told: Hears after each batch how many prompts are answered.
 
     Returns:
         One answer per prompt, in order, without the end token.
@@ -89,6 +91,7 @@ def generate(
         room = [rooms[i] for i in rows]
         for i, answer in zip(rows, _answer(cache, settings, draws[rows], room, end_ids), strict=True):
             answers[i] = answer
+        told(len(prompts) - len(order))
     return answers
 
 

@@ -104,8 +104,9 @@ def evaluate_language(
             result |= _likelihood(recipe, model, data.dialogues, prefix)
         if slow := slow_because(model):
             sink.note(slow)
-        with sink.stage(f"answers of the {name} model to {len(questions):,} prompts"):
-            answers[name] = _answers(model, data.tokenizer, questions, _limit(recipe, data))
+        sink.begin(f"answers of the {name} model", len(questions), "prompts")
+        answers[name] = _answers(model, data.tokenizer, questions, _limit(recipe, data), sink)
+        sink.end()
         result |= _matches(answers[name], questions, prefix)
     result["samples"] = _samples(questions, answers["base"], answers["tuned"], recipe.eval.samples)
     return result
@@ -265,14 +266,16 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 
 def _answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[_Question], limit: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[_Question], limit: int, sink: Sink
 ) -> list[_Answer]:
     """Greedy answers, cut where the model begins to write the user's next turn."""
     context = context_limit(model)
     prompts = [q.ids if context is None else q.ids[-(context - 1) :] for q in questions]
     vocabulary = model.get_input_embeddings().num_embeddings
     pad = min(int(tokenizer.pad_token_id), vocabulary - 1)  # the base model may not have the tuned one's pad
-    answers = generate(model, prompts, Decoding(limit), end_ids_of(model, tokenizer), pad)
+    answers = generate(
+        model, prompts, Decoding(limit), end_ids_of(model, tokenizer), pad, lambda done: sink.advance(done, {})
+    )
     stops = turn_stops(tokenizer)
     said = []
     for ids, prompt in zip(answers, prompts, strict=True):

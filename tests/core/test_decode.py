@@ -88,6 +88,13 @@ def test_a_batch_of_different_lengths_gives_what_each_prompt_gets_alone(model: A
     assert len({tuple(answer) for answer in together}) > 6, "the models must say different things"
 
 
+def test_how_many_prompts_are_answered_is_told(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BATCH_TOKENS, "cpu", 20)
+    told: list[int] = []
+    generate(llama, [[5, 6], [7, 8, 9], [5]], Decoding(6), END, PAD, told.append)
+    assert told == sorted(told) and told[-1] == 3 and len(told) > 1
+
+
 def test_small_batches_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Decoding(10, **SAMPLING)
     expected = generate(model, prompts(), settings, END, PAD)
