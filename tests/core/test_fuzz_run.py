@@ -264,8 +264,8 @@ def value_edited(whole: Any, kind: int, number: int, how: tuple[int, str, Any]) 
 EDITS = st.tuples(st.integers(0, 10_000), st.sampled_from(["set", "set", "remove"]), STRANGE)
 JSON_KINDS = [n for n, kind in enumerate(KINDS) if kind.pattern.endswith((".json", ".jsonl"))]
 CASES: list[tuple[Callable[..., None], Any, Any, int]] = [
-    (bytes_changed, st.integers(0, len(KINDS) - 1), BREAKS, 100),
-    (value_edited, st.sampled_from(JSON_KINDS), EDITS, 100),
+    (bytes_changed, st.integers(0, len(KINDS) - 1), BREAKS, 70),
+    (value_edited, st.sampled_from(JSON_KINDS), EDITS, 70),
 ]
 IDS = [case[0].__name__ for case in CASES]
 
@@ -291,4 +291,4 @@ def test_broken_runs(whole: Any, case: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
 def test_many_broken_runs(whole: Any, case: int) -> None:
-    hunt(whole, case, 15)
+    hunt(whole, case, 20)
