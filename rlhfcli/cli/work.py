@@ -97,7 +97,7 @@ def nothing_left(work: Work, part: Phase, going: Going) -> bool:
     Raises:
         OutputError: It was trained with other settings than those of this command.
     """
-    if going.overwrite or not work.run.finished(part) or work.run.checkpoints(part):
+    if going.overwrite or launch.of_first(lambda: not work.run.finished(part) or bool(work.run.checkpoints(part))):
         return False
     work.run.refuse_other_settings(part)
     console.message(f"{part}: already done, nothing to do (--overwrite repeats it)")
@@ -288,7 +288,7 @@ def refuse_no_start(work: Work) -> None:
     Raises:
         ModelError: It starts from the SFT model, which is not there.
     """
-    if work.recipe.reward.init_from == "sft" and not work.run.finished("sft"):
+    if work.recipe.reward.init_from == "sft" and not launch.of_first(lambda: work.run.finished("sft")):
         raise ModelError(
             "the reward model starts from the fine-tuned model, which is not there yet",
             where=str(work.run.sft),

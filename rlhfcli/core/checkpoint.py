@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from rlhfcli.core.export import complete_or_absent
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.unfinished import MANIFEST, checkpoints, step_of
 
+_FORMAT = 1  # of what is written here; a version that writes what this one cannot read counts it up
 _NAME = "step-{:08}"
 _SHARD = 2 * 1024**3  # bytes of a file; what rank 0 holds in memory at once
 _RANDOM = "random.safetensors"
@@ -67,15 +68,17 @@ class Checkpoint:
 
     Args:
         folder: Where it is.
+        whole: Whether to read every file and compare it with its hash, or only the sizes.
 
     Raises:
         Damaged: It is not complete, or a file was changed.
+        OutputError: Another version of this program wrote it, and this one cannot read it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, whole: bool = True) -> None:
         self.folder = folder
-        self.manifest = _checked(folder)
-        self.progress = Progress(**self.manifest["progress"])
+        self.digest, self.manifest = _checked(folder, whole=whole)
+        self.progress = _progress(folder, self.manifest)
         self._where: dict[str, str] = self.manifest["tensors"]
 
     def read(self, key: str) -> Tensor:
@@ -136,6 +139,7 @@ def save(
             where |= dict.fromkeys(shard, name)
         save_file(random_states, partial / _RANDOM)
         manifest = {
+            "format": _FORMAT,
             "progress": vars(progress),
             "settings": settings,
             "tensors": where,
@@ -241,8 +245,26 @@ def _hash(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _checked(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder whose files are as it says."""
+def _progress(folder: Path, manifest: dict[str, Any]) -> Progress:
+    """How far a training was, if a manifest says that in a way that this version knows."""
+    found, version = manifest.get("progress"), manifest.get("format", 1)
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        raise Damaged("its manifest does not say which step it is of")
+    unknown = sorted(found.keys() - {field.name for field in fields(Progress)})
+    if version != _FORMAT or unknown:
+        what = f"this one does not know {', '.join(unknown)}" if unknown else f"this one reads format {_FORMAT}"
+        raise OutputError(  # not damaged, which would be skipped, and removed by the next one
+            f"another version of rlhf wrote this checkpoint, in format {version}: {what}",
+            where=str(folder),
+            hint="Resume with that version; --overwrite begins the training again.",
+        )
+    if not isinstance(manifest.get("tensors"), dict) or not isinstance(manifest.get("settings"), dict):
+        raise Damaged("its manifest does not say which tensors and settings it has")
+    return Progress(**found)
+
+
+def _checked(folder: Path, *, whole: bool) -> tuple[str, dict[str, Any]]:
+    """The manifest of a folder whose files are as it says, and its hash."""
     try:
         checksum, _, text = (folder / MANIFEST).read_text(encoding="utf-8").partition("\n")
         if checksum != _hash(text):
@@ -250,7 +272,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(text)
         files = manifest["files"]
         for name, expected in files.items():
-            found = _identity(folder / name)
+            found = _identity(folder / name) if whole else {**expected, "bytes": (folder / name).stat().st_size}
             if found != expected:
                 what = "has another size" if found["bytes"] != expected["bytes"] else "was changed"
                 raise Damaged(f"{name} {what}")
@@ -258,7 +280,7 @@ def _checked(folder: Path) -> dict[str, Any]:
         raise Damaged(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"its manifest cannot be read: {error}") from None
-    return manifest
+    return checksum, manifest
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from rlhfcli.core.process_group import ensure_process_group
 
 _LONG = timedelta(days=7)  # preparing data, or measuring, may take the first rank as long as it wants
+Made = TypeVar("Made")
 _waiting: Any = None  # a group of its own: the usual one gives up after half an hour
 
 
@@ -37,6 +38,20 @@ def meet() -> None:
     if _waiting is None:
         _waiting = dist.new_group(backend="gloo", timeout=_LONG)
     dist.barrier(group=_waiting)
+
+
+def from_first(found: Made) -> Made:
+    """What the first rank has found, on all ranks: where each would look for itself, they might see different things.
+
+    Args:
+        found: The first rank's; of the others it does not count.
+    """
+    if world_size() == 1:
+        return found
+    meet()
+    box = [found]
+    dist.broadcast_object_list(box, src=0, group=_waiting)
+    return box[0]
 
 
 def summed(values: Sequence[float], device: torch.device) -> list[float]:

@@ -26,7 +26,7 @@ from rlhfcli.core.background import Background
 from rlhfcli.core.best import best_by
 from rlhfcli.core.checkpoint import Damaged, Progress
 from rlhfcli.core.engine import Engine
-from rlhfcli.core.ranks import highest, meet, rank, world_size
+from rlhfcli.core.ranks import from_first, highest, meet, rank, world_size
 from rlhfcli.core.stop import Stop
 from rlhfcli.core.tasks import Task
 from rlhfcli.errors import Interrupted, OutputError
@@ -96,7 +96,7 @@ class Checkpoints:
         if not self._sitting.resume:
             self.remove()
             return
-        self._taken = checkpoint.newest(self.folder, self._sink.note)
+        self._taken = self._newest()
         if self._taken is None:
             self._sink.note(f"no checkpoint in {self.folder}: training begins at its first step")
             return
@@ -105,6 +105,25 @@ class Checkpoints:
         engine_state.load_weights(module, self._read)
         self._best = self._taken.progress.best if self._best_by else {}
         self._sink.note(f"going on after step {self._taken.progress.step:,}: {self._taken.folder}")
+
+    def _newest(self) -> checkpoint.Checkpoint | None:
+        """The newest checkpoint that the first rank finds whole; the others open that one, or fail."""
+        found = checkpoint.newest(self.folder, self._sink.note) if rank() == 0 else None
+        chosen = from_first((found.progress.step, found.digest) if found else None)
+        if rank() == 0 or chosen is None:
+            return found
+        folder = checkpoint.folder_of(self.folder, chosen[0])
+        try:
+            found = checkpoint.Checkpoint(folder, whole=False)
+            if found.digest != chosen[1]:
+                raise Damaged("its manifest is another one")
+        except Damaged as damage:
+            raise OutputError(
+                f"rank {rank()} does not see the checkpoint that the first rank resumes: {damage}",
+                where=str(folder),
+                hint="Put output_dir on a disk that all machines share, and see whether this one reads it right.",
+            ) from None
+        return found
 
     def restore(self, engine: Engine) -> None:
         """Give a new engine its optimizer, schedule and random numbers back.

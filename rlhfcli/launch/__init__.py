@@ -18,7 +18,7 @@ from __future__ import annotations
 from rlhfcli.launch.dispatch import start
 from rlhfcli.launch.environment import check_launcher, in_this_process
 from rlhfcli.launch.options import Options, imagined, usable_gpus
-from rlhfcli.launch.rank import as_rank, first, go_on_alone, is_rank, log_into, together, wait_for_first
+from rlhfcli.launch.rank import as_rank, first, go_on_alone, is_rank, log_into, of_first, together, wait_for_first
 
 __all__ = [
     "Options",
@@ -30,6 +30,7 @@ __all__ = [
     "in_this_process",
     "is_rank",
     "log_into",
+    "of_first",
     "start",
     "together",
     "usable_gpus",

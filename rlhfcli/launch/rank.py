@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from rlhfcli.errors import Interrupted, RecipeError, RlhfError
 from rlhfcli.words import visible
@@ -120,6 +120,22 @@ def wait_for_first(make: Callable[[], Made], find: Callable[[], Made]) -> Made:
         return made
     together()
     return find()
+
+
+def of_first(look: Callable[[], Made]) -> Made:
+    """Let the first rank look at the disk for all: the others might see something else there.
+
+    Args:
+        look: Runs on the first rank, also where it is the only one.
+
+    Returns:
+        What it gave, on every rank.
+    """
+    if not is_rank():
+        return look()
+    from rlhfcli.core import ranks
+
+    return cast("Made", ranks.from_first(look() if first() else None))
 
 
 def go_on_alone() -> bool:

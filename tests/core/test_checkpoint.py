@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
@@ -13,6 +18,7 @@ from hypothesis import strategies as st
 from rlhfcli.core import checkpoint
 from rlhfcli.core.checkpoint import Damaged, Progress, newest, prune, remove_all, save
 from rlhfcli.errors import OutputError
+from rlhfcli.recipe.unfinished import MANIFEST
 from rlhfcli.recipe.unfinished import checkpoints as folders
 
 TENSORS = {f"weight:layer.{k}": torch.arange(24.0).reshape(4, 6) + k for k in range(5)}
@@ -37,6 +43,85 @@ def test_what_is_read_is_what_was_written(tmp_path, monkeypatch):
     assert found.random_state(1)["cpu"].tolist() == [0, 0, 0] and found.random_state(2) == {}
     with pytest.raises(Damaged, match="holds no weight:other"):
         found.read("weight:other")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "told"),
+    [
+        (
+            {"format": 2},
+            OutputError,
+            "wrote this checkpoint, in format 2: this one reads format 1",
+        ),
+        ({"progress": {"step": 7, "epoch": 1}}, OutputError, "in format 1: this one does not know epoch\n"),
+        ({"progress": {"tokens": 7}}, Damaged, "its manifest does not say which step it is of"),
+        ({"tensors": []}, Damaged, "its manifest does not say which tensors and settings it has"),
+        ({"files": []}, Damaged, "its manifest cannot be read"),
+    ],
+)
+def test_a_manifest_that_this_version_does_not_know(tmp_path, change, kind, told):
+    folder = write(tmp_path)
+    manifest = json.loads((folder / MANIFEST).read_text().partition("\n")[2])
+    assert manifest["format"] == 1
+    rewrite(folder, manifest | change)
+    with pytest.raises(kind, match=re.escape(told)):
+        checkpoint.Checkpoint(folder)
+    assert folder.exists()
+    rewrite(folder, {key: value for key, value in manifest.items() if key != "format"})  # as the first version did
+    assert checkpoint.Checkpoint(folder).progress == PROGRESS
+
+
+def rewrite(folder, manifest):
+    text = json.dumps(manifest)
+    (folder / MANIFEST).write_text(f"{checkpoint._hash(text)}\n{text}")
+
+
+RANK = """
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+from rlhfcli.core.resume import Checkpoints, Sitting
+from rlhfcli.core.tasks import SftTask
+from rlhfcli.errors import OutputError
+from rlhfcli.progress import Silent
+from rlhfcli.recipe.schema import Recipe
+
+recipe = Recipe.model_validate({"output_dir": "x", "model": {"name": "x"}, "data": {"sources": [{"path": "x"}]}})
+for case in sys.argv[2:]:
+    folder = Path(sys.argv[1]) / case / os.environ["RANK"]
+    checkpoints = Checkpoints(folder, recipe, SftTask, Sitting(resume=True), Silent())
+    try:
+        found = checkpoints._newest()
+        said = found and str(found.progress.step)
+    except OutputError as error:
+        said = error.what
+    Path(f"{folder}.said").write_text(f"{said}")
+"""
+
+
+def test_the_first_rank_decides_which_checkpoint_is_resumed(tmp_path):
+    """Each rank sees a disk of its own here, as with one that shows a file only in part."""
+    cases = {"same": None, "second": "1", "first": "0", "none": None}
+    for case, broken in cases.items():
+        for number in "01" if case != "none" else "":
+            for step in (2, 4):
+                folder = write(tmp_path / case / number / "sft" / "checkpoints", step)
+                file = next(folder.glob("state-*"))
+            if number == broken:
+                file.write_bytes(file.read_bytes()[:-9])
+        (tmp_path / case).mkdir(exist_ok=True)
+    (tmp_path / "rank.py").write_text(RANK)
+    alone = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {key: value for key, value in os.environ.items() if key not in alone} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "rank.py"),
+         str(tmp_path), *cases],
+        env=environment, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = {case: [(tmp_path / case / f"{number}.said").read_text() for number in "01"] for case in cases}
+    lost = "rank 1 does not see the checkpoint that the first rank resumes: state-00001.safetensors has another size"
+    assert said == {"same": ["4", "4"], "second": ["4", lost], "first": ["2", "2"], "none": ["None", "None"]}
 
 
 def test_all_files_get_the_users_mode(tmp_path):
