@@ -56,6 +56,16 @@ article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1r
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; margin-top: .8rem;
        border-top: 1px solid var(--line); padding-top: .8rem; }
 .fork { color: var(--bar); font-weight: bold; }
+@media (max-width: 40rem) {  /* a telephone: every row a block of its own, each figure below its name */
+  body { padding: 1.25rem 1rem 3rem; }
+  table, tbody { display: block; } thead { display: none; }
+  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(4rem, 1fr)); gap: .1rem .6rem;
+       border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  td { padding: 0; overflow-wrap: anywhere; } td.number { text-align: left; }
+  td:not(.number) { grid-column: 1 / -1; } td:first-child { font-weight: 600; } td:empty { display: none; }
+  td::before { content: attr(data-name); display: block; color: var(--soft); font-size: .75rem; line-height: 1.3; }
+  .bin { grid-template-columns: 6.5rem 3.5rem 1fr; } article { padding: .7rem .8rem; }
+}
 </style>
 </head>
 <body>
@@ -70,7 +80,8 @@ article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1r
 {%- endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}<tr>{% for cell in row -%}
-<td{% if table.columns[loop.index0].number %} class="number"{% endif %}>{{ cell }}</td>
+{% set column = table.columns[loop.index0] -%}
+<td data-name="{{ column.name }}"{% if column.number %} class="number"{% endif %}>{{ cell }}</td>
 {%- endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% if table.note %}<p class="soft">{{ table.note }}</p>{% endif %}

@@ -268,6 +268,9 @@ def test_the_page_shows_rows_as_text_and_needs_nothing_else() -> None:
     assert not any(hides(line) for line in text.splitlines())
     assert '<span class="trained ">' in text
     assert "prefers-color-scheme: dark" in text
+    for table in data_view.tables(manifest()):  # on a telephone every cell stands below its column's name
+        for column in table.columns:
+            assert text.count(f'<td data-name="{column.name}"') >= len(table.rows)
     assert all(table.title in page.text for table in data_view.tables(manifest()))
 
 
