@@ -238,6 +238,20 @@ def copy(project, tmp_path):
     return tmp_path / "copy"
 
 
+def test_damaged_data_are_made_anew_before_they_are_used(copy, rlhf):
+    file = copy / "runs" / "tiny" / "data" / "sft_validation.arrow"
+    before = file.read_bytes()
+    file.write_bytes(before[:-100] + bytes([before[-100] ^ 1]) + before[-99:])
+    done = rlhf("prepare-data", "--json", folder=copy)
+    assert done.code == 0 and file.read_bytes() == before
+    assert "runs/tiny/data cannot be used (sft_validation.arrow is not as it was written), and is made anew" in done.err
+    made = file.stat().st_ino
+    done = rlhf("prepare-data", "--json", folder=copy)
+    assert "is up to date" in done.err and file.stat().st_ino == made
+    done = rlhf("prepare-data", "--json", "--overwrite", folder=copy)
+    assert "is up to date" not in done.err and file.stat().st_ino != made and file.read_bytes() == before
+
+
 def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
