@@ -69,7 +69,8 @@ def files_of(folder: Path, choice: Choice) -> tuple[list[Path], str]:
     Raises:
         DataError: It holds no data files; or no such split or configuration.
     """
-    every = sorted(file for file in folder.rglob("*") if is_data_file(file) and file.is_file())
+    # A link to nothing counts: whoever opens it says so.
+    every = sorted(file for file in folder.rglob("*") if is_data_file(file) and not file.is_dir())
     hidden = [file for file in every if _is_hidden(file.relative_to(folder))]
     files = [file for file in every if file not in set(hidden) and not _is_cache(file)]
     if not files:

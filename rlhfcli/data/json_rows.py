@@ -86,25 +86,26 @@ def json_document(path: Path, content: bytes, meter: Meter, wanted: Wanted) -> R
     if not text.strip():
         return
     try:
-        value = parse(text)
+        rows = _rows_of(path, parse(text), wanted)
     except Refused as refused:
         if not text.lstrip().startswith("["):
             raise DataError(str(refused), where=shown(path), hint=WANTED) from None
-        rows = list(elements(text))
+        rows = _each(path, elements(text))
     except json.JSONDecodeError as error:
-        several = error.msg == "Extra data" and text.lstrip().startswith("{")
-        if several and is_json(text.lstrip().partition("\n")[0]):
+        if error.msg != "Extra data" or not text.lstrip().startswith("{"):
+            raise _document_error(path, error) from None
+        if is_json(text.lstrip().partition("\n")[0]):
             yield from json_lines(path, iter(content.splitlines(keepends=True)), meter, wanted)
             return
-        try:
-            rows = list(objects(text)) if several else []
-        except json.JSONDecodeError as later:
-            raise _document_error(path, later) from None
-        if not several:
-            raise _document_error(path, error) from None
-    else:
-        rows = _rows_of(path, value, wanted)
+        rows = _each(path, objects(text))
     yield from counted(path, rows, len(rows), meter)
+
+
+def _each(path: Path, values: Iterator[Any]) -> list[Any]:
+    try:
+        return list(values)
+    except json.JSONDecodeError as error:
+        raise _document_error(path, error) from None
 
 
 def _document_instead(path: Path, content: bytes, meter: Meter, wanted: Wanted, otherwise: DataError) -> Rows:

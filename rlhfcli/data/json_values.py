@@ -87,21 +87,28 @@ def is_json(text: str) -> bool:
 
 
 def elements(text: str) -> Iterator[Any]:
-    """The elements of a list one by one, because one of them cannot be used.
+    """Read the elements of a list one by one, because one of them cannot be used.
 
     Args:
-        text: A list, known to be JSON.
+        text: A list.
 
     Yields:
         Each; ``Unreadable`` for one that cannot be used.
+
+    Raises:
+        JSONDecodeError: It is not JSON, behind the one that cannot be used.
     """
     at = _skip(text, text.index("[") + 1)
-    while text[at] != "]":
+    while text[at : at + 1] != "]":
         value, end = _usable(text, at)
         yield value
         at = _skip(text, end)
-        if text[at] == ",":
+        if text[at : at + 1] == ",":
             at = _skip(text, at + 1)
+        elif text[at : at + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+    if _skip(text, at + 1) < len(text):
+        raise json.JSONDecodeError("Extra data", text, _skip(text, at + 1))
 
 
 def objects(text: str) -> Iterator[Any]:

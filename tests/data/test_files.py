@@ -7,9 +7,11 @@ import gzip
 import json
 import lzma
 import os
+import random
 
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from rlhfcli.data.files import read_rows
 from rlhfcli.data.prepare import prepare
@@ -34,6 +36,16 @@ def zstd(text):
 
 def utf16(text, codec="utf-16"):
     return text.encode(codec)
+
+
+def written(name):
+    table, sink = pa.Table.from_pylist(ROWS), pa.BufferOutputStream()
+    if name.endswith(".parquet"):
+        parquet.write_table(table, sink)
+    else:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    return sink.getvalue().to_pybytes()
 
 
 LAYOUTS = {  # a file's name → its content; each holds ROWS
@@ -69,6 +81,9 @@ LAYOUTS = {  # a file's name → its content; each holds ROWS
     "tabs by name": ("x.tsv", "prompt\tresponse\na\tb\nc, d\t東京 é\n".encode()),
     "spaces in the header": ("x.csv", CSV.replace("prompt,response", " prompt , response").encode()),
     "commas at the end": ("x.csv", 'prompt,response\na,b,\n"c, d",東京 é,\n'.encode()),
+    "Parquet": ("x.parquet", written("x.parquet")),
+    "Parquet, packed": ("x.parquet.gz", gzip.compress(written("x.parquet"))),
+    "Arrow": ("x.arrow", written("x.arrow")),
     "blank lines": ("x.csv", f"\n\n{CSV}\n".replace("\na,b", "\n\na,b").encode()),
 }
 
@@ -229,3 +244,36 @@ def test_the_first_rows_need_not_show_the_shape(tokenizer, make_recipe, tmp_path
         assert said in str(caught.value)
         return
     assert prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent()).summary()[0]["kept"] == 30
+
+
+# --- files that are damaged ---------------------------------------------------------------------------------
+
+
+def spoilt(content, chance):
+    content = bytearray(content)
+    for _ in range(chance.choice([1, 1, 3])):
+        at = chance.randrange(len(content) + 1)
+        match chance.randrange(4):
+            case 0:
+                content[at : at + 1] = bytes([chance.randrange(256)])
+            case 1:
+                del content[at:]
+            case 2:
+                content[at:at] = chance.choice(
+                    [b'"', b"{", b"]", b"\r", b"\0", b"\xff\xfe", b"\\ud83d", b"9" * 5000, b"[" * 50_000]
+                )
+            case _:
+                del content[at : at + chance.randrange(1, 40)]
+    return bytes(content)
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_a_damaged_file_is_an_error_that_says_what_to_do_or_gives_rows(tmp_path, case):
+    name, content = LAYOUTS[case]
+    chance = random.Random(case)
+    for _ in range(30):
+        (tmp_path / name).write_bytes(spoilt(content, chance))
+        try:
+            list(read_rows(tmp_path / name))
+        except DataError as error:
+            assert error.where and error.hint

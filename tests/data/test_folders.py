@@ -161,6 +161,13 @@ def test_the_splits_of_save_to_disk(tmp_path):
     assert read(tmp_path / "one")[0] == ["german"] * 2
 
 
+def test_a_link_to_nothing_is_not_passed_over(tmp_path):
+    fill(tmp_path, ["a.jsonl"])
+    (tmp_path / "b.jsonl").symlink_to("nowhere.jsonl")
+    with pytest.raises(DataError, match=r"b.jsonl: the file cannot be read: No such file"):
+        read(tmp_path)
+
+
 FILES = {
     "its own": ("test.jsonl", {"split": "test"}, None),
     "train": ("a.jsonl", {"split": "train"}, None),

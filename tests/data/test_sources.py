@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
@@ -130,6 +131,17 @@ def test_the_built_in_data_are_generated_by_limit_and_seed():
 
 
 GOOD = '{"prompt": "a", "response": "b"}\n'
+
+
+def arrow_with_wrong_offsets():
+    table = pa.table({"prompt": ["a" * 77, "b" * 78]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    right, wrong = (np.array(ends, dtype=np.int32).tobytes() for ends in ([0, 77, 155], [0, 10**9, 155]))
+    return sink.getvalue().to_pybytes().replace(right, wrong)
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 1234\n"
 BROKEN = {
     "empty file": ("x.jsonl", b"", "x.jsonl: the file has no rows"),
@@ -154,6 +166,7 @@ BROKEN = {
     "no gzip": ("x.jsonl.gz", b"hello", "x.jsonl.gz: the .gz file is damaged"),
     "cut gzip": ("x.jsonl.gz", gzip.compress(GOOD.encode() * 9)[:-12], "x.jsonl.gz: the .gz file is damaged"),
     "no arrow": ("x.arrow", b"hello, this is no table", "x.arrow: not an Arrow file"),
+    "Arrow with wrong offsets": ("x.arrow", arrow_with_wrong_offsets(), "x.arrow: not an Arrow file: "),
     "no parquet": ("x.parquet", b"hello, this is no table", "x.parquet: not a Parquet file"),
     "another kind": ("x.doc", b"hello", "x.doc: not a kind of data file"),
     "a text": ("x.txt", b"hello", "x.txt: a text file has no rows"),
@@ -169,6 +182,14 @@ BROKEN = {
     "no zstd": ("x.jsonl.zst", b"(\xb5/\xfd0000000000", "x.jsonl.zst: the .zst file is damaged"),
     "no xz": ("x.jsonl.xz", b"0000000000", "x.jsonl.xz: the .xz file is damaged"),
     "cut bz2": ("x.jsonl.bz2", bz2.compress(GOOD.encode() * 9)[:-9], "x.jsonl.bz2: the .bz2 file is damaged"),
+    "not JSON behind a row that cannot be used": (
+        "x.json",
+        b'[{"a": 1, "a": 2},\n{"b": }]',
+        "x.json:2:7: not JSON: Expecting value",
+    ),
+    "cut off behind it": ("x.json", b'[{"a": 1, "a": 2}, 3', "x.json:1:21: not JSON: Expecting ',' delimiter"),
+    "more behind it": ("x.json", b'[{"a": 1, "a": 2}] 3', "x.json:1:20: not JSON: Extra data"),
+    "a huge number alone": ("x.json", b'{"a": ' + b"9" * 5000 + b"}", "x.json: a number has too many digits"),
     "single quotes": ("x.jsonl", b"{'prompt': 'a'}", "JSON has double quotes"),
     "a column twice": (
         "x.csv",
