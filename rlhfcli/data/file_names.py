@@ -81,6 +81,11 @@ def word_of(name: str) -> str | None:
     return next((_WORDS[token] for token in tokens if token in _ANYWHERE), None)
 
 
+def is_split_word(name: str) -> bool:
+    """Whether a name is a usual word for a split, and nothing else."""
+    return name.lower() in _WORDS
+
+
 def belongs(label: Label, split: str) -> bool:
     """Whether a file is of a split.
 

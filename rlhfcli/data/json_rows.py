@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.file_names import word_of
+from rlhfcli.data.file_names import is_split_word, word_of
 from rlhfcli.data.json_values import START, Refused, elements, is_json, objects, parse
 from rlhfcli.data.rows import Meter, Rows, Unreadable, counted, not_utf8, shown
 from rlhfcli.errors import DataError
@@ -137,7 +137,8 @@ def _rows_of(path: Path, value: Any, wanted: Wanted) -> list[Any]:
         splits: Mapping[str, Any] = {}
         rows = value
     elif isinstance(value, dict):
-        splits = {name: each for name, each in value.items() if word_of(name) and _is_list_of_objects(each)}
+        lists = {name: each for name, each in value.items() if _is_list_of_objects(each)}
+        splits = {name: each for name, each in lists.items() if is_split_word(name) or name in wanted.splits}
         rows = [] if splits else _rows_of_object(value)
     else:
         raise DataError(f"the JSON file is not a list of rows but {value!r:.200}", where=shown(path), hint=WANTED)

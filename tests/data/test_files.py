@@ -95,7 +95,7 @@ def test_layouts(tmp_path, name, content):
 
 
 def test_one_object_is_one_row(tmp_path):
-    row = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "data": 3}
+    row = {"messages": [{"role": "user", "content": "x"}], "data": 3, "test_cases": [{"a": 1}]}
     (tmp_path / "x.json").write_text(json.dumps(row, indent=2))
     assert [found for found, _ in read_rows(tmp_path / "x.json")] == [row]
 
@@ -110,6 +110,8 @@ def test_the_splits_of_one_json_file(tmp_path):
     assert (rows(), rows(split="test"), rows(split="train")) == ([1], [2], [1])
     with pytest.raises(DataError, match="the file has no split 'dev'"):
         rows(split="dev")
+    path.write_text(json.dumps({"train_a": [{"a": 1}], "train_b": [{"a": 2}]}))
+    assert rows(split="train_b") == [2]
     path.write_text(json.dumps([{"a": 1}]))
     with pytest.raises(DataError, match="the file has no split 'test'"):
         rows(split="test")
