@@ -146,14 +146,13 @@ class Segmenter:
         return said.partition("\ue000")[0]
 
     def _shielded(self, turns: Sequence[Turn]) -> list[Turn]:
-        return [
-            replace(
-                turn,
-                content=self._pieces.shield(turn.content, assistant=turn.role == "assistant"),
-                reasoning=self._pieces.shield(turn.reasoning, assistant=True),
-            )
-            for turn in turns
-        ]
+        return [self._shielded_turn(turn) for turn in turns]
+
+    def _shielded_turn(self, turn: Turn) -> Turn:
+        content = self._pieces.shield(turn.content, assistant=turn.role == "assistant")
+        if content == turn.content and not turn.reasoning:
+            return turn
+        return replace(turn, content=content, reasoning=self._pieces.shield(turn.reasoning, assistant=True))
 
     def _appended(self, turns: Sequence[Turn], tools: str) -> list[Words] | None:
         """The words of a template that appends; ``None`` where it does not, or where turns hold what is no content."""
