@@ -15,7 +15,7 @@ from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, stream
 from rlhfcli.core.model import load_tokenizer
 from rlhfcli.core.reading import Reader
 from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.text_stream import TextStream, turn_stops
+from rlhfcli.core.text_stream import Lead, TextStream, turn_stops
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.template import check_speaks, set_template
@@ -86,6 +86,7 @@ class ChatSession:
         self._encoder = Encoder(tokenizer, self._prompt_room())
         self._ends = end_ids_of(model, tokenizer)
         self._stops = turn_stops(tokenizer)
+        self._lead = Lead(tokenizer)
 
     def reply(self, text: str) -> Generator[str, None, None]:
         """Say something and listen.
@@ -113,7 +114,7 @@ class ChatSession:
         self._replies += 1
         said, finished = "", False
         try:
-            for piece in _without_edges(self._pieces(ids, settings)):
+            for piece in _without_edges(self._lead.removed(self._pieces(ids, settings))):
                 said += piece
                 yield piece
             finished = True

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.data.dialogue import Role, Turn
+from rlhfcli.data.encode import answer_lead
 from rlhfcli.data.template import render
 
+_THOUGHT_ENDS = "</think>"
 _UNFINISHED = "\ufffd"  # what a tokenizer writes for bytes that are no whole character (yet)
 
 
@@ -75,6 +78,60 @@ class TextStream:
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of ``text`` that ``stop`` begins with."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Lead:
+    """What a model generates before the words of an answer: a thought, an empty one, the name of a channel.
+
+    Args:
+        tokenizer: With a chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._whole = answer_lead(tokenizer).strip()
+        self._special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or r"(?!)")
+        self._shown = self._special.sub("", self._whole).strip()
+
+    @property
+    def empty(self) -> bool:
+        """Whether the first token of an answer is the first of its words."""
+        return not self._whole
+
+    def without(self, ids: Sequence[int]) -> str:
+        """The words of an answer.
+
+        Args:
+            ids: All that was generated.
+
+        Returns:
+            Its text without special tokens, and without what was thought.
+        """
+        whole: str = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+        for mark in filter(None, (self._whole, _THOUGHT_ENDS)):
+            if mark in whole:
+                return self._special.sub("", whole.rpartition(mark)[2]).strip()
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text.strip()
+
+    def removed(self, pieces: Iterable[str]) -> Iterator[str]:
+        """Leave an empty thought or the name of a channel out of a stream; a thought that says something stays.
+
+        Args:
+            pieces: Of text without special tokens.
+
+        Yields:
+            The rest as soon as it is known.
+        """
+        held, begun = "", self.empty
+        for piece in pieces:
+            held += piece
+            if not begun and self._shown.startswith(held.strip()):
+                continue
+            yield held if begun else held.lstrip().removeprefix(self._shown)
+            held, begun = "", True
+        if held and held.strip() != self._shown:
+            yield held
 
 
 def cut(text: str, stops: Sequence[str]) -> str:

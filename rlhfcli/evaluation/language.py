@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhfcli.core.continuation import slow_because
 from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, generate
 from rlhfcli.core.measure import measure_dialogues
-from rlhfcli.core.text_stream import cut, turn_stops
+from rlhfcli.core.text_stream import Lead, cut, turn_stops
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.encoded import EncodedDialogue
 from rlhfcli.data.evaluation_rows import PromptRow
@@ -218,6 +218,8 @@ def _limit(recipe: Recipe, data: LanguageData) -> int:
     accepted = [text for prompt in data.prompts for text in prompt.accepted]
     if not accepted or not all(prompt.accepted for prompt in data.prompts):
         return recipe.chat.max_new_tokens
+    if not Lead(data.tokenizer).empty:  # what is thought first has no length that is known
+        return recipe.chat.max_new_tokens
     longest = max(len(ids) for ids in data.tokenizer(accepted, add_special_tokens=False)["input_ids"])
     return min(recipe.chat.max_new_tokens, longest + _SLACK)
 
@@ -256,7 +258,7 @@ def _from_dialogue(dialogue: EncodedDialogue, tokenizer: PreTrainedTokenizerBase
         shown=_text(tokenizer, dialogue.ids[before:first]),
         accepted=(),
         skill="",
-        reference=_text(tokenizer, dialogue.ids[first:last]),
+        reference=Lead(tokenizer).without(dialogue.ids[first:last]),
     )
 
 
@@ -276,10 +278,10 @@ def _answers(
     answers = generate(
         model, prompts, Decoding(limit), end_ids_of(model, tokenizer), pad, lambda done: sink.advance(done, {})
     )
-    stops = turn_stops(tokenizer)
+    stops, lead = turn_stops(tokenizer), Lead(tokenizer)
     said = []
     for ids, prompt in zip(answers, prompts, strict=True):
-        whole = _text(tokenizer, ids)
+        whole = lead.without(ids)
         text = cut(whole, stops)
         room = limit if context is None else min(limit, context - len(prompt))
         said.append(_Answer(text, stopped=len(ids) < room and text == whole))

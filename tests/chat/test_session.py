@@ -15,11 +15,13 @@ import transformers
 from rlhfcli.chat.session import ChatSession, Judge, open_session
 from rlhfcli.chat.transcript import Record
 from rlhfcli.core.decode import Decoding
+from rlhfcli.core.text_stream import Lead
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.errors import DataError, ModelError
 from rlhfcli.recipe.schema import Chat
+from tests.data.test_masks import QWEN3
 
-from .conftest import CONTEXT, llama_config
+from .conftest import CONTEXT, byte_tokenizer, llama_config
 
 Says = Callable[..., list[list[int]]]
 
@@ -57,6 +59,27 @@ def test_what_is_shown_is_what_is_remembered(session: ChatSession, says: Says, s
     assert "".join(pieces) == shown
     assert all(pieces)
     assert session.turns == [Turn("user", "Hi"), Turn("assistant", shown)]
+
+
+LEADS = {
+    "an empty thought": (QWEN3, "<think>\n\n</think>\n\nParis.", "Paris."),
+    "none, though one is usual": (QWEN3, "Paris.", "Paris."),
+    "a thought": (QWEN3, "<think>\nWell\n</think>\n\nParis.", "<think>\nWell\n</think>\n\nParis."),
+    "broken off": (QWEN3, "<think>\n", "<think>"),
+    "nothing": (QWEN3, "<think>\n\n</think>", ""),
+}
+
+
+@pytest.mark.parametrize(("template", "said", "shown"), LEADS.values(), ids=LEADS.keys())
+def test_an_empty_thought_is_not_shown(model: Any, says: Says, template: str, said: str, shown: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template.replace("<|im_end|>", "</s>")
+    session = ChatSession(model, tokenizer, Decoding(60))
+    says(said)
+    assert "".join(session.reply("Where?")) == shown
+    assert [turn.content for turn in session.turns] == ["Where?", shown]
+    ids = tokenizer(f"{said}</s>")["input_ids"]
+    assert Lead(tokenizer).without(ids) == said.rpartition("</think>")[2].strip()
 
 
 def test_what_was_said_before_an_interruption_stays(session: ChatSession, says: Says) -> None:
