@@ -140,7 +140,9 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
             dtype=torch.float32,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
+    check_shapes(name, report)
     check_filled(name, report["missing_keys"])
     check_finite(model, name)
     set_modules(model, dropouts)
@@ -249,6 +251,27 @@ def _check_end_token(folder: Path, tokenizer: Any) -> None:
             f"({tokenizer.eos_token}) is not in tokenizer.json",
             where=str(folder),
             hint="Copy tokenizer_config.json from where the model comes from: it names the end token.",
+        )
+
+
+def check_shapes(name: str, report: dict[str, Any]) -> None:
+    """Refuse a model some of whose weights have other shapes than its config says.
+
+    Args:
+        name: Folder or hub name.
+        report: What transformers says of the loading, with ``ignore_mismatched_sizes``: else it hides which.
+
+    Raises:
+        ModelError: There are such weights.
+    """
+    differ = sorted((key, tuple(found), tuple(wanted)) for key, found, wanted in report["mismatched_keys"])
+    if differ:
+        key, found, wanted = differ[0]
+        tensors = "1 tensor has" if len(differ) == 1 else f"{len(differ)} tensors have"
+        raise ModelError(
+            f"{tensors} another shape than config.json says: {key} is {found}, not {wanted}",
+            where=name,
+            hint="Does config.json belong to these weights?",
         )
 
 

@@ -12,7 +12,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from rlhfcli.core.dropout import set_config, set_modules
 from rlhfcli.core.family_checks import check_finite, settle_generation
 from rlhfcli.core.heads import PLAIN, chosen_row, find_head, put
-from rlhfcli.core.model import check_filled, device, explained, is_reward_model, load_config, resolve
+from rlhfcli.core.model import check_filled, check_shapes, device, explained, is_reward_model, load_config, resolve
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 
@@ -89,7 +89,9 @@ def load_classifier(section: Model, folder: str, config: Any, *, new_head: bool)
             dtype=torch.float32,
             trust_remote_code=section.trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
+    check_shapes(folder, report)
     check_filled(folder, [name for name in report["missing_keys"] if not (new_head and name.startswith("score."))])
     check_finite(model, folder)
     set_modules(model, dropouts)

@@ -80,7 +80,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no safetensors at all": (lambda f: (f / "model.safetensors").write_bytes(b""), "the model cannot be loaded"),
     "weights of fewer layers": (_without_a_layer, "the weights do not fill the model: 16 tensors are missing"),
     "weights of another kind": (_other_family, "the weights do not fill the model"),
-    "weights of another shape": (lambda f: _change_config(f, ffn_dim=48), "the model cannot be loaded"),
+    "weights of another shape": (
+        lambda f: _change_config(f, ffn_dim=48),
+        "6 tensors have another shape than config.json says",
+    ),
 }
 
 

@@ -11,10 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
+from rlhfcli.chat.session import Judge
 from rlhfcli.core import checksums, release
+from rlhfcli.core.export import as_reward_model, save_model
+from rlhfcli.core.model import load_tokenizer
 from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.data.dialogue import Turn
+from rlhfcli.data.scored_template import ending_at_score
 from tests.core import families, folders
 from tests.core.rank_worker import settings
 from tests.core.test_phases import _project
@@ -43,7 +49,7 @@ def in_trl(folder: Path, tmp_path: Path) -> Tensor:
             ),
             train_dataset=datasets.Dataset.from_list(data),
             processing_class=folders.tokenizer(),
-            reward_processing_classes=folders.tokenizer(),
+            reward_processing_classes=transformers.AutoTokenizer.from_pretrained(folder),
         )  # fmt: skip
         prompts, completions = [each[:1] for each in DIALOGUES], [each[1:] for each in DIALOGUES]
         found: Tensor = trainer._calculate_rewards(data, prompts, completions, [[3]] * len(DIALOGUES))
@@ -62,6 +68,23 @@ def test_a_merged_reward_model_and_its_adapter(family: str, tmp_path: Path) -> N
     assert (expected[0] - expected[1]).abs() > 1e-3
     for folder in (final, final / "adapter"):
         torch.testing.assert_close(in_trl(folder, tmp_path), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_templates_that_write_behind_the_end_token(own: bool, tmp_path: Path) -> None:
+    """Ours and theirs: TRL and a chat of ours read the same score."""
+    model = families.classifier("llama")
+    model.resize_token_embeddings(len(folders.chatml()), mean_resizing=False)
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    model.config.pad_token_id = 1
+    words = folders.chatml()
+    if own:
+        as_reward_model(model.config, "last", (0.0, 1.0))
+        words = ending_at_score(words)
+    save_model(model, words, tmp_path / "m", None, "")
+    judge = Judge(load_reward_model(tmp_path / "m"), load_tokenizer(str(tmp_path / "m")))
+    found = [judge.score([Turn(each["role"], each["content"]) for each in turns]) for turns in DIALOGUES]
+    torch.testing.assert_close(in_trl(tmp_path / "m", tmp_path), torch.tensor(found), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
