@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhfcli.core import deepspeed_chat
@@ -117,6 +118,17 @@ def test_other_numbers_end_with_1(copy, rlhf, monkeypatch):
     done = rlhf("export", "--check", "runs/tiny/reward/final", folder=copy)
     assert done.code == 1
     assert "gives other numbers elsewhere" in done.err and "differs" in done.out
+    done = rlhf("export", "reward", "out", folder=copy)
+    assert done.code == 1 and "differs" in done.out
+    assert "others would get other numbers from this export" in done.err and "Nothing was written" in done.err
+    assert not (copy / "out").exists()
+
+
+def test_the_folder_of_an_adapter_becomes_a_plain_model(copy, rlhf):
+    done = rlhf("export", "runs/tiny/sft/final/adapter", "out", "--no-check", folder=copy)
+    assert done.code == 0, done.err
+    names = load_file(copy / "out" / "model.safetensors").keys()
+    assert names == load_file(copy / "runs/tiny/sft/final/model.safetensors").keys()
 
 
 def test_a_damaged_model_is_not_exported(copy, rlhf):
