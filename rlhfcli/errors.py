@@ -7,6 +7,7 @@
     │   ├── DataError                  a file or a row that cannot be used
     │   ├── ModelError                 a model or tokenizer folder that cannot be used
     │   ├── OutputError                a folder that cannot be written, or that belongs to something else
+    │   ├── OutOfMemory                what was asked for does not fit into memory
     │   └── LaunchError                ranks that cannot be started as asked
     ├── TrainingError         exit 1   the run cannot go on (a loss that is not a number)
     ├── RankError             exit 1   one of several ranks has failed
@@ -21,6 +22,15 @@ from __future__ import annotations
 import errno
 import re
 from dataclasses import dataclass
+
+_NO_MEMORY = (
+    "CUDA out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "'out of memory'",  # NCCL: Cuda failure 2 'out of memory'
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 _WHY_NOT_WRITTEN = {
     errno.ENOSPC: "The disk is full: make room on it.",
@@ -95,6 +105,28 @@ class LaunchError(UserError):
     """Ranks cannot be started as asked: on this machine, or with these options together."""
 
     title = "Launch"
+
+
+class OutOfMemory(UserError):
+    """What was asked for does not fit into the memory of this machine, or of its GPU."""
+
+    title = "Out of memory"
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a library says that memory was not to be had; torch has no type for all of them.
+
+    Args:
+        error: Of torch, CUDA, NCCL, or Python itself.
+    """
+    if isinstance(error, OutOfMemory):
+        return False  # said already
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or no_memory(str(error))
+
+
+def no_memory(text: str) -> bool:
+    """The same of what such an error says."""
+    return any(words in text for words in _NO_MEMORY)
 
 
 class TrainingError(RlhfError):

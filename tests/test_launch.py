@@ -154,6 +154,9 @@ def report(folder: Path, number: int, error: BaseException, when: float = 0.0) -
 
 
 LOST = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2342")
+NCCL_LOST = RuntimeError(
+    "NCCL error: unhandled system error, Last error: socketProgress: Connection closed by remote peer"
+)
 FAILURES: list[tuple[dict[int, int], dict[int, BaseException], str]] = [
     # how ranks ended, what they reported (in the order of time), what is told
     ({1: -9, 0: -15}, {}, "rank 1 was killed (signal 9)\nUsually the machine ran out of memory"),
@@ -169,6 +172,20 @@ FAILURES: list[tuple[dict[int, int], dict[int, BaseException], str]] = [
         {1: RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")},
         "rank-1.log: rank 1 ran out of memory: CUDA out of memory. Tried to allocate 2 GiB.\nLower sft.micro_batch_tok",
     ),
+    (
+        {0: 1, 1: 1},
+        {0: NCCL_LOST, 1: RuntimeError("NCCL error: ncclInvalidUsage: Duplicate GPU detected : rank 1 and rank 0")},
+        "rank-1.log: rank 1: RuntimeError: NCCL error: ncclInvalidUsage: Duplicate GPU detected",
+    ),
+    (
+        {0: 1, 1: 1},
+        {
+            0: NCCL_LOST,
+            1: RuntimeError("NCCL error: unhandled cuda error:\nCuda failure 2 'out of memory'"),
+        },
+        "rank-1.log: rank 1 ran out of memory: NCCL error: unhandled cuda error:\nLower sft.micro_batch_tok",
+    ),
+    ({1: 1}, {1: NCCL_LOST}, "rank-1.log: rank 1 has lost another rank: RuntimeError: NCCL error: unhandled system"),
     ({1: 7, 0: -15}, {}, "rank 1 ended with exit code 7"),
     ({0: -15, 1: 143}, {}, "rank 0 was ended by SIGTERM"),
     (

@@ -24,7 +24,7 @@ from rlhfcli.cli.reward import reward
 from rlhfcli.cli.run import run
 from rlhfcli.cli.runs import runs
 from rlhfcli.cli.sft import sft
-from rlhfcli.errors import Interrupted, RlhfError
+from rlhfcli.errors import Interrupted, OutOfMemory, RlhfError, ran_out_of_memory
 from rlhfcli.words import visible
 
 _FIVE, _HELPERS = "The five verbs, in their order", "Around them"
@@ -84,7 +84,7 @@ def main() -> None:
         console.message(f"interrupted: {end}")
         sys.exit(end.exit_code)
     except RlhfError as error:
-        if os.environ.get("RLHF_DEBUG", "0") not in ("", "0"):
+        if _debugging():
             raise
         console.show_error(error)
         sys.exit(error.exit_code)
@@ -94,6 +94,10 @@ def main() -> None:
         if end.code == 130:  # typer turns Ctrl-C into this without a word, and we SIGTERM
             _interrupted()
         raise
+
+
+def _debugging() -> bool:
+    return os.environ.get("RLHF_DEBUG", "0") not in ("", "0")
 
 
 def _run() -> int:
@@ -107,6 +111,11 @@ def _run() -> int:
     except Exception as error:
         if usage.no_arguments(error):
             return 2
+        if ran_out_of_memory(error) and not _debugging():
+            raise OutOfMemory(
+                next(iter(str(error).strip().splitlines()), type(error).__name__),
+                hint="Close other programs, or take a smaller model. RLHF_DEBUG=1 shows where it was.",
+            ) from error
         found = usage.usage_error(error)
         if found is None:
             raise

@@ -8,7 +8,8 @@ is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.tasks import Batch, Sums, Task
 from rlhfcli.errors import UserError
 from rlhfcli.recipe.schema import Deepspeed, Phase, Schedule
+
+_LINEAR = nn.functional.linear  # stage 3 puts one of its own in its place, for all models of this process
 
 
 class Engine:
@@ -51,9 +54,10 @@ class Engine:
             section, phase.max_grad_norm, cuda=torch.cuda.is_available(), files=files, ranks=world_size()
         )
         _check(config)
-        self.engine, _, _, self.scheduler = deepspeed.initialize(
-            model=module, optimizer=optimizer, lr_scheduler=scheduler, config=config
-        )
+        with _refusals_in_words(section):
+            self.engine, _, _, self.scheduler = deepspeed.initialize(
+                model=module, optimizer=optimizer, lr_scheduler=scheduler, config=config
+            )
         self.module = module
         self.zero_stage = section.zero_stage
         self._zero = deepspeed.zero
@@ -134,6 +138,7 @@ class Engine:
         """
         fresh = self._put_together() if whole and self.zero_stage == 3 else {}
         self.engine.destroy()
+        nn.functional.linear = _LINEAR
         for hook in self._hooks:
             hook.remove()
         if fresh:  # plain parameters in plain modules: DeepSpeed's would ask the other ranks for their parts
@@ -173,6 +178,21 @@ class Engine:
         self.engine.basic_optimizer.register_step_pre_hook(clip)
 
 
+@contextmanager
+def _refusals_in_words(section: Deepspeed) -> Iterator[None]:
+    """Much of a configuration DeepSpeed looks at only when it builds the engine: keys that do not go together."""
+    try:
+        yield
+    except (AssertionError, ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
+        if not section.config:
+            raise
+        raise UserError(
+            f"DeepSpeed refuses deepspeed.config: {error or type(error).__name__}",
+            where=f"deepspeed.config, at ZeRO stage {section.zero_stage}",
+            hint="Take out the key that it speaks of; RLHF_DEBUG=1 shows where in DeepSpeed it was refused.",
+        ) from error
+
+
 def _check(config: dict[str, Any]) -> None:
     """Let DeepSpeed read a configuration before it builds anything from it."""
     from deepspeed.runtime.config import DeepSpeedConfig
@@ -199,6 +219,9 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 def schedule_factor(schedule: Schedule, steps: int) -> Callable[[int], float]:
     """The learning rate as a share of the highest: rises linearly from zero, then falls by the schedule's law.
 
+    The last step that is made has ``final_ratio`` of it. Where that is 0 the step would change nothing, so zero is
+    reached where one more step would be.
+
     Args:
         schedule: Name, warm-up and final share.
         steps: Steps in all.
@@ -207,11 +230,12 @@ def schedule_factor(schedule: Schedule, steps: int) -> Callable[[int], float]:
         Step number (from 0) to factor.
     """
     warmup = math.ceil(schedule.warmup_ratio * steps)
+    falling = max(1, steps - warmup - (1 if schedule.final_ratio else 0))
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        progress = min(1.0, (step - warmup) / falling)
         shapes = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
         return schedule.final_ratio + (1 - schedule.final_ratio) * shapes[schedule.name]
 

@@ -47,8 +47,10 @@ def tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     live = engine.zero_stage == 0  # what the other stages put together is new
     for name, parameter in trained(engine.module):
         if live:
-            state = engine.engine.basic_optimizer.state[parameter]
-            whole = [parameter.detach(), *(state[key] for key in MOMENTS)]
+            state = engine.engine.basic_optimizer.state.get(parameter, {})
+            # of a parameter that has had no gradient yet there is none: a tower that no text goes through
+            moments = [state[key] if key in state else torch.zeros_like(parameter) for key in MOMENTS]
+            whole = [parameter.detach(), *moments]
         else:
             whole = [safe_get_full_fp32_param(parameter)]
             whole += [safe_get_full_optimizer_state(parameter, key) for key in MOMENTS]

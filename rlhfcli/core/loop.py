@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from rlhfcli.core import out_of_memory
 from rlhfcli.core.checkpoint import Progress
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.measure import CutShort, sums
@@ -108,6 +109,10 @@ class Loop:
         """The most passes of a step, and the largest micro-batch of all."""
         return largest_micro_batch(self.task, self.steps, self.phase.micro_batch_tokens, world_size())
 
+    def in_memory(self, doing: str) -> AbstractContextManager[None]:
+        """Let a block that finds too little memory end in words; see ``out_of_memory``."""
+        return out_of_memory.in_words(self.task.name, doing, self.phase.micro_batch_tokens)
+
     def rehearse(self, module: torch.nn.Module, device: torch.device) -> None:
         """Run the largest micro-batch forward and backward before anything else, so that what cannot work fails now."""
         self.task.step(module, self.task.collate(self._most[1]).to(device))["loss"].backward()
@@ -158,7 +163,8 @@ class Loop:
 
     def _one(self, engine: Engine, number: int, rows: Sequence[int], window: Window, result: Result) -> Window:
         """One step, and its line where one is due."""
-        line = self._step(engine, number, rows, window)
+        with self.in_memory(f"at step {number:,}"):
+            line = self._step(engine, number, rows, window)
         result.steps, result.loss = number, line["loss"]
         result.tokens += window.last_tokens
         line["tokens"] = result.tokens
@@ -223,7 +229,8 @@ class Loop:
 
     def _evaluate(self, engine: Engine, ends: Callable[[], bool] | None = None) -> dict[str, float]:
         engine.eval()
-        totals, weight = sums(self.validation_task, engine.forward, self.validation, engine.device, ends)
+        with self.in_memory("in an evaluation"):
+            totals, weight = sums(self.validation_task, engine.forward, self.validation, engine.device, ends)
         *values, all_weight = summed([*totals.values(), weight], engine.device)
         figures = self.validation_task.summary(dict(zip(totals, values, strict=True)), round(all_weight))
         return {f"eval_{name}": value for name, value in figures.items()}

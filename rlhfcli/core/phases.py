@@ -261,12 +261,12 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
         module.train()
         pieces = in_pieces(module)
         if not pieces:
-            with sink.stage("rehearsing the largest batch"):
+            with sink.stage("rehearsing the largest batch"), loop.in_memory("rehearsing the largest batch"):
                 loop.rehearse(module, module.model.device)
-        with sink.stage("starting DeepSpeed"):
+        with sink.stage("starting DeepSpeed"), loop.in_memory("starting DeepSpeed"):
             engine = stack.enter_context(Engine(module, parts.phase, len(loop.steps), recipe.deepspeed, files))
         if pieces:
-            with sink.stage("rehearsing the largest batch"):
+            with sink.stage("rehearsing the largest batch"), loop.in_memory("rehearsing the largest batch"):
                 loop.rehearse_in_pieces(engine)
         if rank() > 0:
             torch.manual_seed(recipe.seed + rank())  # so that dropout differs among the ranks

@@ -24,7 +24,6 @@ _SIGNALS = {
     signal.SIGSEGV: ("crashed inside a library (signal 11)", "rlhf doctor shows the versions of the libraries."),
     signal.SIGABRT: ("was aborted by a library (signal 6)", "Its log, or the lines above, tell why."),
 }
-_OUT_OF_MEMORY = ("CUDA out of memory", "DefaultCPUAllocator: can't allocate memory")
 _ENDED_BY_US = (-signal.SIGTERM, 128 + signal.SIGTERM, -signal.SIGINT)
 _LAST_LINES = 4096  # bytes of a log that are looked at
 
@@ -120,7 +119,7 @@ def _words(trace: Trace) -> tuple[str, str | None, str]:
     if trace.report:
         kind, what = trace.report["type"], str(trace.report["what"])
         line = next(iter(what.strip().splitlines()), "")
-        if any(words in what for words in _OUT_OF_MEMORY):
+        if kind in ("OutOfMemoryError", "MemoryError") or errors.no_memory(what):
             return f"{name} ran out of memory: {line}", where, _LESS_MEMORY
         if any(words in what for words in LOST):
             hint = "Another rank has ended without a word; on several nodes, look at what the other nodes say."

@@ -24,7 +24,12 @@ RUN = "run"  # one of these: which run the ranks work on
 LAUNCHER = "RLHF_LAUNCHER"  # process number of the parent
 ANCESTOR = "RLHF_ANCESTOR"  # process number of this program, where another launcher stands between it and the ranks
 PATIENCE = 5.0  # seconds after SIGTERM until a rank is ended that hangs inside a library
-LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe", "NCCL")
+# what gloo and NCCL say where another rank is gone; other errors of NCCL are the cause, not its effect
+LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe"),
+    *("Connection closed by remote peer", "ncclRemoteError", "NCCL communicator was aborted"),
+    "Watchdog caught collective operation timeout",
+)
 _PR_SET_PDEATHSIG = 1
 Made = TypeVar("Made")
 

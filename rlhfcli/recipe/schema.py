@@ -128,7 +128,13 @@ class Schedule(Section):
 
     name: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls after the warm-up")
     warmup_ratio: Share = Field(0.03, description="share of the steps in which the rate rises from zero")
-    final_ratio: float = Field(0.0, ge=0, le=1, description="the last step's rate as a share of the highest")
+    final_ratio: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="the last step's rate as a share of the highest; 0 would be reached one step after it, so that no "
+        "step is without effect",
+    )
 
 
 class Phase(Section):

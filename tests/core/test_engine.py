@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlhfcli.core import engine_state
 from rlhfcli.core.engine import Engine, parameter_groups
 from rlhfcli.core.tasks import Batch, Sums, Task
 from rlhfcli.errors import UserError
@@ -52,6 +53,20 @@ def engine(module: nn.Module, stage: int, max_grad_norm: float = 1e9, **more: An
     return Engine(module, phase, 10, Deepspeed.model_validate({"zero_stage": stage, "config": families.DIVIDED} | more))
 
 
+class Tower(nn.Module):
+    """A layer that no gradient reaches, beside one that is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner = nn.Linear(4, 4)
+        self.unused = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+LINEAR = nn.functional.linear
 TASK: Task = Squares()  # type: ignore[assignment]
 DATA = torch.linspace(-1, 1, 24).reshape(6, 4)
 
@@ -93,6 +108,7 @@ def test_after_the_engine_the_model_is_a_plain_one(stage: int) -> None:
         driver.accumulate(TASK, batches(6)[0], 6)
         driver.step()
         trained = driver.forward(x=DATA).detach()
+    assert nn.functional.linear is LINEAR
     assert not any(hasattr(p, "ds_id") for p in module.parameters())
     assert all(type(part._parameters) is dict for part in module.modules())
     assert module.outer.weight is module.inner.weight
@@ -164,3 +180,38 @@ def test_what_deepspeed_refuses_is_said_before_it_begins(raw: dict[str, Any], sa
     with pytest.raises(UserError, match=r"DeepSpeed refuses deepspeed\.config: ") as caught:
         engine(Tied(), 2, config=raw)
     assert said in caught.value.what
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_parameter_without_gradient_is_in_the_checkpoint_and_goes_on(stage: int) -> None:
+    with engine(Tower(), stage) as first:
+        first.accumulate(TASK, batches(6)[0], 6)
+        first.step()
+        found = dict(engine_state.tensors(first))
+    assert found.keys() == {
+        f"{kind}:{layer}.{name}"
+        for kind in (engine_state.WEIGHT, *engine_state.MOMENTS)
+        for layer in ("inner", "unused")
+        for name in ("weight", "bias")
+    }
+    assert not found["exp_avg:unused.weight"].any() and found["exp_avg:unused.weight"].shape == (2, 4)
+    assert found["exp_avg:inner.weight"].any()
+    module = Tower()
+    engine_state.load_weights(module, found.__getitem__)
+    with engine(module, stage) as second:
+        engine_state.load_moments(second, found.__getitem__, 1)
+        assert all(torch.equal(found[key], tensor) for key, tensor in engine_state.tensors(second))
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "told"),
+    [
+        (1, {"zero_optimization": {"overlap_comm": True}}, "overlap_comm"),
+        (1, {"zero_optimization": {"reduce_bucket_size": "many"}}, "reduce_bucket_size"),
+    ],
+)
+def test_what_deepspeed_refuses_only_when_it_builds(stage: int, config: dict[str, Any], told: str) -> None:
+    section = Deepspeed.model_validate({"zero_stage": stage, "config": config})
+    with pytest.raises(UserError, match=told) as caught:
+        Engine(nn.Linear(4, 4), Phase(learning_rate=1e-2), 10, section)
+    assert "DeepSpeed refuses deepspeed.config: " in str(caught.value)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhfcli.core import phases
+from rlhfcli.core import out_of_memory, phases
 from rlhfcli.core.engine import schedule_factor
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.core.steps import plan_steps
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.errors import TrainingError
+from rlhfcli.errors import OutOfMemory, TrainingError, ran_out_of_memory
 from rlhfcli.evaluation.reward import ranking, score_pairs
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Phase, Recipe, Schedule
@@ -280,6 +280,40 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(tmp_path: Pa
     assert not (tmp_path / "run" / "sft" / "final").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "place", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nMore"), 1, "rehearsing the largest batch: CUDA out"),
+        (MemoryError(), 2, "in an evaluation: MemoryError"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), 9, "at step 3: [enforce"),
+    ],
+)
+def test_out_of_memory_says_where_and_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, place: int, told: str
+) -> None:
+    """The error comes out of the model itself, at one of its passes."""
+    passes, step = [0], SftTask.step
+
+    def failing(self: SftTask, forward: Any, batch: Any) -> Any:
+        passes[0] += 1
+        if passes[0] == place:
+            raise error
+        return step(self, forward, batch)
+
+    monkeypatch.setattr(SftTask, "step", failing)
+    with pytest.raises(OutOfMemory) as caught:
+        phases.train_sft(_project(tmp_path))
+    assert caught.value.what.startswith(told) and "\n" not in caught.value.what
+    assert "Lower sft.micro_batch_tokens (now 48): rlhf bench --phase sft --find-size" in caught.value.hint  # type: ignore[operator]
+
+
+def test_another_error_stays_what_it_is() -> None:
+    with pytest.raises(ZeroDivisionError), out_of_memory.in_words("sft", "at step 1", 10):
+        raise ZeroDivisionError
+    for text in ("CUDA error: an illegal memory access", "cannot allocate a name"):
+        assert not ran_out_of_memory(RuntimeError(text))
+
+
 def test_pooling_and_init_from_base(tmp_path: Path) -> None:
     for pooling in ("mean", "tokenwise"):
         project = _project(
@@ -304,7 +338,13 @@ def test_every_epoch_takes_each_example_once_in_a_new_order(epochs: float, sizes
 def test_schedules_against_their_definitions() -> None:
     factor = schedule_factor(Schedule(name="cosine", warmup_ratio=0.1, final_ratio=0.1), 100)
     assert factor(0) == pytest.approx(1 / 11) and factor(10) == pytest.approx(1.0)
-    assert factor(55) == pytest.approx(0.55) and factor(100) == pytest.approx(0.1)
+    assert factor(54) == pytest.approx(0.56, abs=1e-2) and factor(99) == pytest.approx(0.1)
+    for name in ("linear", "cosine"):  # the last step that is made is number steps - 1
+        for steps, warmup in ((1, 0.0), (2, 0.0), (7, 0.0), (7, 0.3), (100, 0.03)):
+            last = schedule_factor(Schedule(name=name, warmup_ratio=warmup, final_ratio=0.25), steps)
+            assert last(steps - 1) == pytest.approx(0.25 if steps > 1 else 1.0), (name, steps, warmup)
+            zero = schedule_factor(Schedule(name=name, warmup_ratio=warmup), steps)
+            assert zero(steps - 1) > 0 and zero(steps) == pytest.approx(0.0)
     assert schedule_factor(Schedule(name="linear", warmup_ratio=0.0), 10)(5) == pytest.approx(0.5)
     constant = schedule_factor(Schedule(name="constant", warmup_ratio=0.0), 10)
     assert {constant(step) for step in range(10)} == {1.0}
