@@ -27,7 +27,7 @@ def reward(
     Starts from the fine-tuned model of the same run (or, with reward.init_from: base, from the base model).
     Writes <output_dir>/reward/final, which loads with AutoModelForSequenceClassification, and metrics.jsonl.
     """
-    from rlhfcli.cli import work
+    from rlhfcli.cli import trained, work
     from rlhfcli.cli.going import going
 
     wish = going("reward", resume=resume, overwrite=overwrite, max_time=max_time)
@@ -38,5 +38,5 @@ def reward(
             return
         work.claim(job, "reward", overwrite=overwrite, resume=resume)
         result = work.train(job, work.project_of(job, wish), "reward")
-    work.say_trained(job, "reward", result)
+    trained.say_trained(job, "reward", result)
     work.next_steps(job, "rlhf eval", "rlhf chat")

@@ -29,7 +29,7 @@ def run(
     A phase that this run has already finished is not repeated, unless --overwrite is given.
     """
     from rlhfcli import console, launch
-    from rlhfcli.cli import measuring, work
+    from rlhfcli.cli import measuring, trained, work
     from rlhfcli.cli.eval import show
     from rlhfcli.cli.going import going
 
@@ -46,7 +46,7 @@ def run(
             if work.nothing_left(job, phase, wish):
                 continue
             work.claim(job, phase, overwrite=overwrite, resume=resume)
-            work.say_trained(job, phase, work.train(job, project, phase))
+            trained.say_trained(job, phase, work.train(job, project, phase))
         if not launch.go_on_alone():
             return
         show(measuring.evaluate(job))

@@ -27,7 +27,7 @@ def sft(
     Prepares the data first if need be. Writes <output_dir>/sft/final, a plain transformers folder (with the PEFT
     adapter in it where LoRA was used), and <output_dir>/sft/metrics.jsonl.
     """
-    from rlhfcli.cli import work
+    from rlhfcli.cli import trained, work
     from rlhfcli.cli.going import going
 
     wish = going("sft", resume=resume, overwrite=overwrite, max_time=max_time)
@@ -37,5 +37,5 @@ def sft(
             return
         work.claim(job, "sft", overwrite=overwrite, resume=resume)
         result = work.train(job, work.project_of(job, wish), "sft")
-    work.say_trained(job, "sft", result)
+    trained.say_trained(job, "sft", result)
     work.next_steps(job, "rlhf chat", "rlhf reward", "rlhf eval")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlhfcli.recipe import recent
 from rlhfcli.recipe.loader import RUNS
 from rlhfcli.recipe.schema import Recipe
+
+_WHERE = ("--gpus", "--ranks", "--nnodes", "--node-rank", "--main-address", "--hostfile")
 
 
 def typed(command: str, recipe: Recipe, *, later: bool = False) -> str:
@@ -31,6 +34,22 @@ def typed(command: str, recipe: Recipe, *, later: bool = False) -> str:
     if recipe.model.trust_remote_code:
         command += " --set model.trust_remote_code=true"
     return command
+
+
+def machines(arguments: Sequence[str]) -> str:
+    """The options of a command line that say where it runs, as they were typed; with a space before them.
+
+    Args:
+        arguments: After the name of the program.
+    """
+    kept: list[str] = []
+    for number, argument in enumerate(arguments):
+        name, equals, _ = argument.partition("=")
+        if name == "--offline":
+            kept.append(argument)
+        elif name in _WHERE:
+            kept += [argument] if equals else arguments[number : number + 2]
+    return "".join(f" {shlex.quote(part)}" for part in kept)
 
 
 def _is(taken: Path | None, run: Path) -> bool:

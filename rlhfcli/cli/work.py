@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhfcli import console, launch
 from rlhfcli.cli.common import open_project
-from rlhfcli.cli.typed import typed
+from rlhfcli.cli.typed import machines, typed
 from rlhfcli.errors import ModelError, OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import model_place, unfinished
@@ -228,7 +229,7 @@ def project_of(work: Work, going: Going) -> Project:
             check_reward_form(config, section.name)
     prepared = prepare(work, tokenizer, keep=not going.overwrite)
     launch.log_into(work.run.path / "logs")
-    resume = typed(f"rlhf {going.verb} --resume", work.recipe, later=True)
+    resume = typed(f"rlhf {going.verb} --resume{machines(sys.argv[1:])}", work.recipe, later=True)
     sitting = going.sitting(str(prepared.manifest["fingerprint"]), resume)
     return Project(work.recipe, prepared, tokenizer, work.run.path, work.sink, sitting)
 
@@ -300,21 +301,3 @@ def refuse_no_start(work: Work) -> None:
 def next_steps(work: Work, *commands: str) -> None:
     """Print what to type next for this run."""
     console.next_steps([typed(command, work.recipe) for command in commands])
-
-
-def say_trained(work: Work, phase: str, result: Result) -> None:
-    """The phase in one line."""
-    name = "nll" if phase == "reward" else "loss"  # a reward model's loss holds more, see RewardTask
-    figures = f"validation {name} {_change(result, f'eval_{name}')}"
-    if phase == "reward":
-        figures += f", ranking accuracy {_change(result, 'eval_accuracy')}"
-    if result.best:
-        figures += f" (after step {result.best['step']:,}: {result.best['by']})"
-    folder = work.run.sft if phase == "sft" else work.run.reward
-    console.message(f"{phase}: {result.steps:,} steps in {result.seconds:.0f} s, {figures}. Saved: {folder}")
-
-
-def _change(result: Result, name: str) -> str:
-    """A figure before and after; a history of an older version, or one that has lost lines, may lack the former."""
-    before = result.history[0].get(name) if result.history and result.history[0]["step"] == 0 else None
-    return f"{result.evaluation[name]:.3f}" if before is None else f"{before:.3f} → {result.evaluation[name]:.3f}"

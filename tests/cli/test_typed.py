@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.cli.typed import typed
+from rlhfcli.cli.typed import machines, typed
 from rlhfcli.recipe.schema import Recipe
 
 MINE, OTHER = "2026-01-02T00:00:00+00:00", "2026-01-01T00:00:00+00:00"
@@ -61,6 +61,21 @@ def test_what_is_typed_later_names_the_run_if_there_are_several() -> None:
 
 def test_a_run_that_has_not_begun_cannot_be_named() -> None:
     assert typed("rlhf sft", recipe("exp/foo")) == "rlhf sft"
+
+
+WHERE = [
+    ("sft --recipe my.yaml --set seed=1", ""),
+    ("sft --ranks 2 --set seed=1 --offline", " --ranks 2 --offline"),
+    ("sft --gpus=all --resume", " --gpus=all"),
+    ("run --nnodes 2 --node-rank 0 --main-address a:29500", " --nnodes 2 --node-rank 0 --main-address a:29500"),
+    ("sft --max-time 3h --hostfile hosts", " --hostfile hosts"),
+    ("sft --ranks", " --ranks"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), WHERE)
+def test_a_training_is_resumed_where_it_ran(line: str, expected: str) -> None:
+    assert machines(line.split()) == expected
 
 
 def test_trust_is_typed_again() -> None:

@@ -1,0 +1,30 @@
+"""What came out of a phase, in one line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlhfcli import console
+
+if TYPE_CHECKING:
+    from rlhfcli.cli.work import Work
+    from rlhfcli.core.loop import Result
+
+
+def say_trained(work: Work, phase: str, result: Result) -> None:
+    """The phase in one line."""
+    name = "nll" if phase == "reward" else "loss"  # a reward model's loss holds more, see RewardTask
+    figures = f"validation {name} {_change(result, f'eval_{name}')}"
+    if phase == "reward":
+        figures += f", ranking accuracy {_change(result, 'eval_accuracy')}"
+    if result.best:
+        figures += f" (after step {result.best['step']:,}: {result.best['by']})"
+    folder = work.run.sft if phase == "sft" else work.run.reward
+    console.message(f"{phase}: {result.steps:,} steps in {result.seconds:.0f} s, {figures}. Saved: {folder}")
+
+
+def _change(result: Result, name: str) -> str:
+    """A figure before and after; a history, or a best step, of an older version may lack it."""
+    begins = bool(result.history) and result.history[0].get("step") == 0  # it may have lost lines
+    figures = [result.history[0].get(name) if begins else None, result.evaluation.get(name)]
+    return " → ".join(f"{figure:.3f}" for figure in figures if figure is not None) or "not known"

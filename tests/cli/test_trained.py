@@ -1,0 +1,22 @@
+"""A finished phase in one line, also where figures are missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhfcli.cli.trained import _change
+from rlhfcli.core.loop import Result
+
+CASES = [
+    ([{"step": 0, "eval_nll": 0.7}, {"step": 1, "loss": 0.6}], {"eval_nll": 0.5}, "0.700 → 0.500"),
+    ([{"step": 4, "eval_nll": 0.6}], {"eval_nll": 0.5}, "0.500"),  # the first lines are lost
+    ([], {"eval_nll": 0.5}, "0.500"),
+    ([{"step": 0, "eval_loss": 0.7}], {"eval_nll": 0.5}, "0.500"),  # of an older version
+    ([{"step": 0, "eval_nll": 0.7}], {}, "0.700"),
+    ([], {}, "not known"),
+]
+
+
+@pytest.mark.parametrize(("history", "evaluation", "said"), CASES)
+def test_a_figure_before_and_after(history: list[dict[str, float]], evaluation: dict[str, float], said: str) -> None:
+    assert _change(Result(5, 0.1, history=history, evaluation=evaluation), "eval_nll") == said
