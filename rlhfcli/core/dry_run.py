@@ -17,13 +17,13 @@ from rlhfcli.core.bench import memory_limit_gb, peak_gb
 from rlhfcli.core.deepspeed_config import Files, in_effect
 from rlhfcli.core.dropout import set_config, set_modules
 from rlhfcli.core.embeddings import fit_embeddings
-from rlhfcli.core.family_checks import set_pad
+from rlhfcli.core.family_checks import check_reward_form, set_pad
 from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.offload_files import in_memory
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.steps import largest_micro_batch, plan_steps
-from rlhfcli.core.ways import small_model, way_of
+from rlhfcli.core.ways import for_real, small_model, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.recipe.schema import Deepspeed
 
@@ -149,6 +149,8 @@ def _parts(project: Project, name: str) -> Parts:
     config = adapted.config_of(base, trust_remote_code=section.trust_remote_code)
     dropouts = set_config(config, section.dropout)
     config.num_labels = 1
+    if name == "reward":
+        check_reward_form(config, base)
     kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification
     small = small_model(kind, config, trust_remote_code=section.trust_remote_code)
     way = way_of(small, recipe.data.max_length)
@@ -157,6 +159,7 @@ def _parts(project: Project, name: str) -> Parts:
         with no_init_weights():  # some families look at the numbers that they draw
             model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
         model.tie_weights()
+        way = for_real(way, small, model)
         set_modules(model, dropouts)
         fit_embeddings(model, project.tokenizer)
         if name == "sft":

@@ -123,6 +123,21 @@ def narrowable_modules(model: Any, names: Sequence[str]) -> list[nn.Module]:
     return [layer.get_submodule(name) for name in names] if layer is not None else []
 
 
+def same_last_layer(one: Any, other: Any) -> bool:
+    """Whether the last layers of two models are made of the same parts.
+
+    Args:
+        one: A transformers model.
+        other: Another one.
+    """
+    return _parts(one) == _parts(other)
+
+
+def _parts(model: Any) -> dict[str, type]:
+    layer = _last_layer(model)
+    return {} if layer is None else {name: type(part) for name, part in layer.named_modules()}
+
+
 def worth_narrowing(read: int, tokens: int) -> bool:
     """Whether to leave out what is not read of so many tokens."""
     return read <= _WORTH * tokens

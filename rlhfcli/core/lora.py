@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors.torch import save_file
@@ -59,6 +59,17 @@ class LoraLinear(nn.Module):
             update = self.dropout(x).to(self.lora_a.dtype) @ self.lora_a.T @ self.lora_b.T
             y = y + (self.scale * update).to(y.dtype)
         return y
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight with its update: state-space layers multiply by it themselves."""
+        weight: Tensor = self.base.weight
+        return weight if self.merged else weight + self.delta().to(weight.dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base layer's."""
+        return self.base.bias
 
     def delta(self) -> Tensor:
         """The update ``s * B A`` in the layout of the base weight, float32."""
@@ -145,18 +156,20 @@ def coverage(model: nn.Module) -> str:
     if not adapted:
         return ""
     plain = {id(layer): shape_of(layer.weight).numel() for _, layer in _linear_layers(model)}
-    stacked = {name: shape_of(weight).numel() for name, weight in _stacked_weights(model)}
-    reached, total = sum(adapted.values()), sum((plain | adapted).values()) + sum(stacked.values())
+    others = {name: shape_of(weight).numel() for name, weight in _other_matrices(model)}
+    reached, total = sum(adapted.values()), sum((plain | adapted).values()) + sum(others.values())
     said = f"LoRA on {len(adapted):,} linear layers: {reached / total:.1%} of the weights in matrices"
-    if stacked:
-        names = ", ".join(sorted({_without_numbers(name) for name in stacked}))
-        said += f" · not adapted: {names} ({sum(stacked.values()) / total:.1%}; one tensor for all experts of a layer)"
+    if others:
+        names = ", ".join(sorted({_without_numbers(name) for name in others}))
+        said += f" · not adapted: {names} ({sum(others.values()) / total:.1%}; they are no plain linear layers)"
     return said
 
 
-def _stacked_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Matrices of many experts in one parameter, which is no linear layer."""
+def _other_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Matrices that no adapter can be put around: of many experts in one parameter, or of layers with more to do."""
     for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not _is_plain(module):
+            yield name, module.weight
         if isinstance(module, _ConvNd):  # its kernels have three dimensions, too
             continue
         for key, parameter in module.named_parameters(recurse=False):
@@ -281,8 +294,13 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]
     if isinstance(model, PreTrainedModel):
         heads.append(model.get_output_embeddings())
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and not any(module is head for head in heads):
+        if _is_plain(module) and not any(module is head for head in heads):
             yield name, module
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
+    """Whether a module does what a linear layer does, and no more: a router may be one, and choose experts besides."""
+    return type(module).forward in (nn.Linear.forward, Conv1D.forward)
 
 
 def _head(model: nn.Module) -> tuple[str, nn.Linear] | None:

@@ -35,7 +35,7 @@ from rlhfcli.core.resume import Checkpoints, Sitting
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.reward_task import RewardTask
 from rlhfcli.core.tasks import SftTask
-from rlhfcli.core.ways import Way, computing, fastest, small_model, way_of
+from rlhfcli.core.ways import Way, computing, fastest, for_real, small_model, way_of
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.scored_template import ending_at_score
 from rlhfcli.progress import Sink
@@ -201,10 +201,11 @@ def _note(project: Project, text: str) -> None:
 
 def _way_to_train(kind: Any, model: Any, recipe: Recipe) -> Way:
     """The fastest way of a model; of one that is in pieces, that of a small one of its kind."""
-    section = recipe.model
+    section, tried = recipe.model, model
     if in_pieces(model):
-        model = small_model(kind, model.config, trust_remote_code=section.trust_remote_code)
-    return fastest(way_of(model, recipe.data.max_length), model, bf16=models.computes_bf16(section.dtype))
+        tried = small_model(kind, model.config, trust_remote_code=section.trust_remote_code)
+    way = for_real(way_of(tried, recipe.data.max_length), tried, model)
+    return fastest(way, tried, bf16=models.computes_bf16(section.dtype))
 
 
 def _files(project: Project, kind: Any, base: str) -> OffloadFiles:

@@ -11,17 +11,19 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rlhfcli.core import model as models
 from rlhfcli.core.tasks import Batch, Task
 from rlhfcli.core.ways import Way, computing
+from rlhfcli.errors import ModelError
 
 
 @contextmanager
@@ -43,7 +45,31 @@ def activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkpo
 
     Returns:
         Bytes. A gradient counts only until it is complete: then it belongs to the gradients.
+
+    Raises:
+        ModelError: The family's forward pass asks for numbers, which are not there.
     """
+    try:
+        return _activation_bytes(module, task, batch, way=way, checkpointing=checkpointing)
+    except DataDependentOutputException:  # it looks whether there are pads at all
+        batch = replace(batch, layout=replace(batch.layout, mask=None))
+    except RuntimeError as error:
+        raise _unknown(module, error) from error
+    try:
+        return _activation_bytes(module, task, batch, way=way, checkpointing=checkpointing)
+    except RuntimeError as error:
+        raise _unknown(module, error) from error
+
+
+def _unknown(module: Any, error: Exception) -> ModelError:
+    reason = str(error).splitlines()[0]
+    return ModelError(
+        f"what a step of {type(module.model).__name__} keeps in memory cannot be found without running it ({reason})",
+        hint="Measure it on a machine where it fits: rlhf bench.",
+    )
+
+
+def _activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkpointing: bool) -> int:
     hooks = [p.register_post_accumulate_grad_hook(_forget) for p in module.parameters() if p.requires_grad]
     with ExitStack() as stack:
         stack.enter_context(computing(module.model, way.whole() if checkpointing else way))
@@ -51,9 +77,9 @@ def activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkpo
             stack.enter_context(models.recomputed_activations(module.model))
         stack.enter_context(without_memory())
         alive: _Alive = stack.enter_context(_Alive(module))
+        for hook in hooks:
+            stack.callback(hook.remove)
         task.step(module.train(), batch.to(models.device()))["loss"].backward()  # type: ignore[no-untyped-call]
-    for hook in hooks:
-        hook.remove()
     return alive.most
 
 
@@ -76,7 +102,12 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        result = operation(*args, **(kwargs or {}))
+        if operation is torch.ops.aten._grouped_mm.default and args[0].dtype == torch.float32:
+            # experts: a CPU multiplies them in float32, fake tensors only in bf16
+            args = [arg.bfloat16() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
+            result = operation(*args, **(kwargs or {})).float()
+        else:
+            result = operation(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._see(tensor.untyped_storage())

@@ -22,7 +22,7 @@ from rlhfcli.core import flex, layout
 from rlhfcli.core.attention import TREES, attention
 from rlhfcli.core.causal_lm import head_is_apart
 from rlhfcli.core.family_checks import set_pad
-from rlhfcli.core.last_layer import narrowable, narrowed
+from rlhfcli.core.last_layer import narrowable, narrowed, same_last_layer
 from rlhfcli.core.long_rotations import by_own_length, why_lengths_matter
 from rlhfcli.core.model import device
 from rlhfcli.core.tree_mask import MASK_TOKENS, masked, why_no_mask
@@ -122,6 +122,17 @@ def _smaller(config: Any) -> Any:
     text.vocab_size = min(text.vocab_size, _PROBE_VOCABULARY)
     set_pad(config, None)
     return config
+
+
+def for_real(way: Way, small: Any, model: Any) -> Way:
+    """The way of a model that was tried on a small one of its kind.
+
+    Args:
+        way: What ``way_of`` chose for the small one.
+        small: What it was tried on.
+        model: The model itself; its last layer may be of another kind, such as one with experts.
+    """
+    return way if same_last_layer(small, model) else way.whole()
 
 
 def fastest(way: Way, model: Any, *, bf16: bool) -> Way:

@@ -219,3 +219,14 @@ def test_a_small_model_of_the_kind_can_be_made(family: str) -> None:
     small = small_model(AutoModelForCausalLM, families.config(family), trust_remote_code=False)
     with torch.no_grad():
         assert small(torch.tensor([[5, 6, 7]]), use_cache=False).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["jamba", "qwen3.5", "gpt-oss", "zamba2", "mamba2"])
+def test_what_a_step_keeps_in_memory_is_found_for_experts_and_states_too(tmp_path: Path, family: str) -> None:
+    found = dry.dry_run(_project(tmp_path, family), "sft", 1, 1)
+    model = families.causal_lm(family)
+    assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["stages"][0]["activations"] > 48 * 32 * 4 * 2  # more than the states between its layers
+    if family == "mamba2":
+        with pytest.raises(ModelError, match="no reward model can be made of this family"):
+            dry.dry_run(_project(tmp_path, family, reward={"init_from": "base"}), "reward", 1, 1)

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from rlhfcli.core import lora
 from rlhfcli.core.causal_lm import head_is_apart
 from rlhfcli.core.last_layer import narrowable, narrowed, reading
 from rlhfcli.core.layout import lay_out
-from rlhfcli.core.ways import computing, way_of
+from rlhfcli.core.ways import computing, for_real, small_model, way_of
 from rlhfcli.recipe.schema import Lora
 from tests.core import families
 
@@ -127,3 +128,19 @@ def test_too_little_memory_for_a_trial_is_told(tried: Any, monkeypatch: pytest.M
     monkeypatch.setattr(type(model.model), "forward", full)
     with pytest.raises(torch.OutOfMemoryError):
         tried(model)
+
+
+def test_what_was_tried_on_a_layer_of_another_kind_is_not_taken_over() -> None:
+    """DeepSeek's first layer is dense, its last one has experts: their linear layers have other names."""
+    config = DeepseekV3Config(
+        **families.NEW, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, kv_lora_rank=8,
+        q_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, first_k_dense_replace=1,
+        moe_intermediate_size=16,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    small = small_model(AutoModelForCausalLM, config, trust_remote_code=False)
+    way = way_of(small)
+    assert way.narrowed and not for_real(way, small, model).narrowed
+    llama = families.causal_lm("llama")
+    small = small_model(AutoModelForCausalLM, llama.config, trust_remote_code=False)
+    assert for_real(way_of(small), small, llama).narrowed

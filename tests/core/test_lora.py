@@ -162,7 +162,7 @@ COVERED = {
     ("llama", "all-linear"): "LoRA on 14 linear layers: 100.0% of the weights in matrices",
     ("llama", "q_proj"): "LoRA on 2 linear layers: 11.1% of the weights in matrices",
     ("gpt-oss", "all-linear"): "LoRA on 8 linear layers: 11.1% of the weights in matrices · not adapted: "
-    "mlp.experts.down_proj, mlp.experts.gate_up_proj (88.9%; one tensor for all experts of a layer)",
+    "mlp.experts.down_proj, mlp.experts.gate_up_proj (88.9%; they are no plain linear layers)",
 }
 
 
@@ -172,3 +172,31 @@ def test_what_it_reaches_is_said(family: str, targets: str) -> None:
     assert lora.coverage(model) == ""
     lora.inject(model, Lora(rank=2, targets=targets))
     assert lora.coverage(model) == COVERED[family, targets]
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon-mamba", "mamba2", "jamba", "falcon-h1", "zamba2", "rwkv"])
+def test_layers_whose_weight_is_read_by_their_family(family: str) -> None:
+    """State-space layers multiply by a linear layer's weight themselves: with the update, as when it is merged."""
+    model = _trained(families.causal_lm(family))
+    ids = torch.tensor([[2, 5, 9, 33, 60, 7]])
+    adapted = _output(model)
+    model.train()(ids).logits.square().sum().backward()  # RWKV's forward pass changes weights while it evaluates
+    unused = {name for name, layer in lora.adapted_layers(model) if layer.lora_b.grad is None}
+    assert not {name for name in unused if "expert" not in name}
+    lora.merge(model)
+    assert (_output(model.eval()) - adapted).abs().max() <= 1e-4 * adapted.abs().max()
+
+
+class _Router(nn.Linear):
+    """As Llama 4's: a linear layer that chooses experts besides."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        logits = super().forward(x)
+        return logits.sigmoid(), logits
+
+
+def test_a_linear_layer_that_does_more_is_left_alone() -> None:
+    model = families.causal_lm("llama")
+    model.model.layers[0].mlp.router = _Router(32, 4)
+    assert not any("router" in name for name in lora.inject(model, SETTINGS))
+    assert "not adapted: mlp.router (0.7%; they are no plain linear layers)" in lora.coverage(model)
