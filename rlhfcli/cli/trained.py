@@ -26,5 +26,7 @@ def say_trained(work: Work, phase: str, result: Result) -> None:
 def _change(result: Result, name: str) -> str:
     """A figure before and after; a history, or a best step, of an older version may lack it."""
     begins = bool(result.history) and result.history[0].get("step") == 0  # it may have lost lines
-    figures = [result.history[0].get(name) if begins else None, result.evaluation.get(name)]
-    return " → ".join(f"{figure:.3f}" for figure in figures if figure is not None) or "not known"
+    before, after = result.history[0].get(name) if begins else None, result.evaluation.get(name)
+    if after is None:
+        return "not known"
+    return f"{after:.3f}" if before is None else f"{before:.3f} → {after:.3f}"
