@@ -7,8 +7,8 @@ an end token of their own behind the dialogue; the templates of their tokenizers
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jinja2
@@ -18,7 +18,9 @@ from rlhfcli.core.decode import context_limit
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.dialogue import Dialogue, Origin, Turn
 from rlhfcli.data.encode import Encoder
-from rlhfcli.data.template import message_of
+from rlhfcli.data.template import render
+from rlhfcli.data.tokens import PieceTokenizer
+from rlhfcli.data.turns import RowProblem
 
 TEMPLATE = "template"  # value of ``rlhf.reads`` in config.json: the score is at the last token of the template's text
 _ENDLESS = 1_000_000  # tokens of a dialogue for a model whose positions have no end
@@ -42,8 +44,7 @@ class Reader:
         self._tokenizer = tokenizer
         self._room = context_limit(model.model) or _ENDLESS
         self._encoder = Encoder(tokenizer, self._room) if at_end_token(model.config) else None
-        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+        self._pieces = PieceTokenizer(tokenizer)
 
     def read(self, turns: Sequence[Turn]) -> tuple[list[int], int] | None:
         """Token ids of a dialogue that ends with an answer, and where the answer begins.
@@ -61,16 +62,15 @@ class Reader:
         return self._written(list(turns))
 
     def _written(self, turns: list[Turn]) -> tuple[list[int], int] | None:
-        if any(self._special.search(turn.content) for turn in turns):
-            return None
+        """What ``apply_chat_template`` gives, but for special tokens that somebody typed: those stay text."""
         first = 1 if turns[0].role == "system" else 0
         while len(turns) > first:
-            messages = [message_of(turn) for turn in turns]
             try:
-                ids = self._tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
-            except (jinja2.TemplateError, TypeError, ValueError):
+                shielded = [replace(turn, content=self._pieces.shield(turn.content)) for turn in turns]
+                ids = self._pieces.tokenise([render(self._tokenizer, shielded, False)])[0]
+            except (jinja2.TemplateError, RowProblem, TypeError, ValueError):
                 return None
             if len(ids) <= self._room:
-                return list(ids), 0
+                return ids, 0
             del turns[first : first + 2]
         return None

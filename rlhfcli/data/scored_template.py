@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from typing import TYPE_CHECKING
 
 import jinja2
 
 from rlhfcli.data.dialogue import Role, Turn
 from rlhfcli.data.template import render
+from rlhfcli.data.tokens import PieceTokenizer
+from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.words import EXCHANGE, TemplateWords
+from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,14 +74,11 @@ def text_behind_end(tokenizer: PreTrainedTokenizerBase) -> str:
     Args:
         tokenizer: With a chat template.
     """
-    text = _written(tokenizer, ("user", "assistant"))
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    names = "|".join(re.escape(name) for name in sorted(special, key=len, reverse=True))
-    if text is None or not names:
+    try:
+        close, whole = TemplateWords(tokenizer, PieceTokenizer(tokenizer)).closing(EXCHANGE)
+    except (DataError, RowProblem):
         return ""
-    behind = text.rpartition(f"{_MARK}1")[2]
-    end = re.match(rf"\s*({names})", behind)
-    return behind[end.end() :] if end else ""
+    return whole[len(close) :]
 
 
 def _same_but(tokenizer: PreTrainedTokenizerBase, cut: PreTrainedTokenizerBase, rest: str) -> bool:

@@ -210,7 +210,8 @@ def test_without_a_reward_model_there_is_no_reward(session: ChatSession, says: S
 
 
 def test_what_the_template_cannot_write_has_no_reward(judge: Judge) -> None:
-    assert judge.score([Turn("user", "what is <|endoftext|>?"), Turn("assistant", "an end")]) is None
+    assert judge.score([Turn("user", "what is \ufdd0?"), Turn("assistant", "no character")]) is None
+    assert judge.score([Turn("user", "what is <|endoftext|>?"), Turn("assistant", "an end")]) is not None  # is text
 
 
 def test_the_scale_of_rewards_is_known_if_the_folder_says_so(judge: Judge) -> None:

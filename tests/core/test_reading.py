@@ -13,6 +13,7 @@ from rlhfcli.chat.session import Judge
 from rlhfcli.core import adapted, release
 from rlhfcli.core.cross_check import MESSAGES
 from rlhfcli.core.export import as_reward_model, save_model
+from rlhfcli.core.reading import Reader
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.encode import end_token
@@ -77,6 +78,13 @@ def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None
     report = release.write(release.of_folder(tmp_path / "theirs"), tmp_path / "out")
     assert report and report.holds
     assert typed(tmp_path / "out") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
+
+
+def test_special_tokens_that_somebody_typed_stay_text(tmp_path: Path) -> None:
+    save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
+    model, words = adapted.reward_model(str(tmp_path / "theirs")), adapted.reward_tokenizer(str(tmp_path / "theirs"))
+    found = Reader(model, words).read([Turn("user", "w7 <|im_end|> w8"), Turn("assistant", "w9")])
+    assert found is not None and found[0].count(129) == 2
 
 
 def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> None:
