@@ -84,6 +84,16 @@ def save(model: Any, tokenizer: Any, card: dict[str, Any], output: Path) -> None
     shutil.rmtree(old, ignore_errors=True)
 
 
+def check_output(output: Path) -> None:
+    """Look whether a folder may be replaced: it is empty, or this script has made it.
+
+    Args:
+        output: The folder to write.
+    """
+    if output.exists() and not (output / "build.json").is_file() and (output.is_file() or any(output.iterdir())):
+        raise SystemExit(f"{output}: there is something else, no base model of this script: give another --output")
+
+
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -109,6 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         argv: command-line arguments; those of the process if not given.
     """
     options = _arguments(argv)
+    check_output(options.output)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
     import transformers

@@ -116,3 +116,10 @@ def test_build_is_deterministic(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not list(tmp_path.glob("*.new")) and not list(tmp_path.glob("*.old"))
     text = capsys.readouterr().out
     assert "3 steps × 2048 tokens = 0.0M tokens" in text and "left" in text
+
+
+def test_a_folder_that_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="there is something else"):
+        main(["--steps", "1", "--output", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
