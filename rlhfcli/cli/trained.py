@@ -8,7 +8,7 @@ from rlhfcli import console
 
 if TYPE_CHECKING:
     from rlhfcli.cli.work import Work
-    from rlhfcli.core.loop import Result
+    from rlhfcli.core.result import Result
 
 
 def say_trained(work: Work, phase: str, result: Result) -> None:

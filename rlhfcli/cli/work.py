@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rlhfcli.cli.going import Going
-    from rlhfcli.core.loop import Result
     from rlhfcli.core.phases import Project
+    from rlhfcli.core.result import Result
     from rlhfcli.data.prepare import Prepared
 
 

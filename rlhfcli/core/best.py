@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhfcli.core.tasks import Task
@@ -39,6 +39,20 @@ class Best:
         if math.isnan(old):
             return not math.isnan(new)
         return new > old if self.highest else new < old
+
+    def evaluations_since(self, lines: Sequence[Mapping[str, float]]) -> int:
+        """How many evaluations in a row were no better than the best one before them; that of step 0 does not count.
+
+        Args:
+            lines: Of ``metrics.jsonl``, those without an evaluation among them.
+        """
+        best: Mapping[str, float] = {}
+        since = 0
+        for line in lines:
+            if self.figure in line and line["step"] > 0:
+                since = 0 if self.better(line, best) else since + 1
+                best = line if since == 0 else best
+        return since
 
 
 def best_by(plan: Checkpoint, task: Task) -> Best | None:

@@ -17,7 +17,7 @@ from rlhfcli.recipe.redact import without_secrets
 from rlhfcli.recipe.schema import Phase, Recipe
 
 if TYPE_CHECKING:
-    from rlhfcli.core.loop import Result
+    from rlhfcli.core.result import Result
 
 Form = Literal["merged", "adapter", "deepspeed-chat"]
 _PACKAGES = ("torch", "deepspeed", "transformers")

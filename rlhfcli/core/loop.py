@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,13 @@ from typing import Any
 import torch
 
 from rlhfcli.core import out_of_memory
+from rlhfcli.core.best import best_by
 from rlhfcli.core.checkpoint import Progress
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.measure import CutShort, sums
 from rlhfcli.core.metrics import Journal
-from rlhfcli.core.ranks import highest, rank, summed, world_size
+from rlhfcli.core.ranks import from_first, highest, rank, summed, world_size
+from rlhfcli.core.result import Result, Schedule, Window
 from rlhfcli.core.resume import Checkpoints
 from rlhfcli.core.shares import Parts, Share, ahead, cut, divide, on_gpu, share_of
 from rlhfcli.core.steps import largest_micro_batch, plan_steps
@@ -29,49 +30,6 @@ from rlhfcli.core.tasks import Task
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Phase, Recipe
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The arithmetic of a phase.
-
-    Args:
-        examples: Training examples.
-        steps: Optimizer steps.
-        per_step: Examples per step.
-        micro_batches: Largest number of micro-batches of a step on one rank.
-        tokens: Tokens of all steps.
-    """
-
-    examples: int
-    steps: int
-    per_step: int
-    micro_batches: int
-    tokens: int
-
-
-@dataclass
-class Result:
-    """What came out of training.
-
-    Args:
-        steps: Optimizer steps made.
-        loss: Mean training loss of the last logging window.
-        evaluation: Figures on the validation part after the last step.
-        seconds: Wall time of the steps and evaluations.
-        tokens: Tokens trained on.
-        history: Every line of ``metrics.jsonl``.
-        best: Where the recipe asks for the best step: ``step``, and ``by``, what it was the best in. Then
-            ``evaluation`` has its figures, and its weights are what is saved.
-    """
-
-    steps: int = 0
-    loss: float = float("nan")
-    evaluation: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    tokens: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, Any] = field(default_factory=dict)
 
 
 class Loop:
@@ -149,15 +107,17 @@ class Loop:
                 self._record(result, {"step": start.step} | self._evaluate(engine))
             self._ready = self._laid_out(engine.device, start.step)
             with checkpoints.listening() if checkpoints else nullcontext():
-                if self._evaluates_after(start.step) and not _evaluated(result):  # the last sitting ended meanwhile
+                if self._evaluates_after(start.step) and not _evaluation_of(result):  # the last sitting ended meanwhile
                     self._evaluate_or_end(engine, checkpoints, window, result)
                 for number, rows in enumerate(self.steps[start.step :], start=start.step + 1):
+                    if self._patience_is_over(result):
+                        break
                     window = self._one(engine, number, rows, window, result)
                     if self._evaluates_after(number):
                         self._evaluate_or_end(engine, checkpoints, window, result)
                     if checkpoints:
                         checkpoints.after_step(engine, self._progress(result, window), len(self.steps))
-                result.evaluation = self._evaluate_or_end(engine, checkpoints, window, result)
+                result.evaluation = _evaluation_of(result) or self._evaluate_or_end(engine, checkpoints, window, result)
         result.seconds = self._seconds
         return result
 
@@ -213,6 +173,20 @@ class Loop:
     def _evaluates_after(self, step: int) -> bool:
         """Whether an evaluation comes between this step and the next one."""
         return step % self.recipe.eval.every == 0 and 0 < step < len(self.steps)
+
+    def _patience_is_over(self, result: Result) -> bool:
+        """Whether the model was evaluated just now, and once more, or too often, without being better than before."""
+        plan, best = self.recipe.checkpoint, best_by(self.recipe.checkpoint, self.task)
+        if plan.patience is None or best is None or not self._evaluates_after(result.steps):
+            return False
+        if not from_first(best.evaluations_since(result.history) >= plan.patience):  # of which others may see less
+            return False
+        last = "evaluation" if plan.patience == 1 else f"{plan.patience:,} evaluations"
+        self.sink.note(
+            f"the last {last} did not have the {best.words}: the training ends after step {result.steps:,} of "
+            f"{len(self.steps):,} (checkpoint.patience)"
+        )
+        return True
 
     def _evaluate_or_end(
         self, engine: Engine, checkpoints: Checkpoints | None, window: Window, result: Result
@@ -280,28 +254,10 @@ class Loop:
         self.sink.advance(int(line["step"]), line)
 
 
-def _evaluated(result: Result) -> bool:
-    """Whether the model was evaluated as it is now."""
-    return any("eval_loss" in line and line["step"] == result.steps for line in result.history)
-
-
-@dataclass
-class Window:
-    """Sums since the last line of ``metrics.jsonl``."""
-
-    loss: float = 0.0
-    weight: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    last_tokens: int = 0
-
-    def add(self, loss: float, weight: int, tokens: int, seconds: float) -> None:
-        """One more step."""
-        self.loss += loss
-        self.weight += weight
-        self.tokens += tokens
-        self.seconds += seconds
-        self.last_tokens = tokens
+def _evaluation_of(result: Result) -> dict[str, float]:
+    """The figures of the model as it is now; empty where it was not evaluated since its last step."""
+    found = [line for line in result.history if "eval_loss" in line and line["step"] == result.steps]
+    return {name: value for line in found[-1:] for name, value in line.items() if name.startswith("eval_")}
 
 
 def memory_gb() -> float:

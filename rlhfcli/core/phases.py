@@ -27,10 +27,11 @@ from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.engine import Engine
 from rlhfcli.core.export import Adapter, as_reward_model, rehearse_saving, save_model
 from rlhfcli.core.family_checks import notes_of
-from rlhfcli.core.loop import Loop, Result
+from rlhfcli.core.loop import Loop
 from rlhfcli.core.offload_files import OffloadFiles, parameters_in_memory
 from rlhfcli.core.partitioned import in_pieces, loading
 from rlhfcli.core.ranks import rank, world_size
+from rlhfcli.core.result import Result
 from rlhfcli.core.resume import Checkpoints, Sitting
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.reward_task import RewardTask

@@ -29,6 +29,8 @@ def find(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     yield from _offload(recipe.deepspeed)
     yield from raw_deepspeed.problems(recipe.deepspeed)
     yield from _path_names(recipe)
+    if recipe.checkpoint.patience is not None and recipe.checkpoint.best_by is None:
+        yield ("checkpoint", "patience"), "needs checkpoint.best_by: loss or accuracy, which says what is better"
     template = recipe.data.template
     if template not in _TEMPLATES and not template.endswith(".jinja"):
         what = f'must be human_assistant, model or a .jinja file, got the text "{template}"'

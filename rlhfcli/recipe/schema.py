@@ -256,6 +256,11 @@ class Checkpoint(Section):
         500, description="optimizer steps between two checkpoints; null: only when the run is asked to stop"
     )
     keep: Positive = Field(2, description="how many of the newest stay; all go when the phase is finished")
+    patience: Positive | None = Field(
+        None,
+        description="with best_by: evaluations in a row without a better one after which the training ends; null: it "
+        "makes all steps",
+    )
     best_by: Literal["loss", "accuracy"] | None = Field(
         None,
         description="write a checkpoint after the best evaluation so far, too, keep it, and save its weights in the "

@@ -51,6 +51,7 @@ _FOREIGN = {
     "logging.every": "logging_steps log_every log_interval log_every_n_steps print_interval",
     "checkpoint.every": "save_steps save_every save_interval checkpointing_steps checkpoint_every",
     "checkpoint.best_by": "metric_for_best_model load_best_model_at_end",
+    "checkpoint.patience": "early_stopping_patience early_stopping",
     "checkpoint.keep": "save_total_limit keep_last_n_checkpoints keep_last max_checkpoints",
     "chat.max_new_tokens": "max_gen_len max_answer_seq_len max_new_token num_predict",
     "chat.temperature": "temp sampling_temperature",

@@ -67,6 +67,40 @@ def test_better_is_strictly_better() -> None:
     assert not loss.better({"eval_loss": math.nan}, {}) and not loss.better({}, {})
 
 
+def test_evaluations_in_a_row_without_a_better_one() -> None:
+    def since(*losses: float) -> int:
+        lines = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses)]
+        return Best("eval_loss", False).evaluations_since([*lines, {"step": 99, "loss": 0.0}])
+
+    assert since() == since(1.0) == 0  # the one before training is no rival
+    assert since(1.0, 2.0) == 0 and since(1.0, 2.0, 3.0) == 1 and since(9, 2.0, 2.0, math.nan) == 2
+    assert since(9, 2.0, 3.0, 1.0) == 0 and since(9, 2.0, 3.0, 1.0, 1.5, 1.5) == 2
+
+
+@pytest.mark.parametrize("phase", ["sft", "reward"])
+def test_patience_ends_a_training_and_survives_a_resume(tmp_path: Path, phase: str) -> None:
+    """Evaluated after steps 4, the best, and 8: there it ends, of 11."""
+    plan = {"patience": 1}
+    more = {"reward": {"init_from": "base"}}
+    full, whole = contrary(tmp_path / "full", **more), contrary(tmp_path / "whole", checkpoint=plan, **more)
+    TRAIN[phase](full)
+    sink = Listening()
+    result = TRAIN[phase](replace(whole, sink=sink))
+    name = FIGURE[phase].removeprefix("eval_")
+    assert result.steps == 8 and result.best == {"step": 4, "by": f"lowest {name} on the validation part"}
+    assert f"the last evaluation did not have the lowest {name}" in "\n".join(sink.notes)
+    assert "the training ends after step 8 of 11 (checkpoint.patience)" in "\n".join(sink.notes)
+    assert [line["step"] for line in lines(whole, phase) if "eval_loss" in line] == [0, 4, 8]
+    assert not (whole.folder / phase / "checkpoints").exists()
+    for step in (6, 8):
+        parted = contrary(tmp_path / f"parted-{step}", checkpoint=plan, **more)
+        stopped(parted, phase, step)
+        assert "the training ends after step 8 of 11" in "\n".join(resumed(parted, phase))
+        same(whole, parted, phase)
+    final = [load_file(project.folder / phase / "final" / "model.safetensors") for project in (full, whole)]
+    assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+
+
 def test_each_phase_has_its_accuracy() -> None:
     plan = Checkpoint(best_by="accuracy")
     assert best_by(Checkpoint(), SftTask) is None  # type: ignore[arg-type]

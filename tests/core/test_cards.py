@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from rlhfcli.core import cards, deepspeed_chat, export
-from rlhfcli.core.loop import Result
 from rlhfcli.core.model import load_causal_lm
+from rlhfcli.core.result import Result
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.recipe.schema import Recipe
 from tests.core import folders

@@ -49,6 +49,11 @@ BROKEN = [
         "lora: {rank: 4}",
         ["6: lora: unknown key; it belongs into a phase: sft.lora or reward.lora"],
     ),
+    ("early_stopping_patience: 3", ["6: early_stopping_patience: unknown key; did you mean checkpoint.patience?"]),
+    (
+        "checkpoint: {patience: 3}",
+        ["6: checkpoint.patience: needs checkpoint.best_by: loss or accuracy, which says what is better"],
+    ),
     (
         "deepspeed: {qwertz: 1}",
         ["6: deepspeed.qwertz: unknown key; the keys of deepspeed are zero_stage, offload, nvme, config"],
