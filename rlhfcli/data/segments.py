@@ -14,8 +14,10 @@ example is learnt in that one.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from rlhfcli.data.dialogue import Turn, is_plain
@@ -28,6 +30,7 @@ from rlhfcli.data.words import EXCHANGE, TemplateWords, Words
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Written = Callable[[int], tuple[str, str] | None]  # of an answer's number: what is given, and what is said
 _OURS = (HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS)
 _CHANGES = "the chat template changes the text of this dialogue"
 _THOUGHT_ENDS = re.compile(r"</(think\w*)>")
@@ -115,7 +118,7 @@ class Segmenter:
             pieces = self._join([*shielded, Turn("assistant", "-")], words)[:-1]
             if self._ours or whole == "".join(pieces):
                 return pieces
-        return _cut(whole, self._all_written(turns, shielded, tools))[0]
+        return _cut(whole, _answers(turns), self._writer(turns, shielded, tools))[0]
 
     def prompt_ids(self, turns: Sequence[Turn], tools: str = "") -> list[list[int]]:
         """The pieces of ``split_prompt`` as tokens."""
@@ -179,28 +182,33 @@ class Segmenter:
 
     def _one_by_one(self, turns: Sequence[Turn], shielded: Sequence[Turn], tools: str) -> list[Segments]:
         """Write each answer as in use; what is the beginning of another example needs none of its own."""
-        written = self._all_written(turns, shielded, tools)
-        wanted = {k for k, turn in enumerate(turns) if turn.role == "assistant" and turn.train}
+        written = self._writer(turns, shielded, tools)
+        numbers = _answers(turns)
+        wanted = {k for k in numbers if turns[k].train} or {numbers[-1]}
         examples: list[Segments] = []
-        for last in sorted(written, reverse=True):
-            if last not in wanted and (examples or wanted):
+        for last in reversed(numbers):
+            found = written(last) if last in wanted else None
+            if found is None:
                 continue
-            pieces, inside = _cut("".join(written[last]), {k: written[k] for k in written if k <= last})
+            pieces, inside = _cut("".join(found), numbers[: numbers.index(last) + 1], written)
             here = wanted & set(inside)
             wanted -= here
-            own = tuple(replace(turn, train=k in here) for k, turn in enumerate(turns[: last + 1]))
+            own = tuple(replace(turn, train=turn.train and k in here) for k, turn in enumerate(turns[: last + 1]))
             examples.append(Segments(own, pieces[:-1], inside))
         return examples[::-1]
 
-    def _all_written(self, turns: Sequence[Turn], shielded: Sequence[Turn], tools: str) -> dict[int, tuple[str, str]]:
-        """Every answer as in use; without those that cannot be written so, if they are not to be learnt."""
-        written: dict[int, tuple[str, str]] = {}
-        for k in _answers(turns):
+    def _writer(self, turns: Sequence[Turn], shielded: Sequence[Turn], tools: str) -> Written:
+        """What writes an answer as in use, once; ``None`` if it cannot be written so and is not to be learnt."""
+
+        @cache
+        def written(k: int) -> tuple[str, str] | None:
             try:
-                written[k] = self._written(shielded, k, tools)
+                return self._written(shielded, k, tools)
             except RowProblem:
                 if turns[k].train:
                     raise
+                return None
+
         return written
 
     def _written(self, turns: Sequence[Turn], k: int, tools: str) -> tuple[str, str]:
@@ -214,8 +222,9 @@ class Segmenter:
         prompt = self._words.render(turns[:k], tools, generation_prompt=True)
         whole = self._words.render(turns[: k + 1], tools)
         close, tail = self._words.closing(tuple(turn.role for turn in turns[: k + 1]), tools)
-        if not whole.endswith(tail) or not all(_squeezed(turn.content) in _squeezed(prompt) for turn in turns[:k]
-                                               if turn.role in ("user", "system")):  # fmt: skip
+        new = [turn for turn in turns[_answered(turns, k) : k] if turn.role in ("user", "system")]
+        given = _squeezed(prompt)
+        if not whole.endswith(tail) or any(_squeezed(turn.content) not in given for turn in new):
             raise RowProblem(_CHANGES)
         thought, answer = _parted(turns[k])
         if whole.startswith(prompt):
@@ -230,17 +239,25 @@ class Segmenter:
         return prompt, said + close
 
 
-def _cut(whole: str, written: Mapping[int, tuple[str, str]]) -> tuple[list[str], list[int]]:
-    """A text in pieces, given and said in turn for each answer that it begins with, and the rest; and their numbers."""
-    pieces: list[str] = []
+def _cut(whole: str, answers: Sequence[int], written: Written) -> tuple[list[str], list[int]]:
+    """A text in pieces, given and said in turn for the answers that it begins with, and the rest; and their numbers.
+
+    The last answers are tried first: where a text does not begin with one, it has rewritten what is before it, too.
+    """
     inside: list[int] = []
-    end = 0
-    for k, (prompt, said) in sorted(written.items()):
-        if end <= len(prompt) and whole.startswith(prompt + said):
-            pieces += [whole[end : len(prompt)], said]
-            inside.append(k)
-            end = len(prompt) + len(said)
-    return [*pieces, whole[end:]], inside
+    borders = [len(whole)]
+    for k in reversed(answers):
+        found = written(k)
+        if found is None or not whole.startswith("".join(found)) or len("".join(found)) > borders[0]:
+            break
+        inside.insert(0, k)
+        borders[:0] = [len(found[0]), len("".join(found))]
+    return [whole[begin:end] for begin, end in pairwise([0, *borders])], inside
+
+
+def _answered(turns: Sequence[Turn], k: int) -> int:
+    """Where the turns begin that the answer before ``k`` has not seen."""
+    return next((number + 1 for number in range(k - 1, -1, -1) if turns[number].role == "assistant"), 0)
 
 
 def _answers(turns: Sequence[Turn]) -> list[int]:

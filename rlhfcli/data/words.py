@@ -106,7 +106,7 @@ class TemplateWords:
             RowProblem: The template refuses these roles, or leaves the answer out.
             DataError: The template writes no end token at all.
         """
-        key = (roles, tools)
+        key = (roles[-_CONTEXT:], tools)
         if key not in self._closings:
             _make_room(self._closings)
             tail = self._behind(roles, roles, tools)
