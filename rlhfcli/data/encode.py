@@ -12,6 +12,7 @@ from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.fitting import SAME_ANSWERS, Fitter, Ids, Outcome, Policy, branches, too_long
 from rlhfcli.data.segments import Segmenter, Segments
 from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.windows import windows
 from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SAME_ANSWERS", "Encoder", "Outcome", "answer_lead", "encode_prompt", "end_token", "too_long"]
 NOTHING_LEARNT = "no answer of this dialogue is to be learnt"
+_MANY = 16  # turns of a dialogue that is worth a look at what has room
 Both = tuple[Outcome[EncodedDialogue] | None, Outcome[EncodedPreference] | None]
 
 
@@ -58,6 +60,8 @@ class Encoder:
         self._segmenter = Segmenter(tokenizer)
         self._fitter = Fitter(self._segmenter, max_length, policy)
         self._last_only = last_only
+        self._max_length = max_length
+        self._shortens = policy == "drop_oldest_turns"
 
     def dialogues(self, batch: Sequence[Dialogue]) -> list[Outcome[EncodedDialogue]]:
         """Encode dialogues; what follows the last answer of one is left out.
@@ -170,8 +174,17 @@ class Encoder:
         if isinstance(example, Preference) and all_answers:
             examples, pieces = branches(self._segmenter, replace(example, prompt=turns[:-1]))
             return _Row(examples, [*(each.pieces for each in examples[:-1]), pieces])
-        examples = self._segmenter.split(turns, example.tools)
+        examples = self._examples(turns, example.tools)
         return _Row(examples, [each.pieces for each in examples])
+
+    def _examples(self, turns: Sequence[Turn], tools: str) -> list[Segments]:
+        """Split a dialogue; where every answer is an example of its own, without turns that have no room anyway."""
+        if self._shortens and len(turns) > _MANY and not self._segmenter.appends(turns, tools):
+            lengths = list(map(len, self._segmenter.content_ids(turns)))
+            if sum(lengths) > self._max_length:
+                split = self._segmenter.split
+                return [split(window, tools)[-1] for window in windows(turns, lengths, self._max_length)]
+        return self._segmenter.split(turns, tools)
 
     def _to_learn(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         """Turns up to the last answer that is learnt, with the answers marked that are."""
@@ -207,6 +220,7 @@ class Encoder:
             outcome = self._fitter.dialogues(row.examples, ids, example.tools)
         except RowProblem as problem:
             return Outcome(None, reason=str(problem))
+        # a dialogue's end that is not learnt, or the beginning of a long one
         left_out = isinstance(example, Dialogue) and len(last.turns) < len(example.turns)
         return replace(outcome, cut=outcome.cut or left_out)
 

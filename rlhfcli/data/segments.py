@@ -97,6 +97,15 @@ class Segmenter:
                 return [Segments(tuple(turns), pieces, _answers(turns))]
         return self._one_by_one(turns, shielded, tools)
 
+    def appends(self, turns: Sequence[Turn], tools: str = "") -> bool:
+        """Whether the template writes turns of these speakers in the same way whatever follows them.
+
+        Raises:
+            RowProblem: The template refuses them.
+            DataError: The template cannot be used at all.
+        """
+        return is_plain(turns) or self._appended(turns, self._pieces.shield(tools)) is not None
+
     def split_prompt(self, turns: Sequence[Turn], tools: str = "") -> list[str]:
         """Split turns that an answer is to follow.
 

@@ -223,6 +223,23 @@ def test_a_very_long_dialogue_is_shortened_in_time(make_tokenizer):
     assert process_time() - begin < 20
 
 
+@pytest.mark.parametrize("name", ["qwen3", "gptoss"])
+def test_long_dialogues_take_linear_time_where_answers_stand_alone(load, name):
+    tokenizer = load(name)
+    encoder = Encoder(tokenizer, 600)
+    took = []
+    for exchanges in (160, 640):
+        turns = tuple(Turn(role, f"{role} {number}") for number in range(exchanges) for role in ("user", "assistant"))
+        begin = process_time()
+        outcome = encoder.dialogues([Dialogue(turns, HERE)])[0]  # type: ignore[arg-type]
+        took.append(process_time() - begin)
+        examples = [*outcome.earlier, outcome.example]
+        said = [tokenizer.decode(example.ids[a:b]) for example in examples for a, b in example.spans]
+        assert outcome.cut and len(said) == exchanges and all(len(example.ids) <= 600 for example in examples)
+        assert all(text.endswith(f"assistant {number}{ENDS[name][0]}") for number, text in enumerate(said))
+    assert took[1] < 6 * took[0]
+
+
 LONG_CALLS = [
     (Turn("user", "go"), *(Turn(("assistant", "tool")[k % 2], f"{k} done") for k in range(81))),  # type: ignore[arg-type]
     (*(Turn(("user", "assistant")[k % 2], f"{k} done") for k in range(81)), Turn("assistant", "end")),
