@@ -65,7 +65,7 @@ def alone(folder: Path, command: str, *, name: str = "", say: Callable[[str], No
         about = {"host": platform.node(), "machine": _machine(), "process": os.getpid(), "command": command}
         stop = threading.Event()
         try:
-            holder.write_text(json.dumps(about | {"since": _now()}, ensure_ascii=False) + "\n", encoding="utf-8")
+            holder.write_text(json.dumps(about | {"since": _now()}) + "\n", encoding="utf-8")
             threading.Thread(target=_touch, args=(holder, stop), daemon=True).start()
             yield
         finally:

@@ -55,6 +55,14 @@ def test_a_long_command_is_cut(tmp_path: Path) -> None:
     assert len(caught.value.what) < 150
 
 
+def test_a_command_that_is_no_unicode(tmp_path: Path) -> None:
+    with (
+        in_use.alone(tmp_path, "rlhf sft --recipe b\udcff.yaml"),
+        pytest.raises(OutputError, match="in use by rlhf sft"),
+    ):
+        take(tmp_path)
+
+
 def test_one_thing_in_a_folder_is_held_apart_from_the_others(tmp_path: Path) -> None:
     with in_use.alone(tmp_path, "rlhf export", name="a"), in_use.alone(tmp_path, "rlhf export", name="b"):
         with pytest.raises(OutputError) as caught, in_use.alone(tmp_path, "rlhf export", name="a"):
