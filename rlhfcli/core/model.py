@@ -30,7 +30,7 @@ from rlhfcli.core.adapter_files import base_of, is_adapter
 from rlhfcli.core.dropout import set_config, set_modules
 from rlhfcli.core.family_checks import check_finite, settle, settle_generation
 from rlhfcli.core.load_errors import check_filled, check_shapes, explained
-from rlhfcli.core.model_files import check_folder, refuse_pointers
+from rlhfcli.core.model_files import check_folder, check_sentencepiece, refuse_pointers
 from rlhfcli.core.partitioned import shape_of
 from rlhfcli.data.template import set_template
 from rlhfcli.errors import ModelError
@@ -93,6 +93,7 @@ def load_tokenizer(
         refuse_pointers(folder)
         if is_adapter(folder) and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
             return load_tokenizer(base_of(folder), template, trust_remote_code=trust_remote_code)
+        check_sentencepiece(folder)
     with explained(name, "tokenizer"):  # without a word about code transformers would ask on the terminal
         tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # what transformers makes of a missing file

@@ -11,6 +11,7 @@ import pickle
 import warnings
 import zipfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,24 @@ def refuse_pointers(folder: Path) -> None:
                 where=str(file),
                 hint="The repository was cloned without its large files: run git lfs pull in that folder.",
             )
+
+
+def check_sentencepiece(folder: Path) -> None:
+    """Refuse a folder whose tokenizer only the package sentencepiece can read, where that is missing.
+
+    Raises:
+        ModelError: It is; transformers would ask for another package.
+    """
+    if (folder / "tokenizer.json").is_file() or find_spec("sentencepiece") is not None:
+        return
+    for file in sorted(folder.glob("*.model")):
+        with file.open("rb") as content:
+            if content.read(1) == b"\n":  # the first field of SentencePiece's format; tiktoken's files are text
+                raise ModelError(
+                    f"the tokenizer is a SentencePiece model ({file.name}), and the package sentencepiece is missing",
+                    where=str(folder),
+                    hint="pip install sentencepiece protobuf; or put the model's tokenizer.json into the folder.",
+                )
 
 
 def tensors_of(name: str) -> dict[str, Found]:

@@ -114,6 +114,17 @@ def test_a_broken_tokenizer_is_one_error(name: str, folder: Path) -> None:
     assert said in str(caught.value)
 
 
+def test_a_missing_sentencepiece_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    monkeypatch.setattr("rlhfcli.core.model_files.find_spec", lambda name: None)
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(str(folder))
+    assert "SentencePiece model (tokenizer.model), and the package sentencepiece is missing" in caught.value.what
+    assert "pip install sentencepiece" in str(caught.value.hint)
+
+
 def test_a_whole_folder_loads(folder: Path) -> None:
     assert load_causal_lm(str(folder)).config.model_type == "opt"
     assert load_tokenizer(str(folder)).pad_token == "<pad>"
