@@ -15,7 +15,6 @@ from rlhfcli.errors import DataError
 
 MANIFEST = "manifest.json"
 REMAKE = "rlhf prepare-data --overwrite makes it anew."
-_JUNK = (".DS_Store", "Thumbs.db")  # what file managers leave
 _whole: dict[Path, list[tuple[int, int]]] = {}  # folder → size and time of its files when they were last summed
 
 
@@ -92,20 +91,6 @@ def damage(folder: Path) -> str | None:
                 return f"{name} is not as it was written"
         _whole[folder] = seen
     return None
-
-
-def others_in(folder: Path, own: set[str]) -> list[str]:
-    """What stands in a folder beside the files of a store.
-
-    Args:
-        folder: Exists.
-        own: Names that a store has.
-
-    Returns:
-        Names, sorted.
-    """
-    names = (entry.name for entry in folder.iterdir())
-    return sorted(name for name in names if name not in own and name not in _JUNK and not name.startswith(".nfs"))
 
 
 def sum_of(file: Path) -> str:

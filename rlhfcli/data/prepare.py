@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from rlhfcli import tiny
 from rlhfcli.data.column_use import described
-from rlhfcli.data.counts import PHASES, raised_share
+from rlhfcli.data.counts import raised_share
 from rlhfcli.data.empty_parts import check_parts, missing_share
 from rlhfcli.data.encode import Encoder
 from rlhfcli.data.intake import Intake
-from rlhfcli.data.manifest import MANIFEST, damage, others_in, read_manifest, write_manifest
-from rlhfcli.data.overlap import PROMPTS
+from rlhfcli.data.manifest import damage, read_manifest, write_manifest
 from rlhfcli.data.sources import Stream, code_identity, file_identity, open_source
-from rlhfcli.data.split import PARTS
-from rlhfcli.data.store import REJECTED, Prepared, file_name
+from rlhfcli.data.store import Prepared
 from rlhfcli.data.template import ignored_by, writes_date
 from rlhfcli.errors import DataError, OutputError, why_not_written
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import leftovers
+from rlhfcli.recipe.belongings import refuse_other_data
 from rlhfcli.recipe.redact import without_secrets
 from rlhfcli.recipe.schema import Data, Recipe
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepared", "prepare", "ready"]
 
-_FILES = {MANIFEST, REJECTED, PROMPTS, *(file_name(phase, part) for phase in PHASES for part in PARTS)}
 _TOKENIZER_FILES = ("*token*", "*vocab*", "merges*", "*.model", "*.tiktoken", "*.jinja", "config.json")
 
 
@@ -111,7 +109,7 @@ def prepare(
     if reason == "" and not anew:
         sink.note(f"prepared data: {folder} is up to date")
         return Prepared(folder)
-    _refuse_other_files(folder)
+    refuse_other_data(folder)
     may_replace(fingerprint, reason or "is missing")
     if reason:
         sink.note(f"prepared data: {folder} {reason}, and is made anew")
@@ -229,7 +227,7 @@ def _why_anew(folder: Path, fingerprint: str) -> str | None:
     """Why the store in a folder cannot be taken; empty if it can, ``None`` where there is no store."""
     try:
         stored = read_manifest(folder)["fingerprint"]
-    except OSError:  # no folder, or none of ours, which ``_refuse_other_files`` finds out
+    except OSError:  # no folder, or none of ours, which ``refuse_other_data`` finds out
         stored = None
         if not (folder.is_dir() and any(entry.suffix == ".arrow" for entry in folder.iterdir())):
             return None
@@ -239,37 +237,6 @@ def _why_anew(folder: Path, fingerprint: str) -> str | None:
         return "was made of other inputs"
     fault = damage(folder)
     return f"cannot be used ({fault})" if fault else ""
-
-
-def _refuse_other_files(folder: Path) -> None:
-    """Make sure that nothing but a store, whole or not, is replaced.
-
-    Raises:
-        OutputError: Something else is there.
-    """
-    if not folder.exists():
-        return
-    others = others_in(folder, _FILES) if folder.is_dir() else [folder.name]
-    ours = [name for name in _FILES if (folder / name).exists()]
-    if not others and (not ours or len(ours) > 1 or _is_manifest(folder)):
-        return
-    what = f"holds other files, too: {', '.join(others[:5])}" if ours and others else "holds something else"
-    raise OutputError(
-        f"the folder for the prepared data {what}",
-        where=str(folder),
-        hint="Nothing was touched. Choose another output_dir, or move that away.",
-    )
-
-
-def _is_manifest(folder: Path) -> bool:
-    """Whether the only file of a folder is a store's."""
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return True  # it is another file of ours
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and "fingerprint" in content
 
 
 @contextmanager

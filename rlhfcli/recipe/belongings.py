@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,7 +69,17 @@ def refuse_other_data(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         _refuse(folder, [folder.name], "prepared data")
-    _refuse(folder, [name for name in _names(folder) if not _is_data(name)], "prepared data")
+    names = _names(folder)
+    strange = names == [DATA_MANIFEST] and not _is_manifest(folder / DATA_MANIFEST)  # others call files so, too
+    _refuse(folder, names if strange else [name for name in names if not _is_data(name)], "prepared data")
+
+
+def _is_manifest(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "fingerprint" in content
 
 
 def _is_data(name: str) -> bool:

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.data.prepare import _FILES
+from rlhfcli.data.counts import PHASES
+from rlhfcli.data.manifest import MANIFEST
+from rlhfcli.data.overlap import PROMPTS
+from rlhfcli.data.split import PARTS
+from rlhfcli.data.store import REJECTED, file_name
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe.belongings import others_in_model, refuse_other_data, refuse_other_folder, refuse_other_model
 
 Refusal = Callable[[Path], None]
+_FILES = {MANIFEST, REJECTED, PROMPTS, *(file_name(phase, part) for phase in PHASES for part in PARTS)}
 MODEL = {
     "B2SUMS": "0  config.json\n0  model.safetensors\n",
     "config.json": "",
@@ -51,6 +56,7 @@ THEIRS: list[tuple[Refusal, dict[str, str], str]] = [
     (refuse_other_model, MODEL | ADAPTER | {"adapter/notes.md": ""}, "rlhf has made: adapter"),
     (refuse_other_model, MODEL | {"adapter/thesis.txt": ""}, "rlhf has made: adapter"),
     (refuse_other_data, {"mine.jsonl": ""}, "holds something else than prepared data: mine.jsonl"),
+    (refuse_other_data, {"manifest.json": '{"name": "my app"}'}, "something else than prepared data: manifest.json"),
     (refuse_other_data, dict.fromkeys(_FILES, "") | {"own.arrow": ""}, "prepared data: own.arrow"),
 ]
 
