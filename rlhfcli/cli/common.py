@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from rlhfcli.errors import OutputError
 
 if TYPE_CHECKING:
     from rlhfcli.recipe.loader import Loaded
+    from rlhfcli.recipe.schema import Recipe
 
 RecipeOption = Annotated[
     str | None,
@@ -58,13 +60,14 @@ MaxTimeOption = Annotated[
 ]
 
 
-def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = "") -> Loaded:
+def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = "", *, say_all: bool = False) -> Loaded:
     """Find, read and check the recipe of a command, and say which one it is.
 
     Args:
         recipe: What ``--recipe`` says.
         changes: What ``--set`` says.
         verb: Which command: without ``--recipe`` it takes a run that has what it needs.
+        say_all: Say at once which folder, model and data it works with, too: the libraries take their time.
 
     Returns:
         The recipe, ready to use.
@@ -78,7 +81,16 @@ def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = ""
     console.message(loaded.first_line, style="dim")
     for note in (*loaded.notes, *trust.notes(loaded.recipe)):
         console.message(note, style="yellow")
+    if say_all:
+        _say_what_is_known(loaded.recipe)
     return loaded
+
+
+def _say_what_is_known(recipe: Recipe) -> None:
+    paths = [source.path for source in recipe.data.sources]
+    names = [Path(path).name if os.path.isabs(path) else path for path in paths]
+    data = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+    console.message(f"run: {recipe.output_dir} · model: {recipe.model.name} · data: {data}", style="dim")
 
 
 def write_file(file: Path, text: str) -> None:

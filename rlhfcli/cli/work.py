@@ -63,7 +63,7 @@ def begin(recipe: str | None, overrides: Sequence[str], *, offline: bool = False
         The project.
     """
     launch.in_this_process(offline=offline)
-    loaded = open_project(recipe, overrides, verb)
+    loaded = open_project(recipe, overrides, verb, say_all=True)
     launch.together()  # before the first rank writes anything: it might change what the others take to be the recipe
     return Work(loaded, RunFolder(loaded.recipe), console.TerminalSink())
 

@@ -27,6 +27,7 @@ from rlhfcli.core.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_ada
 from rlhfcli.core.partitioned import shape_of
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import Lora
+from rlhfcli.words import percent
 
 _PREFIX = "base_model.model."  # what PEFT puts before every key
 
@@ -158,10 +159,10 @@ def coverage(model: nn.Module) -> str:
     plain = {id(layer): shape_of(layer.weight).numel() for _, layer in _linear_layers(model)}
     others = {name: shape_of(weight).numel() for name, weight in _other_matrices(model)}
     reached, total = sum(adapted.values()), sum((plain | adapted).values()) + sum(others.values())
-    said = f"LoRA on {len(adapted):,} linear layers: {reached / total:.1%} of the weights in matrices"
+    said = f"LoRA on {len(adapted):,} linear layers: {percent(reached / total)} of the weights in matrices"
     if others:
         names = ", ".join(sorted({_without_numbers(name) for name in others}))
-        said += f" · not adapted: {names} ({sum(others.values()) / total:.1%}; they are no plain linear layers)"
+        said += f" · not adapted: {names} ({percent(sum(others.values()) / total)}; they are no plain linear layers)"
     return said
 
 

@@ -71,8 +71,14 @@ def find_overlap(folder: Path, evaluation: Eval, seed: int) -> dict[str, Any]:
         return {}
     with pa.memory_map(str(folder / PROMPTS)) as source:
         trained = pa.ipc.open_file(source).read_all()
-        keys = trained.column("key").to_numpy()
+        keys = _numbers(trained.column("key"))
         return {name: _compare(prompts, keys, trained.column("origin")) for name, prompts in sets.items()}
+
+
+def _numbers(column: Any) -> Any:
+    """A column of ``uint64`` without pandas, which pyarrow's own way imports: a third of a second."""
+    chunks = [np.frombuffer(each.buffers()[1], np.uint64)[each.offset :][: len(each)] for each in column.chunks]
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.uint64)
 
 
 def _compare(prompts: Sequence[Sequence[Turn]], keys: Any, origins: Any) -> dict[str, Any]:

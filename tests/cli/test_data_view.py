@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -307,6 +308,24 @@ def test_tables_and_previews(call) -> None:
     assert re.search(r"⟦ it is \d+</s>⟧", out)
     assert "it is" in out
     assert "SFT ·" not in call()[1]
+
+
+def test_a_store_that_is_up_to_date_waits_for_no_large_library(call, tmp_path) -> None:
+    questions = "".join(json.dumps({"prompt": f"number {k}?"}) + "\n" for k in (4, 5, 400))
+    Path("questions.jsonl").write_text(questions)
+    asked = ("--set", "eval.prompts=questions.jsonl")
+    code, out, err = call(*asked)
+    assert code == 0
+    assert err.splitlines()[1] == "run: runs/tiny · model: builtin:tiny · data: rows.jsonl"
+    program = (
+        "import sys\nfrom rlhfcli import cli\n"
+        "try: cli.main()\nfinally: print(sorted({'torch', 'transformers', 'pandas', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *sys.argv[1:]], capture_output=True, text=True, cwd=tmp_path)
+    *again, large = done.stdout.splitlines()
+    assert large == "[]"
+    assert "\n".join(again) == out.rstrip("\n")
+    assert "of the 3 rows of eval.prompts" in out
 
 
 def test_json_is_the_manifest_alone(call) -> None:

@@ -159,10 +159,10 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 COVERED = {
-    ("llama", "all-linear"): "LoRA on 14 linear layers: 100.0% of the weights in matrices",
-    ("llama", "q_proj"): "LoRA on 2 linear layers: 11.1% of the weights in matrices",
-    ("gpt-oss", "all-linear"): "LoRA on 8 linear layers: 11.1% of the weights in matrices · not adapted: "
-    "mlp.experts.down_proj, mlp.experts.gate_up_proj (88.9%; they are no plain linear layers)",
+    ("llama", "all-linear"): "LoRA on 14 linear layers: 100.0 % of the weights in matrices",
+    ("llama", "q_proj"): "LoRA on 2 linear layers: 11.1 % of the weights in matrices",
+    ("gpt-oss", "all-linear"): "LoRA on 8 linear layers: 11.1 % of the weights in matrices · not adapted: "
+    "mlp.experts.down_proj, mlp.experts.gate_up_proj (88.9 %; they are no plain linear layers)",
 }
 
 
