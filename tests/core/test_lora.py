@@ -199,4 +199,4 @@ def test_a_linear_layer_that_does_more_is_left_alone() -> None:
     model = families.causal_lm("llama")
     model.model.layers[0].mlp.router = _Router(32, 4)
     assert not any("router" in name for name in lora.inject(model, SETTINGS))
-    assert "not adapted: mlp.router (0.7%; they are no plain linear layers)" in lora.coverage(model)
+    assert "not adapted: mlp.router (0.7 %; they are no plain linear layers)" in lora.coverage(model)
