@@ -18,7 +18,7 @@ from rlhfcli.core.decode import context_limit
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.data.dialogue import Dialogue, Origin, Turn
 from rlhfcli.data.encode import Encoder
-from rlhfcli.data.template import render
+from rlhfcli.data.template import message_of
 from rlhfcli.data.tokens import PieceTokenizer
 from rlhfcli.data.turns import RowProblem
 
@@ -66,9 +66,10 @@ class Reader:
         first = 1 if turns[0].role == "system" else 0
         while len(turns) > first:
             try:
-                shielded = [replace(turn, content=self._pieces.shield(turn.content)) for turn in turns]
-                ids = self._pieces.tokenise([render(self._tokenizer, shielded, False)])[0]
-            except (jinja2.TemplateError, RowProblem, TypeError, ValueError):
+                shielded = [message_of(replace(turn, content=self._pieces.shield(turn.content))) for turn in turns]
+                text: Any = self._tokenizer.apply_chat_template(shielded, tokenize=False)
+                ids = self._pieces.tokenise([text])[0]
+            except (jinja2.TemplateError, RowProblem, TypeError, ValueError, KeyError):
                 return None
             if len(ids) <= self._room:
                 return ids, 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from rlhfcli.data.dialogue import Role, Turn
-from rlhfcli.data.template import render
+from rlhfcli.data.template import dated, render, writes_date
 from rlhfcli.data.tokens import PieceTokenizer
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.data.words import EXCHANGE, TemplateWords
@@ -50,21 +50,26 @@ _EOS = """{{%- set dialogue %}}
 
 
 def ending_at_score(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer whose template ends at the end token of the last answer.
+    """A tokenizer whose template writes what a reward model was trained on, up to the token where its score is read.
 
     Args:
         tokenizer: With a chat template; stays as it is.
 
     Returns:
-        A copy with another template; itself where its template ends there already, or writes no end token.
+        A copy with another template: the day of training in place of today's, nothing behind the end token of the last
+        answer. Itself where its template is so already, or writes no end token.
     """
     template = tokenizer.chat_template
-    rest = text_behind_end(tokenizer) if isinstance(template, str) else ""
-    if not rest or template is None:
+    if not isinstance(template, str):
+        return tokenizer
+    rest = text_behind_end(tokenizer)
+    changed = dated(template) if writes_date(tokenizer) else template
+    if rest:  # a template's own last line break is no part of its text
+        changed = _CUT.format(template=changed.removesuffix("\n"), rest=json.dumps(rest, ensure_ascii=True))
+    if changed == template:
         return tokenizer
     cut = copy.deepcopy(tokenizer)
-    # a template's own last line break is no part of its text
-    cut.chat_template = _CUT.format(template=template.removesuffix("\n"), rest=json.dumps(rest, ensure_ascii=True))
+    cut.chat_template = changed
     return cut if _same_but(tokenizer, cut, rest) else tokenizer
 
 
