@@ -8,8 +8,9 @@ stand together, which keeps rectangles full.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,12 @@ class MicroBatches:
     """Knows the size of every example, and what it shares with others.
 
     Args:
-        trees: For each example, the beginning that its sequences share, and what follows in each of them.
+        trees: For each example, the token ids of the beginning that its sequences share, as a list or an array; and
+            what follows in each of them, of which only the length counts.
         packed: Whether the model computes token trees.
     """
 
-    def __init__(self, trees: Iterable[tuple[Sequence[int], Sequence[Sequence[int]]]], *, packed: bool) -> None:
+    def __init__(self, trees: Iterable[tuple[Any, Sequence[Sized]]], *, packed: bool) -> None:
         self.tokens: list[int] = []  # that are computed for each example; padding left out
         self._sequences: list[int] = []
         self._longest: list[int] = []

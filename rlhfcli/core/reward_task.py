@@ -14,7 +14,7 @@ from rlhfcli.core.last_layer import each_once
 from rlhfcli.core.layout import Layout, lay_out
 from rlhfcli.core.micro_batches import MicroBatches
 from rlhfcli.core.reward_model import spans
-from rlhfcli.core.tasks import Batch, Forward, Sums, origin_of
+from rlhfcli.core.tasks import Batch, Forward, KnowsTrees, Sums, origin_of
 from rlhfcli.data.encoded import EncodedPreference
 from rlhfcli.recipe.schema import Reward
 
@@ -53,7 +53,9 @@ class RewardTask:
 
     @cached_property
     def _micro_batches(self) -> MicroBatches:
-        return MicroBatches(((pair.prompt, pair.answers) for pair in self.pairs), packed=self.packed)
+        found = self.pairs
+        trees = found.trees() if isinstance(found, KnowsTrees) else ((pair.prompt, pair.answers) for pair in found)
+        return MicroBatches(trees, packed=self.packed)
 
     def lengths(self) -> list[int]:
         """Tokens of each preference: in token trees the prompt counts once, else once for each answer."""

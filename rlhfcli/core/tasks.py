@@ -8,7 +8,7 @@ that the mean is exact over any number of batches and devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -101,6 +101,14 @@ class KnowsOrigins(Protocol):
         """``file: line 12``."""
 
 
+@runtime_checkable
+class KnowsTrees(Protocol):
+    """Examples on disk whose tokens need not become Python's numbers to be measured."""
+
+    def trees(self) -> Iterator[tuple[Any, Sequence[Sized]]]:
+        """For each example what ``MicroBatches`` takes."""
+
+
 def origin_of(examples: object, row: int) -> str:
     """Where an example came from, else its number."""
     return examples.origin(row) if isinstance(examples, KnowsOrigins) else f"training example {row}"
@@ -128,7 +136,9 @@ class SftTask:
 
     @cached_property
     def _micro_batches(self) -> MicroBatches:
-        return MicroBatches(((dialogue.ids, [[]]) for dialogue in self.dialogues), packed=self.packed)
+        found = self.dialogues
+        trees = found.trees() if isinstance(found, KnowsTrees) else ((dialogue.ids, [[]]) for dialogue in found)
+        return MicroBatches(trees, packed=self.packed)
 
     def lengths(self) -> list[int]:
         """Tokens of each dialogue."""

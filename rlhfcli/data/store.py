@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
@@ -170,9 +170,24 @@ class StoredDialogues(_Stored[EncodedDialogue]):
         borders = _list(batch, "spans", row)
         return EncodedDialogue(_list(batch, "ids", row), list(zip(borders[::2], borders[1::2], strict=True)))
 
+    def trees(self) -> Iterator[tuple[Any, list[range]]]:
+        """The token ids of each dialogue as they lie in the file, and that nothing follows; see ``MicroBatches``."""
+        for batch in self._batches:
+            for ids in _arrays(batch.column("ids")):
+                yield ids, [range(0)]
+
 
 class StoredPairs(_Stored[EncodedPreference]):
     """What the reward model learns from."""
+
+    def trees(self) -> Iterator[tuple[Any, list[range]]]:
+        """The prompt of each preference as it lies in the file, and how long each of its answers is."""
+        for batch in self._batches:
+            answers = batch.column("answers")
+            lengths = [range(length) for length in pc.list_value_length(answers.values).to_pylist()]
+            borders = pairwise(answers.offsets.to_pylist())
+            for prompt, (begin, end) in zip(_arrays(batch.column("prompt")), borders, strict=True):
+                yield prompt, lengths[begin:end]
 
     def _example(self, batch: Any, row: int) -> EncodedPreference:
         answers = batch.column("answers")
@@ -271,6 +286,12 @@ class Prepared:
 
 def _list(batch: Any, column: str, row: int) -> list[int]:
     return _slice(batch.column(column), row)
+
+
+def _arrays(column: Any) -> Iterator[Any]:
+    """The lists of a column, which stay where they are."""
+    values = column.values.to_numpy()
+    return (values[begin:end] for begin, end in pairwise(column.offsets.to_pylist()))
 
 
 def _slice(array: Any, row: int) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhfcli.cli.trained import _change
-from rlhfcli.core.loop import Result
+from rlhfcli.core.result import Result
 
 CASES = [
     ([{"step": 0, "eval_nll": 0.7}, {"step": 1, "loss": 0.6}], {"eval_nll": 0.5}, "0.700 → 0.500"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from rlhfcli.core.measure import measure, measure_dialogues
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.reward_task import RewardTask, compared
 from rlhfcli.core.tasks import SftTask
+from rlhfcli.data import store
 from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.recipe.schema import Reward
 from tests.core import families
@@ -219,3 +222,33 @@ def test_a_constant_reward_model_is_half_right() -> None:
     task = RewardTask(_pairs(), Reward(), packed=False, pad_id=1)
     figures = measure(task, model, [task.collate([0, 1, 2]), task.collate([3, 4])], CPU)
     assert figures["accuracy"] == 0.5 and figures["loss"] == pytest.approx(math.log(2)) and figures["weight"] == 5
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_stored_examples_are_cut_like_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    """Without a Python number for each of their tokens."""
+    monkeypatch.setattr(store, "_BATCH", 2)  # several record batches
+    for phase, examples in (("sft", _dialogues()), ("reward", _pairs())):
+        writer = store.Writer(tmp_path, phase, "train")  # type: ignore[arg-type]
+        for example in examples:
+            writer.write(example, "here")  # type: ignore[arg-type]
+        writer.close()
+    dialogues = store.StoredDialogues(tmp_path / "sft_train.arrow")
+    pairs = store.StoredPairs(tmp_path / "reward_train.arrow")
+    expected: list[Any] = [
+        SftTask(_dialogues(), "assistant", packed=packed, pad_id=1),
+        RewardTask(_pairs(), Reward(), packed=packed, pad_id=1),
+    ]
+    monkeypatch.setattr(store._Stored, "__getitem__", lambda *_: pytest.fail("an example was made"))
+    found: list[Any] = [
+        SftTask(dialogues, "assistant", packed=packed, pad_id=1),
+        RewardTask(pairs, Reward(), packed=packed, pad_id=1),
+    ]
+    for one, other in zip(expected, found, strict=True):
+        assert one.lengths() == other.lengths()
+        rows = range(len(one.lengths()))
+        assert [one.cut(rows, budget) for budget in (8, 20, 999)] == [
+            other.cut(rows, budget) for budget in (8, 20, 999)
+        ]
