@@ -102,7 +102,7 @@ def share_of(task: Task, shares: Sequence[Parts], rank: int) -> Share:
 
 
 def on_gpu(share: Share, device: torch.device) -> Share:
-    """The same on a GPU; the copies wait for nothing and nothing waits for them.
+    """The same on a GPU; the host does not wait for the copies, which queue behind what the GPU computes.
 
     Args:
         share: On the CPU.
