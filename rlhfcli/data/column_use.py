@@ -16,13 +16,14 @@ TOOLS, REASONING, CALLS, UNLEARNT, PLAIN = "tools", "reasoning", "calls", "turns
 _CARRIED = {
     TOOLS: "tools are given to the chat template",
     REASONING: "reasoning is given to the chat template",
-    CALLS: "calls of tools are written as JSON, not with the chat template's words for them",
+    CALLS: "calls of tools are given to the chat template",
     UNLEARNT: "some turns are not learnt (weight, train, loss, masked …)",
     PLAIN: "plain text, all of which is learnt, without the chat template",
 }
 _IGNORED = {
     TOOLS: "tools are left out, because the chat template has no words for them",
     REASONING: "reasoning is left out, because the chat template has no words for it",
+    CALLS: "calls of tools are written as JSON, because the chat template has no words for them",
 }
 
 
@@ -133,7 +134,7 @@ class ColumnUse:
         self.carried[REASONING] += any(turn.reasoning for turn in turns)
         self.carried[UNLEARNT] += not all(turn.train for turn in turns)
         self.carried[PLAIN] += is_plain(turns)
-        self.carried[CALLS] += any(_calls(each) for name in row.read for each in _messages(row.peek(name)))
+        self.carried[CALLS] += any(turn.calls for turn in turns)
         return json.dumps(left, sort_keys=True, default=str) if left else ""
 
     def count(self, row: WatchedRow) -> None:
@@ -159,8 +160,9 @@ def _reasons_of_answers(row: WatchedRow, example: Dialogue | Preference) -> list
     found = []
     for name in sorted(row.read):
         messages = _messages(row.peek(name))
-        if messages and str(messages[-1].get("role")) == "assistant" and message.has_reasoning(messages[-1]):
-            found.append(f"{name}[-1]: reasoning of the answer")
+        if messages and str(messages[-1].get("role")) == "assistant":
+            found += [f"{name}[-1]: reasoning of the answer"] if message.has_reasoning(messages[-1]) else []
+            found += [f"{name}[-1]: calls of tools (compared as JSON)"] if _calls(messages[-1]) else []
     return found
 
 

@@ -19,12 +19,15 @@ class Turn:
         reasoning: What an assistant thought before it answered, for templates that write it
             (``message.reasoning_content``); empty where the data has none.
         train: Whether SFT learns this turn; only an assistant's turn is ever learnt.
+        calls: Where an assistant calls tools, the message for templates with words for that: its ``content`` without
+            the calls, and ``tool_calls``, as JSON. The turn's own ``content`` has the calls as text.
     """
 
     role: Role
     content: str
     reasoning: str = ""
     train: bool = True
+    calls: str = ""
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,11 @@ class Encoder:
         except RowProblem as problem:
             raise DataError(str(problem), where="the conversation") from None
 
+    @property
+    def writes_calls(self) -> bool:
+        """Whether the chat template has words for calls of tools; else they are written as JSON."""
+        return self._segmenter.writes_calls
+
     # --- text, and tokens -----------------------------------------------------------------------------------
 
     def _rows(self, batch: Sequence[tuple[Dialogue | Preference, bool]]) -> list[_Row | str]:

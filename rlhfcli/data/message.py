@@ -20,6 +20,8 @@ NOT_LEARNT = ("masked",)
 _DETAILS = ("train_detail", "training_detail")
 KEYS = frozenset((*SPEAKER, *CONTENT, *CALLS, *REASONING, *LEARNT, *NOT_LEARNT))
 """What is read of a message."""
+_CALLERS = ("function_call", "tool_call")
+"""Speakers whose content is the JSON of a call."""
 _TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
@@ -53,7 +55,8 @@ def turn_of(message: Any, what: str) -> Turn | None:
     text = text_of(_with_calls(content, message), what)
     if role != "assistant":
         return Turn(role, text)
-    return Turn(role, text, _reasoning(message, thought, what), is_learnt(message, what))
+    calls = _native_calls(speaker.strip().lower(), content, message)
+    return Turn(role, text, _reasoning(message, thought, what), is_learnt(message, what), calls)
 
 
 def turns_of(messages: Any, what: str) -> tuple[Turn, ...]:
@@ -137,6 +140,38 @@ def _reasoning(message: Mapping[str, Any], thought: str, what: str) -> str:
     if isinstance(said, list):
         said = "".join(join_parts(said, what))
     return text_of(said, f"{what}: its reasoning") if not isinstance(said, str) or said.strip() else thought
+
+
+def _native_calls(speaker: str, content: Any, message: Mapping[str, Any]) -> str:
+    """A message that calls tools as chat templates take it; empty where it calls none, or in an unknown form."""
+    found, said = _first(message, CALLS), content if isinstance(content, str) else ""
+    if speaker in _CALLERS and not found:
+        found, said = _json(content), ""
+    listed_calls = [found] if isinstance(found, Mapping) else found
+    if not isinstance(listed_calls, list) or not listed_calls:
+        return ""
+    calls = [_native_call(call) for call in without_nulls(listed_calls)]
+    return "" if None in calls else json.dumps({"content": said, "tool_calls": calls}, ensure_ascii=False)
+
+
+def _native_call(call: Any) -> dict[str, Any] | None:
+    """One call: OpenAI's ``{"type": "function", "function": …}`` or the function alone; its arguments as an object."""
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        return None
+    arguments = function.get("arguments", {})
+    arguments = _json(arguments) if isinstance(arguments, str) else arguments
+    if not isinstance(arguments, Mapping):
+        return None
+    own = {"id": call["id"]} if "function" in call and isinstance(call.get("id"), str) else {}
+    return {"type": "function", **own, "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _with_calls(content: Any, message: Mapping[str, Any]) -> Any:

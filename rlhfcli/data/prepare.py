@@ -138,7 +138,7 @@ def _write(
         again = recipe.data.model_copy(update={"validation": share})
         intake = _take(again, _open_sources(recipe, folder), encoder, folder, sink)
     check_parts(recipe.data, intake.counts, intake.statistics)
-    ignored = ignored_by(tokenizer)
+    ignored = [*ignored_by(tokenizer), *([] if encoder.writes_calls else ["calls"])]
     for count in intake.counts:
         for line in described(count.columns.shares(), +count.columns.carried, ignored):
             sink.note(f"{count.path}: {line}")

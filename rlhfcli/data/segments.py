@@ -13,10 +13,11 @@ example is learnt in that one.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, THO
 from rlhfcli.data.tokens import PieceTokenizer
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.data.words import EXCHANGE, TemplateWords, Words
+from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,7 +91,7 @@ class Segmenter:
         """
         if is_plain(turns):
             return [Segments(tuple(turns), plain_pieces(self._tokenizer, turns[0].content), [0])]
-        shielded, tools = self._shielded(turns), self._pieces.shield(tools)
+        shielded, tools = self._with_calls(self._shielded(turns)), self._pieces.shield(tools)
         words = self._appended(shielded, tools)
         if words is not None:
             pieces = self._join(shielded, words)
@@ -120,7 +122,7 @@ class Segmenter:
             RowProblem: The template refuses these turns.
             DataError: The template cannot be used at all.
         """
-        shielded, tools = self._shielded(turns), self._pieces.shield(tools)
+        shielded, tools = self._with_calls(self._shielded(turns)), self._pieces.shield(tools)
         words = self._appended([*shielded, Turn("assistant", "-")], tools)
         whole = "" if self._ours else self._words.render(shielded, tools, generation_prompt=True)
         if words is not None:
@@ -166,11 +168,29 @@ class Segmenter:
             return turn
         return replace(turn, content=content, reasoning=self._pieces.shield(turn.reasoning, assistant=True))
 
+    def _with_calls(self, turns: Sequence[Turn]) -> list[Turn]:
+        """Turns whose calls of tools are written with the template's words for them, where it has any."""
+        return [turn if not turn.calls else replace(turn, calls=self._calls_of(turn)) for turn in turns]
+
+    def _calls_of(self, turn: Turn) -> str:
+        return self._pieces.shield(turn.calls, assistant=True) if self.writes_calls else ""
+
+    @cached_property
+    def writes_calls(self) -> bool:
+        """Whether the template has words for calls of tools; else they are written as JSON."""
+        mark = "tried_call"
+        call = {"type": "function", "function": {"name": mark, "arguments": {"a": mark}}}
+        turns = (Turn("user", "?"), Turn("assistant", mark, calls=json.dumps({"content": "", "tool_calls": [call]})))
+        try:
+            return not self._ours and self._written(turns, 1, "")[1].count(mark) > 1
+        except (RowProblem, DataError):
+            return False
+
     def _appended(self, turns: Sequence[Turn], tools: str) -> list[Words] | None:
         """The words of a template that appends; ``None`` where it does not, or where turns hold what is no content."""
         if self._ours:
             tools = ""
-        elif any(turn.reasoning for turn in turns):
+        elif any(turn.reasoning or turn.calls for turn in turns):
             return None
         return self._words.of(tuple(turn.role for turn in turns), tools)
 
@@ -238,6 +258,8 @@ class Segmenter:
         thought, answer = _parted(turns[k])
         if whole.startswith(prompt):
             said = whole[len(prompt) : len(whole) - len(tail)]
+            if any(name not in said for name in _called(turns[k])):
+                raise RowProblem(_CHANGES)
             if any(_squeezed(part) not in _squeezed(said) for part in (answer, "" if turns[k].reasoning else thought)):
                 raise RowProblem(_CHANGES)
         else:  # the generation prompt begins a thought, which the template leaves out of what was said
@@ -275,6 +297,8 @@ def _answers(turns: Sequence[Turn]) -> list[int]:
 
 def _parted(turn: Turn) -> tuple[str, str]:
     """What an assistant thought and what it said; a thought may stand in the text, up to ``</think>``."""
+    if turn.calls:
+        return turn.reasoning.strip("\n"), str(json.loads(turn.calls)["content"])
     if turn.reasoning:
         return turn.reasoning.strip("\n"), turn.content
     ends = _THOUGHT_ENDS.search(turn.content)
@@ -282,6 +306,11 @@ def _parted(turn: Turn) -> tuple[str, str]:
         return "", turn.content
     thought = turn.content[: ends.start()].strip().removeprefix(f"<{ends[1]}>")
     return thought.strip("\n"), turn.content[ends.end() :].lstrip("\n")
+
+
+def _called(turn: Turn) -> list[str]:
+    """The names of the tools that a turn calls."""
+    return [call["function"]["name"] for call in json.loads(turn.calls)["tool_calls"]] if turn.calls else []
 
 
 def _squeezed(text: str) -> str:

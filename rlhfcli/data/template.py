@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
@@ -174,9 +174,11 @@ def trimmed(content: str) -> str:
     return text if indented else text.strip()
 
 
-def message_of(turn: Turn) -> dict[str, str]:
+def message_of(turn: Turn) -> dict[str, Any]:
     """A turn as templates know it; ``reasoning_content`` is the key of Qwen, DeepSeek, SmolLM and vLLM."""
-    message = {"role": turn.role, "content": turn.content}
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.calls:
+        message |= json.loads(turn.calls)
     return message | {"reasoning_content": turn.reasoning} if turn.reasoning else message
 
 

@@ -224,6 +224,13 @@ READ: dict[str, Talk | Pair] = {
     "xtuner/conversation": Talk({"conversation": [{"system": S, "input": Q, "output": A}]}, [said("system", S), *TALK]),
 }  # fmt: skip
 
+NATIVE = {"type": "function", "function": {"name": "tide", "arguments": {}}}
+CALLS: dict[str, list[dict[str, Any]]] = {  # the same dialogues for a template with words for calls of tools
+    "llamafactory/glaive_toolcall_en_demo": [ASK, said("assistant", "", tool_calls=[NATIVE]), *CALLED[2:]],
+    "swift/agent": [ASK, said("assistant", "", tool_calls=[NATIVE]), *CALLED[2:]],
+    "openai/drone_training": [said("system", S), ASK, said("assistant", "", tool_calls=[NATIVE | {"id": "c1"}])],
+}
+
 PICTURES = "is not empty: the row is about more than text"
 NO_SHAPE = "its rows fit no known shape; the first one has:"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {  # a row → why it is not read

@@ -223,7 +223,7 @@ def test_rows_that_differ_beside_their_texts_are_no_duplicates(tokenizer, make_r
     (source,) = prepared.manifest["sources"]
     assert source["dropped"] == {"duplicate but for columns that are not read": 2}
     assert source["carried"] == {"tools": 22, "reasoning": 20, "turns not learnt": 1}
-    assert prepared.manifest["ignored"] == ["tools", "reasoning"]  # human_assistant has words for turns alone
+    assert prepared.manifest["ignored"] == ["tools", "reasoning", "calls"]  # human_assistant has words for turns alone
     assert any("tools are left out, because the chat template has no words for them: 22" in n for n in notes.notes)
 
 

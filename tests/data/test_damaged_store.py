@@ -146,10 +146,12 @@ def test_whatever_byte_changes_is_noticed(made):
         before = file.read_bytes()
         at = chance.randrange(len(before))
         byte = chance.choice([value for value in (0, 32, 48, 49, 65, 255) if value != before[at]])
-        file.write_bytes(before[:at] + bytes([byte]) + before[at + 1 :])
+        after = before[:at] + bytes([byte]) + before[at + 1 :]
+        file.write_bytes(after)
         fault = damage(folder)
-        white_space = file.name == MANIFEST and chr(before[at]).isspace() and chr(byte).isspace()
-        assert fault is not None or white_space, (file.name, at, before[at], byte)
+        # another kind of white space, or 0.0 with a zero more, says the same
+        same = fault is None and file.name == MANIFEST and json.loads(before) == json.loads(after)
+        assert fault is not None or same, (file.name, at, before[at], byte)
         file.write_bytes(before)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +24,12 @@ HH = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: What is 1 + 1?\n\nAssistant: 
 
 def read(row):
     return convert(row, detect_shape([row], SHAPES, "rows.jsonl"), HERE)
+
+
+def without_calls(example):
+    """The same with calls of tools as text alone."""
+    name = "turns" if isinstance(example, Dialogue) else "prompt"
+    return replace(example, **{name: tuple(replace(turn, calls="") for turn in getattr(example, name))})
 
 
 DIALOGUES = {
@@ -177,7 +184,38 @@ DIALOGUES = {
 
 @pytest.mark.parametrize(("row", "turns"), DIALOGUES.values(), ids=DIALOGUES.keys())
 def test_dialogues(row, turns):
-    assert read(row) == Dialogue(tuple(turns), HERE)
+    assert without_calls(read(row)) == Dialogue(tuple(turns), HERE)
+
+
+ADD = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+CALLS = {  # a message → its words, and the calls that a chat template is given
+    "OpenAI's": ({"tool_calls": [{**ADD, "id": "c1"}]}, "", [{**ADD, "id": "c1"}]),
+    "arguments as text": ({"tool_calls": [{"function": {"name": "add", "arguments": '{"a": 1}'}}]}, "", [ADD]),
+    "the function alone": ({"tool_calls": [ADD["function"]]}, "", [ADD]),
+    "with words": ({"content": "Now:", "function_call": ADD["function"]}, "Now:", [ADD]),
+    "nulls of an Arrow table": ({"tool_calls": [{**ADD, "id": None}]}, "", [ADD]),
+    "ShareGPT's": ({"role": "function_call", "content": json.dumps(ADD["function"])}, "", [ADD]),
+    "ms-swift's": ({"role": "tool_call", "content": json.dumps([ADD["function"]])}, "", [ADD]),
+}
+NO_CALLS = {
+    "none": {"content": "Now.", "tool_calls": []},
+    "no name": {"tool_calls": [{"id": "x"}]},
+    "arguments of no object": {"tool_calls": [{"name": "add", "arguments": "1, 2"}]},
+    "a call of text": {"role": "function_call", "content": "add(1, 2)"},
+}
+
+
+@pytest.mark.parametrize(("message", "words", "calls"), CALLS.values(), ids=CALLS.keys())
+def test_calls_of_tools(message, words, calls):
+    turn = read({"messages": [MESSAGES[0], {"role": "assistant", "content": None, **message}]}).turns[1]
+    assert json.loads(turn.calls) == {"content": words, "tool_calls": calls}
+    assert turn.content.startswith(words) and '"add"' in turn.content
+
+
+@pytest.mark.parametrize("message", NO_CALLS.values(), ids=NO_CALLS.keys())
+def test_what_is_no_call_is_text(message):
+    turn = read({"messages": [MESSAGES[0], {"role": "assistant", "content": None, **message}]}).turns[1]
+    assert turn.calls == "" and turn.content
 
 
 SHAREGPT = {"from": "human", "value": Q}
@@ -318,9 +356,9 @@ PAIRS = {
 @pytest.mark.parametrize(("row", "turns"), PAIRS.values(), ids=PAIRS.keys())
 def test_preferences(row, turns):
     found = read(row)
-    assert isinstance(found, Preference) and found.prompt == tuple(turns)
+    assert isinstance(found, Preference) and without_calls(found).prompt == tuple(turns)
     assert (found.answers[0].strip(), found.answers[1].strip()) == (GOOD, BAD)
-    assert found.preferred().turns == (*turns, A(found.answers[0]))
+    assert without_calls(found.preferred()).turns == (*turns, A(found.answers[0]))
     assert (found.order, found.margins) == (((0, 1),), ())
 
 

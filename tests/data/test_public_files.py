@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from functools import partial
 
 import pytest
@@ -15,7 +16,7 @@ from rlhfcli.data.encode import Encoder
 from rlhfcli.data.formats import SHAPES, convert, detect_shape
 from rlhfcli.data.turns import RowProblem
 from rlhfcli.errors import DataError
-from tests.data.public_rows import READ, REFUSED, A, B, Pair, Talk, said
+from tests.data.public_rows import CALLS, READ, REFUSED, A, B, Pair, Talk, said
 
 CHATML = (
     "{% if tools %}{{ '<|im_start|>tools\\n' + tools | tojson + '<|im_end|>\\n' }}{% endif %}"
@@ -23,6 +24,11 @@ CHATML = (
     "{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
     "{{ m.content + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+WITH_CALLS = CHATML.replace(
+    "{{ m.content + '<|im_end|>\\n' }}",
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ '<tool_call>' + (c.function | tojson) + '</tool_call>' }}"
+    "{% endfor %}{{ '<|im_end|>\\n' }}",
 )
 TALKS = {name: case for name, case in READ.items() if isinstance(case, Talk)}
 PAIRS = {name: case for name, case in READ.items() if isinstance(case, Pair)}
@@ -85,6 +91,20 @@ def test_what_is_trained_is_what_the_template_writes(chatml, case):
     wanted = [k for k, is_learnt in zip(answers, case.learnt or [True] * len(answers), strict=True) if is_learnt]
     whole = [(write(case.turns[:k], add_generation_prompt=True), write(case.turns[: k + 1])) for k in wanted]
     assert learnt == [after.removeprefix(before).removesuffix("\n") for before, after in whole]
+
+
+@pytest.mark.parametrize(("name", "turns"), CALLS.items())
+def test_calls_of_tools_are_written_in_the_words_of_the_template(chatml, name, turns):
+    case, tokenizer = READ[name], copy(chatml)
+    tokenizer.chat_template = WITH_CALLS
+    encoder = Encoder(tokenizer, 1024)
+    (outcome,) = encoder.dialogues([understood(case.row)[0]])
+    write = partial(tokenizer.apply_chat_template, tools=case.tools, tokenize=False)
+    text = tokenizer.decode(outcome.example.ids)
+    assert f"{text}\n" == write(turns) and "<tool_call>" in text
+    begin, end = outcome.example.spans[0]
+    assert tokenizer.decode(outcome.example.ids[begin:end]).startswith("<tool_call>")
+    assert encoder.writes_calls and not Encoder(chatml, 1024).writes_calls
 
 
 @pytest.mark.parametrize("case", PAIRS.values(), ids=PAIRS.keys())
