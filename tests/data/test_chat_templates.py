@@ -254,3 +254,31 @@ def test_long_dialogues_of_other_kinds(make_tokenizer, turns):
     found = learnt(tokenizer, turns)
     assert process_time() - begin < 2
     assert [said for _, said in found] == [f"{t.content}<|im_end|>" for t in turns if t.role == "assistant"]
+
+
+CALL = {"type": "function", "function": {"name": "tide", "arguments": {"harbour": "Ulm <|im_end|>"}}}
+CALLED = (
+    Turn("user", "How high?"),
+    Turn("assistant", '{"name": "tide"}', calls=json.dumps({"content": "", "tool_calls": [CALL]})),
+    Turn("tool", "2 m"),
+    Turn("assistant", "It is 2 m."),
+)
+CALLS_AS_JSON = {"cohere2", "deepseek_r1_distill", "gemma3", "gptoss", "mistral", "smollm3"}
+"""No words for calls in this form, or another end token behind them."""
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_calls_of_tools_are_written_as_in_use(load, name):
+    tokenizer = load(name)
+    assert Encoder(tokenizer, 4096).writes_calls == (name not in CALLS_AS_JSON)
+    ((given, said),) = learnt(tokenizer, CALLED[:2])
+    assert given == in_use(tokenizer, CALLED[:1])
+    if name in CALLS_AS_JSON:
+        assert CALLED[1].content in said
+        return
+    *_, (_, answer) = learnt(tokenizer, CALLED)
+    assert answer.endswith(f"It is 2 m.{ENDS[name][0]}")
+    asked = {"role": "user", "content": "How high?"}
+    called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    whole = tokenizer.apply_chat_template([asked, called], tokenize=False).rstrip("\n")
+    assert whole.endswith(said) and "tide" in said and "Ulm <|im_end|>" in said
