@@ -106,7 +106,7 @@ class Segmenter:
             RowProblem: The template refuses them.
             DataError: The template cannot be used at all.
         """
-        return is_plain(turns) or self._appended(turns, self._pieces.shield(tools)) is not None
+        return is_plain(turns) or self._appended(self._with_calls(turns), self._pieces.shield(tools)) is not None
 
     def split_prompt(self, turns: Sequence[Turn], tools: str = "") -> list[str]:
         """Split turns that an answer is to follow.
