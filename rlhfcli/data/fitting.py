@@ -32,7 +32,7 @@ class Outcome(Generic[Example]):
     """What became of a row.
 
     Args:
-        example: Its tokens; ``None`` where it cannot be used. Of a dialogue it ends with the last answer.
+        example: Its tokens; ``None`` where it cannot be used. Of a dialogue it ends with the last answer that fits.
         cut: Something was left out of it.
         reason: Why it cannot be used; empty where it can.
         merged: Comparisons of a ranking that are left out, since cutting made their answers the same.
@@ -101,11 +101,12 @@ class Fitter:
             RowProblem: The template refuses what is left of one.
         """
         found = [self._dialogue(example, ids, tools) for example, ids in zip(examples, parts, strict=True)]
-        last = found[-1]
-        if last.example is None:
-            return last
-        earlier = tuple(outcome.example for outcome in found[:-1] if outcome.example is not None)
-        return replace(last, earlier=earlier, cut=any(outcome.cut or outcome.example is None for outcome in found))
+        lost = [outcome for outcome in found if outcome.example is None]
+        if len(lost) == len(found) or (lost and self._policy == "drop"):
+            return lost[-1]
+        usable = [outcome.example for outcome in found if outcome.example is not None]
+        cut = bool(lost) or any(outcome.cut for outcome in found)
+        return Outcome(usable[-1], cut, earlier=tuple(usable[:-1]))
 
     def _dialogue(self, segments: Segments, parts: list[Ids], tools: str) -> Outcome[EncodedDialogue]:
         if sum(map(len, parts)) <= self._max_length:

@@ -240,6 +240,20 @@ def test_long_dialogues_take_linear_time_where_answers_stand_alone(load, name):
     assert took[1] < 6 * took[0]
 
 
+def test_answers_that_fit_are_learnt_though_later_ones_do_not(load):
+    tokenizer = load("qwen3")
+    calls = (Turn(("assistant", "tool")[k % 2], f"{k} done") for k in range(81))  # type: ignore[arg-type]
+    turns = (Turn("user", "go"), *calls)
+    whole = Encoder(tokenizer, 4096).dialogues([Dialogue(turns, HERE)])[0]
+    outcome = Encoder(tokenizer, 300).dialogues([Dialogue(turns, HERE)])[0]
+    assert sum(len(each.spans) for each in (*whole.earlier, whole.example)) == 41 and not whole.cut
+    learnt = [(each.ids, span) for each in (*outcome.earlier, outcome.example) for span in each.spans]
+    assert outcome.cut and 5 < len(learnt) < 41
+    assert tokenizer.decode(learnt[3][0][slice(*learnt[3][1])]).startswith("<think>\n\n</think>\n\n6 done")
+    dropped = Encoder(tokenizer, 300, "drop").dialogues([Dialogue(turns, HERE)])[0]
+    assert dropped.reason == "longer than 300 tokens" and not dropped.fault
+
+
 LONG_CALLS = [
     (Turn("user", "go"), *(Turn(("assistant", "tool")[k % 2], f"{k} done") for k in range(81))),  # type: ignore[arg-type]
     (*(Turn(("user", "assistant")[k % 2], f"{k} done") for k in range(81)), Turn("assistant", "end")),
