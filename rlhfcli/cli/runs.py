@@ -15,7 +15,7 @@ from rlhfcli import console
 from rlhfcli.cli.common import JsonOption
 from rlhfcli.cli.run_states import PHASES, Run, read
 from rlhfcli.errors import UserError
-from rlhfcli.words import percent
+from rlhfcli.words import percent, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -101,7 +101,7 @@ def _table(found: Sequence[Run]) -> RenderableType:
         used = _moment(run).strftime("%Y-%m-%d %H:%M")
         broken = Text(" · broken", style="yellow") if run.broken else Text()
         drawn.add_row(
-            Text(f"{'→ ' if run.taken_by else '  '}{run.name}"),
+            Text(f"{'→ ' if run.taken_by else '  '}{visible(run.name)}"),
             Text(state(run)) + broken,
             Text(figures(run)),
             Text(used),

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rlhfcli.cli import bench_view, data_view, memory_view
 from rlhfcli.evaluation import report
+from rlhfcli.words import visible
 
 _BAR = 14  # cells of the longest bar of a histogram
 _VERDICTS = {"alive": "green", "unclear": "yellow", "dead": "bold red"}
@@ -92,6 +93,6 @@ def _table(table: report.Table) -> RichTable:
             overflow="fold",
         )
     for row in table.rows:
-        # Text and not str: what a model says is no markup, even if it looks like it.
-        drawn.add_row(*(Text(cell) for cell in row))
+        # Text and not str: what a model says is no markup, even if it looks like it; with signs, whose width counts.
+        drawn.add_row(*(Text(visible(cell)) for cell in row))
     return drawn
