@@ -278,7 +278,6 @@ def test_an_old_figure_says_when_it_was_measured():
         {"RANK": "1"},
         {"RANK": "x"},
         {"RANK": "1", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
-        {"RANK": "", "WORLD_SIZE": "y"},
     ],
 )
 def test_a_process_alone_is_not_silent(world):
