@@ -10,11 +10,12 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.chat.transcript import Record, Saved, append
-from rlhfcli.core.adapted import language_model, reward_model, reward_tokenizer
+from rlhfcli.core.adapted import language_model, reward_model
 from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, stream
 from rlhfcli.core.model import load_tokenizer
 from rlhfcli.core.reading import Reader
 from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.reward_tokenizers import reward_tokenizer
 from rlhfcli.core.text_stream import Lead, TextStream, turn_stops
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.encode import Encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from rlhfcli.core import deepspeed_chat, lora, peft_adapters
@@ -26,7 +26,6 @@ from rlhfcli.core.heads import Head, chosen_row, find_head, put
 from rlhfcli.core.model_files import Found, tensors_in
 from rlhfcli.core.reward_model import RewardModel
 from rlhfcli.core.scoring import load_classifier, load_for_scoring, one_output
-from rlhfcli.data.scored_template import ending_with_eos
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 
@@ -81,27 +80,6 @@ def reward_model(name: str, *, label: str | int | None = None, trust_remote_code
     if deepspeed_chat.is_checkpoint(Path(name)):
         return deepspeed_chat.load(Path(name))[0]
     return rewarding.load_reward_model(name, label=label, trust_remote_code=trust_remote_code)
-
-
-def reward_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a reward model, whose template ends where the maker of the model reads the score.
-
-    Args:
-        name: Folder or hub name.
-        trust_remote_code: Run code that comes with it.
-
-    Raises:
-        ModelError: It cannot be loaded.
-    """
-    folder = Path(models.resolve(name))
-    if not is_adapter(folder) and deepspeed_chat.is_checkpoint(folder):
-        return deepspeed_chat.tokenizer_of(folder)
-    tokenizer = models.load_tokenizer(name, trust_remote_code=trust_remote_code)
-    if is_adapter(folder):
-        return tokenizer
-    config = models.load_config(name, trust_remote_code=trust_remote_code)
-    openrlhf = "RewardModel" in (config.architectures or ()) or hasattr(config, "value_head_prefix")
-    return ending_with_eos(tokenizer) if openrlhf else tokenizer
 
 
 def reward_model_to_train(section: Model, init_from: str, seed: int = 0) -> RewardModel:

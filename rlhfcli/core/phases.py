@@ -17,7 +17,7 @@ from transformers import (
     set_seed,
 )
 
-from rlhfcli.core import adapted, cards, lora
+from rlhfcli.core import adapted, cards, lora, reward_tokenizers
 from rlhfcli.core import model as models
 from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.continuation import slow_because
@@ -179,6 +179,8 @@ def reward_parts(project: Project) -> Parts:
             added = fit_embeddings(module.model, project.tokenizer, recipe.seed)
         way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe)
     _note(project, added)
+    if module.head != "a new head":
+        _note(project, reward_tokenizers.other_template(base, project.tokenizer, recipe))
     set_seed(recipe.seed)
     return replace(reward_parts_of(project, module, base, way), files=files)
 

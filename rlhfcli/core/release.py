@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.core import adapted, cards, cross_check, deepspeed_chat, expected, export
+from rlhfcli.core import adapted, cards, cross_check, deepspeed_chat, expected, export, reward_tokenizers
 from rlhfcli.core.adapter_files import base_of, is_adapter
 from rlhfcli.core.cross_check import Outcome, Report
 from rlhfcli.core.embeddings import fit_embeddings
@@ -236,7 +236,7 @@ def _load(folder: Path, label: str | None = None, *, trusted: bool = False) -> t
         return deepspeed_chat.load(folder)
     if adapted.is_reward_model(name, trust_remote_code=trusted):
         scored = adapted.reward_model(name, label=label, trust_remote_code=trusted)
-        tokenizer = adapted.reward_tokenizer(name, trust_remote_code=trusted)
+        tokenizer = reward_tokenizers.reward_tokenizer(name, trust_remote_code=trusted)
         fit_embeddings(scored.model, tokenizer)
         return scored, ending_at_score(tokenizer) if at_end_token(scored.config) else tokenizer
     if label is not None:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhfcli.chat.session import Judge
-from rlhfcli.core import adapted, release
+from rlhfcli.core import adapted, release, reward_tokenizers
 from rlhfcli.core.cross_check import MESSAGES
 from rlhfcli.core.export import as_reward_model, save_model
 from rlhfcli.core.reading import Reader
@@ -19,7 +19,7 @@ from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.encode import end_token
 from rlhfcli.data.scored_template import ending_at_score, text_behind_end
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Chat
+from rlhfcli.recipe.schema import Chat, Recipe
 from tests.core import families, folders
 
 TURNS = [Turn("user", "w7 w8"), Turn("assistant", "w9"), Turn("user", "w10"), Turn("assistant", "w11 w12")]
@@ -44,7 +44,7 @@ def typed(folder: Path) -> float:
 
 
 def judged(folder: Path) -> float:
-    found = Judge(adapted.reward_model(str(folder)), adapted.reward_tokenizer(str(folder))).score(TURNS)
+    found = Judge(adapted.reward_model(str(folder)), reward_tokenizers.reward_tokenizer(str(folder))).score(TURNS)
     assert found is not None
     return found
 
@@ -82,7 +82,10 @@ def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None
 
 def test_special_tokens_that_somebody_typed_stay_text(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
-    model, words = adapted.reward_model(str(tmp_path / "theirs")), adapted.reward_tokenizer(str(tmp_path / "theirs"))
+    model, words = (
+        adapted.reward_model(str(tmp_path / "theirs")),
+        reward_tokenizers.reward_tokenizer(str(tmp_path / "theirs")),
+    )
     found = Reader(model, words).read([Turn("user", "w7 <|im_end|> w8"), Turn("assistant", "w9")])
     assert found is not None and found[0].count(129) == 2
 
@@ -97,6 +100,17 @@ def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> N
     report = release.write(release.of_folder(tmp_path / "theirs"), tmp_path / "out")
     assert report and report.holds
     assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_training_says_that_the_template_is_another_one(tmp_path: Path) -> None:
+    save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
+    save_model(classifier(), ending_at_score(folders.chatml()), tmp_path / "ours", None, "")
+    data = {"sources": [{"path": "x"}], "template": "model"}
+    recipe = Recipe.model_validate({"output_dir": "x", "model": {"name": "x"}, "data": data})
+    said = reward_tokenizers.other_template(str(tmp_path / "theirs"), folders.chatml(), recipe)
+    assert "scores the last token of its own chat template" in said and "data.template: model" in said
+    assert reward_tokenizers.other_template(str(tmp_path / "ours"), folders.chatml(), recipe) == ""
+    assert reward_tokenizers.other_template(str(tmp_path / "ours"), folders.tokenizer(), recipe) != ""
 
 
 def test_a_chat_says_which_output_it_reads(tmp_path: Path) -> None:
