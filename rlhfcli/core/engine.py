@@ -141,6 +141,7 @@ class Engine:
         nn.functional.linear = _LINEAR
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
         if fresh:  # plain parameters in plain modules: DeepSpeed's would ask the other ranks for their parts
             for module in self.module.modules():
                 module._parameters = {name: fresh.get(p, p) for name, p in module._parameters.items()}
@@ -175,7 +176,7 @@ class Engine:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             self._last_norm = float(nn.utils.clip_grad_norm_(parameters, max_grad_norm))
 
-        self.engine.basic_optimizer.register_step_pre_hook(clip)
+        self._hooks.append(self.engine.basic_optimizer.register_step_pre_hook(clip))
 
 
 @contextmanager

@@ -150,14 +150,14 @@ def _begin_alone(backend: str) -> None:
     from torch.testing._internal.distributed import fake_pg  # noqa: F401  # makes the backend known
 
     dist.init_process_group("fake", store=HashStore(), rank=0, world_size=1)
-    if not _copies():
+    if not all(_copies(device) for device in {"cpu", "cuda" if torch.cuda.is_available() else "cpu"}):
         dist.destroy_process_group()
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
-def _copies() -> bool:
+def _copies(device: str) -> bool:
     """Whether what a rank gathers from itself, or reduces with itself, arrives."""
-    given, into = torch.arange(1.0, 4.0), [torch.zeros(3) for _ in range(5)]
+    given, into = torch.arange(1.0, 4.0, device=device), [torch.zeros(3, device=device) for _ in range(5)]
     kept = given.clone()
     dist.all_reduce(given)
     dist.broadcast(given, 0)

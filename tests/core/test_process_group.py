@@ -19,7 +19,7 @@ ALONE = """
 import os, sys, torch, torch.distributed as dist
 from rlhfcli.core import process_group
 if sys.argv[1:]:
-    process_group._copies = lambda: False  # as with an older version of torch
+    process_group._copies = lambda _: False  # as with an older version of torch
 process_group.ensure_process_group()
 from deepspeed import comm
 one, into = torch.ones(4), [torch.zeros(4) for _ in range(3)]
