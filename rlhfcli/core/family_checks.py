@@ -155,8 +155,11 @@ def check_reward_form(config: Any, name: str) -> None:
     )
     try:
         with torch.device("meta"):
-            model = AutoModelForSequenceClassification.from_config(config)
+            # without a word about code transformers would ask on the terminal whether to run the model's own
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except ValueError:  # "Unrecognized configuration class"
+        if "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or ()):
+            return  # it comes with a class of its own
         reason = f"transformers has no {family}ForSequenceClassification"
         raise ModelError(f"no reward model can be made of this family: {reason}", where=name, hint=hint) from None
     except Exception:  # its code is its own, or its config is odd: loading it will say so
