@@ -187,9 +187,25 @@ class Encoder:
         if self._shortens and len(turns) > _MANY and not self._segmenter.appends(turns, tools):
             lengths = list(map(len, self._segmenter.content_ids(turns)))
             if sum(lengths) > self._max_length:
-                split = self._segmenter.split
+                split, words = self._segmenter.split, self._least_words(turns, lengths)
+                lengths = [length + words for length in lengths]
                 return [split(window, tools)[-1] for window in windows(turns, lengths, self._max_length)]
         return self._segmenter.split(turns, tools)
+
+    def _least_words(self, turns: Sequence[Turn], lengths: Sequence[int]) -> int:
+        """Tokens of the template's words that every turn has at least: half of what two turns add to a question."""
+        roles = [turn.role for turn in turns]
+        places = (k for k in range(len(turns) - 2) if roles[k : k + 3] == ["user", "assistant", "user"])
+        k = next(places, None)
+        if k is None:
+            return 0
+        try:
+            one, three = (
+                sum(map(len, self._segmenter.prompt_ids(turns[k:end]))) - sum(lengths[k:end]) for end in (k + 1, k + 3)
+            )
+        except RowProblem:  # without what stands before them the template refuses these turns
+            return 0
+        return max(0, (three - one) // 4)
 
     def _to_learn(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         """Turns up to the last answer that is learnt, with the answers marked that are."""

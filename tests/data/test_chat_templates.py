@@ -240,6 +240,16 @@ def test_long_dialogues_take_linear_time_where_answers_stand_alone(load, name):
     assert took[1] < 6 * took[0]
 
 
+def test_what_has_no_room_is_left_out_before_or_after_with_the_same_result(load, monkeypatch):
+    tokenizer = load("qwen3")
+    turns = tuple(
+        Turn(role, "x " * (number % 7) + f"{role} {number}") for number in range(20) for role in ("user", "assistant")
+    )
+    first = Encoder(tokenizer, 400).dialogues([Dialogue(turns, HERE)])  # type: ignore[arg-type]
+    monkeypatch.setattr("rlhfcli.data.encode._MANY", 1000)
+    assert first == Encoder(tokenizer, 400).dialogues([Dialogue(turns, HERE)])  # type: ignore[arg-type]
+
+
 def test_answers_that_fit_are_learnt_though_later_ones_do_not(load):
     tokenizer = load("qwen3")
     calls = (Turn(("assistant", "tool")[k % 2], f"{k} done") for k in range(81))  # type: ignore[arg-type]
