@@ -78,7 +78,8 @@ def described(shares: Mapping[str, float], carried: Mapping[str, int], ignored: 
     Returns:
         Lines; none where there is nothing to say.
     """
-    names = [name if share == 1 else f"{name} ({_percent(share)})" for name, share in shares.items()]
+    named = {name or "one without a name": share for name, share in shares.items()}  # as pandas writes its index
+    names = [name if share == 1 else f"{name} ({_percent(share)})" for name, share in named.items()]
     lines = [f"columns not read: {', '.join(names)}"] if names else []
     words = _CARRIED | {what: text for what, text in _IGNORED.items() if what in ignored}
     return lines + [f"{words[what]}: {count:,} {'row' if count == 1 else 'rows'}" for what, count in carried.items()]

@@ -31,7 +31,8 @@ class PhaseCount:
         cut: Rows that were shortened.
         divided: Rows that became an example for each of several answers, since the template does not append.
         merged: Comparisons of rankings that are left out, since cutting made their answers the same.
-        dropped: Rows that this phase could not use, by reason.
+        dropped: Rows that this phase could not use and another can, by reason.
+        lost: Rows that this phase could not use, nor any other; counted by reason where the source is.
     """
 
     parts: Counter[str] = field(default_factory=Counter)
@@ -39,6 +40,7 @@ class PhaseCount:
     divided: int = 0
     merged: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """For the manifest."""

@@ -51,7 +51,7 @@ def check_parts(data: Data, counts: Sequence[SourceCount], statistics: Mapping[s
     """
     for phase in PHASES:
         sizes = {part: sum(count.phases[phase].parts[part] for count in counts) for part in PARTS}
-        lost = sum(sum(count.phases[phase].dropped.values()) for count in counts)
+        lost = sum(count.phases[phase].lost + count.phases[phase].dropped.total() for count in counts)
         if not any(sizes.values()) and not lost:
             continue  # nobody gave this phase anything; it says so when it is asked for
         for part, size in sizes.items():

@@ -209,10 +209,9 @@ class Intake:
         """Write what came of a row, and count it."""
         origin = row.example.origin
         for phase, outcome in results.items():
-            tally = count.phases[phase]
             if outcome.example is None:
-                tally.dropped[short_reason(outcome.reason)] += 1
                 continue
+            tally = count.phases[phase]
             tally.cut += outcome.cut
             tally.merged += outcome.merged
             tally.parts[row.part] += row.copies * (1 + len(outcome.earlier))
@@ -224,6 +223,8 @@ class Intake:
         failed = {phase: outcome for phase, outcome in results.items() if outcome.example is None}
         if len(failed) == len(results):
             lost = failed.get("reward") or failed["sft"]
+            for phase in failed:
+                count.phases[phase].lost += 1
             self._drop(count, row.raw, origin, lost.reason, fault=lost.fault)
             return
         count.kept += 1
@@ -231,6 +232,7 @@ class Intake:
             self._prompts.write(row.example, origin)
         count.cut += any(outcome.cut for outcome in results.values())
         for phase, outcome in failed.items():
+            count.phases[phase].dropped[short_reason(outcome.reason)] += 1
             self._reject(row.raw, origin, outcome.reason, phase, fault=outcome.fault)
 
     # --- rows that are not used -----------------------------------------------------------------------------

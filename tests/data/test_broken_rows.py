@@ -104,7 +104,9 @@ def test_rows_that_the_recipe_does_not_want_are_not_at_fault(tokenizer, make_rec
     path = write_lines([*GOOD, pair(50, prompt="blue " * 100)])
     recipe = make_recipe(path, max_length=64, truncation="drop")
     prepared = prepare(recipe, tokenizer, tmp_path / "data", Silent())
-    assert prepared.summary()[0]["dropped"] == {"longer than 64 tokens": 1}
+    (source,) = prepared.summary()
+    assert source["dropped"] == {"longer than 64 tokens": 1}
+    assert source["sft"]["dropped"] == source["reward"]["dropped"] == {}  # a row that nobody uses is counted once
     prepared.refuse_faults()
 
 
