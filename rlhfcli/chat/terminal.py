@@ -80,7 +80,7 @@ def header(session: ChatSession) -> str:
     """
     record, settings = session.record, session.settings
     how = f"temperature {settings.temperature:g}" if settings.temperature else "always the likeliest word"
-    room = "" if session.context is None else f", a context of {session.context:,} tokens"
+    room = "" if session.context is None else f"\ncontext        {session.context:,} tokens"
     head = session.reward.model.head if session.reward else ""
     read = f" · {head}" if head not in ("", f"the head of {record.reward}") else ""  # of somebody else's form
     return (

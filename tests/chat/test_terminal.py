@@ -82,7 +82,8 @@ def test_the_header_says_who_speaks(session: ChatSession, model: Any, tokenizer:
     assert header(session).splitlines() == [
         f"model          {session.record.model}",
         "reward model   none",
-        "replies        always the likeliest word, at most 20 tokens, a context of 256 tokens",
+        "replies        always the likeliest word, at most 20 tokens",
+        "context        256 tokens",
     ]
     warm = ChatSession(model, tokenizer, Decoding(20, temperature=0.7), record=Record(Path("c"), "m", "r"))
     assert "reward model   r\nreplies        temperature 0.7, at most 20" in header(warm)
