@@ -310,7 +310,8 @@ def test_tables_and_previews(call) -> None:
     assert "SFT ·" not in call()[1]
 
 
-def test_a_store_that_is_up_to_date_waits_for_no_large_library(call, tmp_path) -> None:
+def test_a_store_that_is_up_to_date_waits_for_no_large_library(call, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")  # both processes draw their tables as wide
     questions = "".join(json.dumps({"prompt": f"number {k}?"}) + "\n" for k in (4, 5, 400))
     Path("questions.jsonl").write_text(questions)
     asked = ("--set", "eval.prompts=questions.jsonl")
