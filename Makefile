@@ -1,13 +1,14 @@
 # Everything needs only Python 3.10 to 3.13, pip, make and git.
 #
 #   make demo    make .venv, install, and run the whole embedded example
-#   make test    the same .venv, with what the tests need, and the default suite
+#   make test    the same .venv, with what the tests need, and the default suite, on two cores (WORKERS=1: on one)
 #   make lint    ruff and mypy
 #   make model   pre-train the embedded base model anew (about half an hour on two cores)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 DONE := $(VENV)/.installed
 DONE_DEV := $(VENV)/.installed-dev
 
@@ -22,10 +23,10 @@ demo: $(DONE)
 install: $(DONE)
 
 test: $(DONE_DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(DONE_DEV)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
 
 lint: $(DONE_DEV)
 	$(BIN)/ruff check .
