@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.e2e.conftest import Done, Project, changes, environment, start
 
-SHORT = changes(checkpoint__every="2", checkpoint__best_by="loss")  # the lowest is the last step's
+SHORT = changes(checkpoint__every="2", checkpoint__best_by="loss")
 TIMES = {"seconds", "tokens_per_second", "memory_gb"}
 
 
@@ -83,14 +83,16 @@ def train_until_killed(folder: Path, command: list[str], phase: str, delay: floa
 def test_a_killed_training_goes_on_to_the_same_weights(
     project: Project, tmp_path: Path, resume: Callable[..., Done], phase: str
 ) -> None:
+    command = [phase, "--resume", *SHORT]
+    undisturbed = without(project.folder, tmp_path / "undisturbed", phase)
+    assert resume(*command, folder=tmp_path / "undisturbed").code == 0
     run = without(project.folder, tmp_path, phase)
     draw = random.Random(phase)
-    command = [phase, "--resume", *SHORT]
     killed = [train_until_killed(tmp_path, command, phase, draw.uniform(0.0, 0.2)) for _ in range(2)]
     assert killed == [True, True]
     done = resume(*command, folder=tmp_path)
     assert done.code == 0, done.err
-    same(project.run, run, phase)
+    same(undisturbed, run, phase)
 
 
 def test_what_is_said_on_the_way(project: Project, tmp_path: Path, resume: Callable[..., Done]) -> None:
