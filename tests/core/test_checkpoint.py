@@ -78,6 +78,7 @@ def rewrite(folder, manifest):
 
 RANK = """
 import os, sys
+import torch.distributed
 from pathlib import Path
 from types import SimpleNamespace
 from rlhfcli.core.resume import Checkpoints, Sitting
@@ -96,6 +97,8 @@ for case in sys.argv[2:]:
     except OutputError as error:
         said = error.what
     Path(f"{folder}.said").write_text(f"{said}")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()  # a group that is left to the interpreter's end may abort it
 """
 
 
