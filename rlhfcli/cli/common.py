@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.errors import OutputError
 
 if TYPE_CHECKING:
     from rlhfcli.recipe.loader import Loaded
@@ -75,9 +74,9 @@ def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = ""
     Raises:
         UserError: There is no such recipe, or it cannot be used.
     """
-    from rlhfcli.recipe import loader, trust  # pydantic takes a fifth of a second, which --help need not wait for
+    from rlhfcli.recipe import opening, trust  # pydantic takes a fifth of a second, which --help need not wait for
 
-    loaded = loader.open_recipe(recipe, changes, verb=verb)
+    loaded = opening.open_recipe(recipe, changes, verb=verb)
     console.message(loaded.first_line, style="dim")
     for note in (*loaded.notes, *trust.notes(loaded.recipe)):
         console.message(note, style="yellow")
@@ -91,28 +90,3 @@ def _say_what_is_known(recipe: Recipe) -> None:
     names = [Path(path).name if os.path.isabs(path) else path for path in paths]
     data = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
     console.message(f"run: {recipe.output_dir} · model: {recipe.model.name} · data: {data}", style="dim")
-
-
-def write_file(file: Path, text: str) -> None:
-    """Write a file that a user has named: as a whole, or what was there stays.
-
-    Args:
-        file: Where it goes; a link is followed.
-        text: Its content.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    from rlhfcli.recipe.leftovers import beside
-
-    place = file.resolve() if file.is_symlink() else file
-    partial = place if place.exists() and not place.is_file() else beside(place)  # /dev/stdout is written as it is
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        if partial != place:
-            partial.replace(place)
-    except OSError as error:
-        if partial != place:
-            partial.unlink(missing_ok=True)
-        what = f"the file cannot be written: {(error.strerror or str(error)).lower()}"
-        raise OutputError(what, where=str(file)) from None

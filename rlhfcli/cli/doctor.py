@@ -93,7 +93,7 @@ def _device() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding("torch", "broken", f"cannot be imported: {error}", "Install it again: pip install torch")
         return
-    from rlhfcli.core.model import computes_bf16
+    from rlhfcli.core.host_memory import computes_bf16
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -11,9 +11,10 @@ import typer
 
 from rlhfcli import console
 from rlhfcli.cli import usage
-from rlhfcli.cli.common import JsonOption, OverwriteOption, SetOption, write_file
+from rlhfcli.cli.common import JsonOption, OverwriteOption, SetOption
 from rlhfcli.errors import OutputError, UserError
 from rlhfcli.recipe import builtin
+from rlhfcli.recipe.leftovers import write_file
 
 app = typer.Typer(
     cls=usage.Group,
@@ -68,9 +69,9 @@ def validate_recipe(
     resolved: Annotated[bool, typer.Option("--resolved", help="Print it with every default written out.")] = False,
 ) -> None:
     """Check a recipe without running it."""
-    from rlhfcli.recipe import loader
+    from rlhfcli.recipe import loader, opening
 
-    loaded = loader.open_recipe(file, changes or [])
+    loaded = opening.open_recipe(file, changes or [])
     if resolved:
         console.result(loader.dump(loaded.recipe).rstrip("\n"))
     for note in loaded.notes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhfcli.recipe import recent
-from rlhfcli.recipe.loader import RUNS
+from rlhfcli.recipe.opening import RUNS
 from rlhfcli.recipe.schema import Recipe
 
 _WHERE = ("--gpus", "--ranks", "--nnodes", "--node-rank", "--main-address", "--hostfile")

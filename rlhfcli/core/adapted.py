@@ -13,6 +13,7 @@ from rlhfcli.core import model as models
 from rlhfcli.core import reward_model as rewarding
 from rlhfcli.core.adapter_files import (
     ADAPTER_CONFIG,
+    REWARDS,
     base_of,
     beyond_plain,
     is_adapter,
@@ -21,10 +22,10 @@ from rlhfcli.core.adapter_files import (
     settings_of,
     weights_of,
 )  # fmt: skip
-from rlhfcli.core.export import REWARDS, as_reward_model
 from rlhfcli.core.heads import Head, chosen_row, find_head, put
+from rlhfcli.core.host_memory import computes_bf16, device
 from rlhfcli.core.model_files import Found, tensors_in
-from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.reward_model import RewardModel, as_reward_model
 from rlhfcli.core.scoring import load_classifier, load_for_scoring, one_output
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
@@ -103,7 +104,7 @@ def reward_model_to_train(section: Model, init_from: str, seed: int = 0) -> Rewa
         return rewarding.reward_model_to_train(section, init_from, seed)
     _refuse_pieces(folder)
     model = deepspeed_chat.load(folder)[0]
-    bf16 = models.computes_bf16(section.dtype)
+    bf16 = computes_bf16(section.dtype)
     return RewardModel(model.model, bf16=bf16, head=f"the head of {init_from} ({deepspeed_chat.HEAD})").eval()
 
 
@@ -183,7 +184,7 @@ def _config_of(folder: Path, *, scores: bool) -> dict[str, Any]:
 
 def _adapted_reward_model(section: Model, folder: Path, seed: int | None = None) -> RewardModel:
     """A reward model from its adapter; with a seed, for training: that of a language model gets a new head then."""
-    bf16 = models.computes_bf16(section.dtype)
+    bf16 = computes_bf16(section.dtype)
     training = seed is not None
     if training:
         _refuse_pieces(folder)
@@ -222,7 +223,7 @@ def _body(section: Model, base: str, head: Found | None) -> tuple[PreTrainedMode
     config = models.load_config(base, trust_remote_code=section.trust_remote_code)
     config.num_labels = head.shape[0]
     model = load_classifier(section, base, config, new_head=True)
-    return model.to(models.device()).eval(), ""
+    return model.to(device()).eval(), ""
 
 
 def _merge(model: Any, folder: Path, config: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from rlhfcli.recipe.schema import Lora
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+REWARDS = "rlhf.json"  # of an adapter: what a reward model's config says beside its shapes
 _HEADS = {"score", "classifier"}  # PEFT names both for every sequence classifier
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the base weights, too
 _HIGHEST_ALPHA = 1e5  # usual are 8 to 256; scores of a damaged one would overflow

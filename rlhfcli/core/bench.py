@@ -8,15 +8,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from rlhfcli.core import host_memory
 from rlhfcli.core.engine import Engine
-from rlhfcli.core.loop import Loop, memory_gb
+from rlhfcli.core.host_memory import memory_limit_gb, peak_gb, reset_peak
+from rlhfcli.core.loop import Loop
 from rlhfcli.core.phases import Project, reward_parts, sft_parts, started
 from rlhfcli.core.tasks import Batch
 from rlhfcli.core.useful_work import layer_sizes, matmul_peak, timed, useful_flops
@@ -99,7 +98,7 @@ def bench_phase(project: Project, name: str, steps: int, *, find_size: bool) -> 
     module, model = parts.module, parts.module.model
     limit = memory_limit_gb()
     with started(project, parts) as (loop, engine):
-        _reset_memory()
+        reset_peak()
         with project.sink.stage(f"{name}: {_WARM_UP + steps} steps"):
             narrowed = () if project.recipe.model.gradient_checkpointing else parts.way.narrowed
             timings = time_steps(loop, engine, steps, narrowed)
@@ -206,36 +205,10 @@ def try_sizes(loop: Loop, module: nn.Module, device: torch.device, limit_gb: flo
 
 def _try_size(loop: Loop, module: nn.Module, batch: Batch, size: int) -> Trial:
     seconds = []
-    _reset_memory()
+    reset_peak()
     for _ in range(3):
         with timed(batch.at.device) as took:
             loop.task.step(module, batch)["loss"].backward()
         module.zero_grad(set_to_none=True)
         seconds.append(took[0])
     return Trial(size, batch.layout.tokens, batch.layout.tokens / min(seconds[1:]), peak_gb())
-
-
-def _reset_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
-        host_memory.give_back()
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_gb() -> float:
-    """Most memory used since ``_reset_memory`` in GB, where the system tells; else since the start."""
-    status = Path("/proc/self/status")
-    if torch.cuda.is_available() or not status.exists():
-        return memory_gb()
-    return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
-
-
-def memory_limit_gb() -> float:
-    """Memory that training may use in GB: what is free, and what this process has already.
-
-    On a GPU others may use a part of it; on a CPU a container or a queue's job may have less than the machine.
-    """
-    if torch.cuda.is_available():
-        return float(torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()) / 1e9
-    return host_memory.available() / 1e9 + peak_gb()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rlhfcli.core.backbone import backbone_of, logits_of, vocabulary_size
 from rlhfcli.core.last_layer import reading
 from rlhfcli.core.losses import next_token
 
@@ -52,7 +53,7 @@ class CausalLM(nn.Module):
         """
         autocast = torch.autocast(at.device.type, dtype=torch.bfloat16, enabled=self.bf16)
         with autocast, reading(self.model, read, inputs["input_ids"].numel()):
-            if labels is not None and self.head_apart and len(at) * _vocabulary(self.model) > WHOLE:
+            if labels is not None and self.head_apart and len(at) * vocabulary_size(self.model) > WHOLE:
                 return self._in_parts(at, labels, inputs)
             if "plan" in inputs:  # one row: the family's own forward can pick tokens before its head
                 logits = self.model(**inputs, logits_to_keep=at).logits[0]
@@ -62,47 +63,11 @@ class CausalLM(nn.Module):
 
     def _in_parts(self, at: Tensor, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         def loss_of(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            return next_token(_logits(self.model, states), labels)
+            return next_token(logits_of(self.model, states), labels)
 
-        states = _backbone(self.model)(**inputs).last_hidden_state.flatten(0, 1)
-        size = max(1, CHUNK // _vocabulary(self.model))
+        states = backbone_of(self.model)(**inputs).last_hidden_state.flatten(0, 1)
+        size = max(1, CHUNK // vocabulary_size(self.model))
         parts = zip(at.split(size), labels.split(size), strict=True)  # type: ignore[no-untyped-call]
         found = [checkpoint(loss_of, states.index_select(0, some), each, use_reentrant=False) for some, each in parts]
         losses, correct = zip(*found, strict=True)
         return torch.stack(losses).sum(), torch.stack(correct).sum()
-
-
-@torch.no_grad()
-def head_is_apart(model: Any) -> bool:
-    """Whether a model's logits are its head's, on the last hidden states, soft-capped where its config says so.
-
-    Tried on a few tokens: some families scale their logits besides.
-
-    Args:
-        model: A transformers model.
-    """
-    if model.get_output_embeddings() is None:
-        return False
-    ids = torch.tensor([[(7 * i + 1) % _vocabulary(model) for i in range(8)]], device=model.device)
-    try:
-        logits = model(ids, use_cache=False).logits
-        ours = _logits(model, _backbone(model)(ids, use_cache=False).last_hidden_state)
-    except torch.OutOfMemoryError:
-        raise
-    except (TypeError, ValueError, RuntimeError, AttributeError):
-        return False
-    return logits.shape == ours.shape and bool((logits - ours).abs().max() <= 1e-5 * logits.abs().max())
-
-
-def _logits(model: Any, states: Tensor) -> Tensor:
-    logits: Tensor = model.get_output_embeddings()(states)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return cap * (logits / cap).tanh() if cap else logits
-
-
-def _backbone(model: Any) -> Any:
-    return getattr(model, model.base_model_prefix)
-
-
-def _vocabulary(model: Any) -> int:
-    return int(model.config.get_text_config().vocab_size)

@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlhfcli import words
-from rlhfcli.core.export import complete_or_absent
 from rlhfcli.errors import OutputError
+from rlhfcli.recipe.leftovers import complete_or_absent
 from rlhfcli.recipe.unfinished import MANIFEST, checkpoints, step_of
 
 _FORMAT = 1  # of what is written here; a version that writes what this one cannot read counts it up

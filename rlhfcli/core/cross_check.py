@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from rlhfcli.core import deepspeed_chat
 from rlhfcli.core.expected import Reference, longest_of
 from rlhfcli.core.family_checks import pad_of
-from rlhfcli.core.model import device
+from rlhfcli.core.host_memory import device
 
 TOLERANCE = 1e-4
 _BATCH = 8

@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.embeddings import fit_embeddings
-from rlhfcli.core.export import finish
-from rlhfcli.core.model import device, load_config, load_tokenizer
+from rlhfcli.core.host_memory import device
+from rlhfcli.core.model import load_config, load_tokenizer
 from rlhfcli.core.model_files import read_pickle
 from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.saved_folder import finish
 from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, writes_bos
 from rlhfcli.errors import ModelError
 

@@ -13,11 +13,11 @@ from transformers.initialization import no_init_weights
 
 from rlhfcli.core import adapted, trace
 from rlhfcli.core import model as models
-from rlhfcli.core.bench import memory_limit_gb, peak_gb
 from rlhfcli.core.deepspeed_config import Files, in_effect
 from rlhfcli.core.dropout import set_config, set_modules
 from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.family_checks import check_reward_form, set_pad
+from rlhfcli.core.host_memory import computes_bf16, memory_limit_gb, peak_gb
 from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.offload_files import in_memory
 from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
@@ -154,7 +154,7 @@ def _parts(project: Project, name: str) -> Parts:
     kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification
     small = small_model(kind, config, trust_remote_code=section.trust_remote_code)
     way = way_of(small, recipe.data.max_length)
-    bf16 = models.computes_bf16(section.dtype)
+    bf16 = computes_bf16(section.dtype)
     with trace.without_memory():
         with no_init_weights():  # some families look at the numbers that they draw
             model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)

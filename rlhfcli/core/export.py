@@ -5,28 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core import checksums, lora
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG, read_config
+from rlhfcli.core.adapter_files import ADAPTER_CONFIG, REWARDS, read_config
 from rlhfcli.core.dropout import restore_config
 from rlhfcli.core.family_checks import forget_notes
-from rlhfcli.core.older_readers import say_twice
+from rlhfcli.core.saved_folder import finish
 from rlhfcli.data.encode import end_token
 from rlhfcli.data.turns import RowProblem
-from rlhfcli.errors import DataError, ModelError, OutputError, why_not_written
-from rlhfcli.recipe import leftovers
+from rlhfcli.errors import DataError, ModelError
+from rlhfcli.recipe.leftovers import complete_or_absent
 from rlhfcli.recipe.schema import Lora
 
-REWARDS = "rlhf.json"  # of an adapter: what a reward model's config says beside its shapes
 SHARD_SIZE = "5GB"  # of one file of weights, unless somebody asks for another
 
 
@@ -43,44 +39,6 @@ class Adapter:
     settings: Lora
     base_model: str
     task_type: str
-
-
-@contextmanager
-def complete_or_absent(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its final name only when everything is in it.
-
-    Args:
-        folder: The final name. What stands there already is replaced, in two renames. Nobody else may write it
-            meanwhile: what an earlier command has left beside it is tidied up; see ``recipe.in_use``.
-
-    Raises:
-        OutputError: It cannot be written; what stood there before is untouched.
-    """
-    partial, old = leftovers.beside(folder), leftovers.beside(folder, "old")
-    try:
-        _tidy(folder)
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-    except (OSError, SafetensorError) as error:  # a full disk is either
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot be written: {reason}", where=str(folder), hint=why_not_written(error)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not folder.exists():  # stopped between the two renames
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _tidy(folder: Path) -> None:
-    """Take away what a killed command left beside a folder, and put back what it had only moved aside."""
-    for kind, path in leftovers.left(folder):
-        if kind == "old" and not folder.exists():
-            path.rename(folder)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def save_model(
@@ -228,35 +186,3 @@ def copy_adapter(adapter: Copy, folder: Path, card: str) -> None:
     adapter.tokenizer.save_pretrained(folder)
     _save_stops(adapter.merged, adapter.tokenizer, folder)
     finish(folder, card)
-
-
-def finish(folder: Path, card: str | None) -> None:
-    """What every saved folder ends with: its card, file modes as the user's umask has them, and its sums.
-
-    Args:
-        folder: All other files are in it.
-        card: Text of ``README.md``; ``None`` for a folder without one.
-    """
-    if card is not None:
-        (folder / "README.md").write_text(card, encoding="utf-8")
-    say_twice(folder)
-    checksums.write(folder)
-    mode = (folder / checksums.SUMS).stat().st_mode & 0o777
-    for file in folder.iterdir():
-        if file.is_file():  # safetensors lets nobody else read what it writes
-            file.chmod(mode)
-
-
-def as_reward_model(config: Any, pooling: str, rewards: tuple[float, float]) -> None:
-    """Write into a config what clients of a reward model look for.
-
-    Args:
-        config: Of a ``…ForSequenceClassification``; changed in place.
-        pooling: How the reward is read.
-        rewards: Mean and standard deviation of the rewards of the validation answers.
-    """
-    config.problem_type = "regression"  # else pipelines and vLLM put a sigmoid on the score
-    config.id2label = {0: "reward"}
-    config.label2id = {"reward": 0}
-    config.mean, config.std = rewards
-    config.rlhf = {"pooling": pooling}

@@ -15,7 +15,6 @@ compiled for one length; torch 2.13 has no backward pass there, and cannot compi
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -24,8 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
-from rlhfcli.core.attention import TREES, attention, refuse_unknown, tree_attention
-from rlhfcli.core.layout import lay_out
+from rlhfcli.core.attention import refuse_unknown, tree_attention
 from rlhfcli.core.plan import Plan
 
 FLEX = "rlhf_trees_flex"
@@ -140,45 +138,3 @@ def flex_tree_attention(
 
 
 AttentionInterface.register(FLEX, flex_tree_attention)
-
-
-def why_not(model: Any, *, bf16: bool) -> str | None:
-    """Why a model cannot use FlexAttention here: tried on two rows, forwards and backwards, as in training.
-
-    Args:
-        model: A transformers model that computes token trees, on its device.
-        bf16: Whether it computes in bfloat16.
-
-    Returns:
-        The reason, for people, or ``None``: it gives what the rectangles give.
-    """
-    training = model.training
-    model.eval()
-    try:
-        for branches in (4, 7):  # one length and another: it has to be compiled for any
-            expected = _tried(model, branches, bf16, attention(model, TREES))
-            for one, other in zip(expected, _tried(model, branches, bf16, attention(model, FLEX)), strict=True):
-                if not (one - other).abs().max() <= (3e-2 if bf16 else 1e-3) * one.abs().max():
-                    return "it gives other results here"
-        return None
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # compilers raise anything
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)
-    finally:
-        model.train(training)
-
-
-def _tried(model: Any, branches: int, bf16: bool, way: AbstractContextManager[None]) -> list[Tensor]:
-    """Hidden states of a forest, and one gradient where something is trained."""
-    backbone = getattr(model, model.base_model_prefix, model)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    root = [(7 * i + 1) % vocabulary for i in range(4)]
-    sequences = [root + [(11 * branch + 5 * i) % vocabulary for i in range(60)] for branch in range(branches)]
-    inputs = lay_out(sequences, packed=True, pad_id=0).to(model.device).inputs()
-    with way, torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-        states = backbone(**inputs).last_hidden_state
-    trained = next((parameter for parameter in backbone.parameters() if parameter.requires_grad), None)
-    if trained is None:
-        return [states.float()]
-    return [states.detach().float(), *torch.autograd.grad(states.float().square().sum(), trained)]

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from rlhfcli.core.backbone import backbone_of, probe_ids
+
 _READ = "_rlhf_read"  # attribute of the model: the rows that are read in the forward pass that runs, and of how many
 _WORTH = 0.75  # if more of the tokens are read, picking them costs more than it saves
 _TRIED, _ROWS = 24, (4, 13, 23)  # tokens of the trial, and those that are read
@@ -87,10 +89,9 @@ def _call_of(model: Any, layer: nn.Module) -> tuple[tuple[Any, ...], dict[str, A
     """With what a layer is called for a few tokens."""
     calls = []
     hook = layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    ids = torch.tensor([[(7 * i + 1) % vocabulary for i in range(_TRIED)]], device=model.device)
+    ids = torch.tensor([probe_ids(model, _TRIED)], device=model.device)
     try:
-        getattr(model, model.base_model_prefix, model)(ids, use_cache=False)
+        backbone_of(model)(ids, use_cache=False)
     finally:
         hook.remove()
     return calls[0]

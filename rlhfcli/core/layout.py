@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core.attention import TREES, attention
+from rlhfcli.core.backbone import backbone_of, probe_ids
 from rlhfcli.core.forest import grow, rectangle
 from rlhfcli.core.plan import Plan, make_plan
 
@@ -81,6 +82,22 @@ def lay_out(sequences: Sequence[Sequence[int]], *, packed: bool, pad_id: int, sh
     return Layout(ids, columns.expand_as(ids).contiguous(), mask.long(), None, index, lengths, int(mask.sum()))
 
 
+def spans(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """All indices of several half-open ranges, and which range each belongs to.
+
+    Args:
+        begins: ``(ranges,)``.
+        ends: ``(ranges,)``, not below ``begins``.
+
+    Returns:
+        ``(tokens,)`` indices and ``(tokens,)`` range numbers.
+    """
+    sizes = ends - begins
+    segments = torch.arange(len(sizes)).repeat_interleave(sizes)
+    offsets = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return begins.repeat_interleave(sizes) + offsets, segments
+
+
 def why_padded(model: Any) -> str | None:
     """Why a model cannot compute token trees: tried, not looked up in a table of families.
 
@@ -92,8 +109,7 @@ def why_padded(model: Any) -> str | None:
     """
     if "chunked_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ()):
         return f"{type(model).__name__} cuts its attention into chunks"  # longer ones than a small probe would notice
-    vocabulary = model.get_input_embeddings().num_embeddings
-    ids = [(7 * i + 1) % vocabulary for i in range(24)]
+    ids = probe_ids(model, 24)
     sequences = [ids[:5], ids[:9], ids[:4] + ids[9:14], ids[14:16], ids[16:]]
     return why_wrong(model, sequences, attention(model, TREES))
 
@@ -111,7 +127,7 @@ def why_wrong(model: Any, sequences: Sequence[Sequence[int]], trees: AbstractCon
         The reason, for people, or ``None``: it computes them exactly.
     """
     family = type(model).__name__
-    backbone = getattr(model, model.base_model_prefix, model)
+    backbone = backbone_of(model)
 
     def hidden(packed: bool) -> Tensor:
         layout = lay_out(sequences, packed=packed, pad_id=0).to(model.device)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -19,6 +17,7 @@ from rlhfcli.core import out_of_memory
 from rlhfcli.core.best import best_by
 from rlhfcli.core.checkpoint import Progress
 from rlhfcli.core.engine import Engine
+from rlhfcli.core.host_memory import memory_gb
 from rlhfcli.core.measure import CutShort, sums
 from rlhfcli.core.metrics import Journal
 from rlhfcli.core.ranks import from_first, highest, rank, summed, world_size
@@ -258,11 +257,3 @@ def _evaluation_of(result: Result) -> dict[str, float]:
     """The figures of the model as it is now; empty where it was not evaluated since its last step."""
     found = [line for line in result.history if "eval_loss" in line and line["step"] == result.steps]
     return {name: value for line in found[-1:] for name, value in line.items() if name.startswith("eval_")}
-
-
-def memory_gb() -> float:
-    """Most memory used so far in GB: the GPU's where there is one, else this process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9

@@ -29,6 +29,7 @@ from rlhfcli.core import checksums
 from rlhfcli.core.adapter_files import base_of, is_adapter
 from rlhfcli.core.dropout import set_config, set_modules
 from rlhfcli.core.family_checks import check_finite, settle, settle_generation
+from rlhfcli.core.host_memory import device
 from rlhfcli.core.load_errors import check_filled, check_shapes, explained
 from rlhfcli.core.model_files import check_folder, check_sentencepiece, refuse_pointers
 from rlhfcli.core.partitioned import shape_of
@@ -49,26 +50,6 @@ def resolve(name: str) -> str:
 
         return str(tiny.model_folder())
     return os.path.expanduser(name)
-
-
-def device() -> torch.device:
-    """Where this process computes: its own GPU where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def computes_bf16(dtype: str) -> bool:
-    """Whether to compute in bfloat16.
-
-    Args:
-        dtype: ``bf16``, ``fp32``, or ``auto``: bf16 where the hardware multiplies such matrices natively.
-    """
-    if dtype != "auto":
-        return dtype == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def load_tokenizer(

@@ -25,15 +25,16 @@ from rlhfcli.core.deepspeed_config import in_effect
 from rlhfcli.core.dropout import dropout_of
 from rlhfcli.core.embeddings import fit_embeddings
 from rlhfcli.core.engine import Engine
-from rlhfcli.core.export import Adapter, as_reward_model, rehearse_saving, save_model
+from rlhfcli.core.export import Adapter, rehearse_saving, save_model
 from rlhfcli.core.family_checks import notes_of
+from rlhfcli.core.host_memory import computes_bf16
 from rlhfcli.core.loop import Loop
 from rlhfcli.core.offload_files import OffloadFiles, parameters_in_memory
 from rlhfcli.core.partitioned import in_pieces, loading
 from rlhfcli.core.ranks import rank, world_size
 from rlhfcli.core.result import Result
 from rlhfcli.core.resume import Checkpoints, Sitting
-from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.reward_model import RewardModel, as_reward_model
 from rlhfcli.core.reward_task import RewardTask
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.core.ways import Way, computing, fastest, for_real, small_model, way_of
@@ -144,7 +145,7 @@ def sft_parts_of(project: Project, model: Any, way: Way) -> Parts:
         for part in ("train", "validation")
     )
     adapter = _adapt(model, phase, recipe.model, recipe.model.name, "CAUSAL_LM")
-    module = CausalLM(model, bf16=models.computes_bf16(recipe.model.dtype), head_apart=way.head_apart)
+    module = CausalLM(model, bf16=computes_bf16(recipe.model.dtype), head_apart=way.head_apart)
     return Parts(way.fitted(phase), module, (train, validation), adapter, way)
 
 
@@ -208,7 +209,7 @@ def _way_to_train(kind: Any, model: Any, recipe: Recipe) -> Way:
     if in_pieces(model):
         tried = small_model(kind, model.config, trust_remote_code=section.trust_remote_code)
     way = for_real(way_of(tried, recipe.data.max_length), tried, model)
-    return fastest(way, tried, bf16=models.computes_bf16(section.dtype))
+    return fastest(way, tried, bf16=computes_bf16(section.dtype))
 
 
 def _files(project: Project, kind: Any, base: str) -> OffloadFiles:

@@ -29,6 +29,7 @@ from rlhfcli.data.manifest import damage, read_manifest
 from rlhfcli.data.scored_template import ending_at_score
 from rlhfcli.data.store import Prepared
 from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
+from rlhfcli.recipe.leftovers import complete_or_absent
 from rlhfcli.recipe.run_folder import RunFolder
 
 _RUN_FIRST = {"sft": "rlhf sft", "reward": "rlhf reward"}
@@ -183,7 +184,7 @@ def write(source: Source, target: Path, how: How | None = None) -> Report | None
         raise ModelError("only reward models have a form of DeepSpeed-Chat's", where=str(source.folder), hint=hint)
     reference = expected.reference(model, tokenizer, _examples(source.data, model)) if how.compare else None
     plain = model.model if isinstance(model, RewardModel) else model
-    with export.complete_or_absent(target) as partial:
+    with complete_or_absent(target) as partial:
         if how.form == "adapter":
             copied = export.Copy(adapter, source.base, plain, tokenizer)
             export.copy_adapter(copied, partial, _card(source, how.form))

@@ -29,13 +29,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from rlhfcli.core import layout
+from rlhfcli.core.backbone import backbone_of
 from rlhfcli.core.embeddings import check_ids
 from rlhfcli.core.family_checks import pad_of
+from rlhfcli.core.host_memory import computes_bf16
 from rlhfcli.core.last_layer import each_once, reading
 from rlhfcli.core.long_rotations import why_lengths_matter
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.micro_batches import MicroBatches
-from rlhfcli.core.model import computes_bf16
 from rlhfcli.core.partitioned import whole
 from rlhfcli.core.scoring import load_for_scoring
 from rlhfcli.core.ways import Way, computing, way_of
@@ -93,7 +94,7 @@ class RewardModel(nn.Module):
         Returns:
             ``(n,)`` scores, float32.
         """
-        backbone = getattr(self.model, self.model.base_model_prefix)
+        backbone = backbone_of(self.model)
         kind = at.device.type
         tokens = inputs["input_ids"].numel()
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bf16), reading(self.model, read, tokens):
@@ -139,7 +140,7 @@ class RewardModel(nn.Module):
 
     def _rewards(self, sequences: list[Sequence[int]], first: list[int] | None, packed: bool) -> Tensor:
         batch = layout.lay_out(sequences, packed=packed, pad_id=pad_of(self.config))
-        places, segments = spans(batch.lengths - 1 if first is None else torch.tensor(first), batch.lengths)
+        places, segments = layout.spans(batch.lengths - 1 if first is None else torch.tensor(first), batch.lengths)
         target = self.score.weight.device
         at = batch.index[segments, places]
         scores = self(at.to(target), each_once(at).to(target), **batch.to(target).inputs())
@@ -156,20 +157,19 @@ class RewardModel(nn.Module):
         return getattr(self.config, "std", None)
 
 
-def spans(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """All indices of several half-open ranges, and which range each belongs to.
+def as_reward_model(config: Any, pooling: str, rewards: tuple[float, float]) -> None:
+    """Write into a config what clients of a reward model look for.
 
     Args:
-        begins: ``(ranges,)``.
-        ends: ``(ranges,)``, not below ``begins``.
-
-    Returns:
-        ``(tokens,)`` indices and ``(tokens,)`` range numbers.
+        config: Of a ``…ForSequenceClassification``; changed in place.
+        pooling: How the reward is read.
+        rewards: Mean and standard deviation of the rewards of the validation answers.
     """
-    sizes = ends - begins
-    segments = torch.arange(len(sizes)).repeat_interleave(sizes)
-    offsets = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    return begins.repeat_interleave(sizes) + offsets, segments
+    config.problem_type = "regression"  # else pipelines and vLLM put a sigmoid on the score
+    config.id2label = {0: "reward"}
+    config.label2id = {"reward": 0}
+    config.mean, config.std = rewards
+    config.rlhf = {"pooling": pooling}
 
 
 def reward_model_to_train(section: Model, init_from: str, seed: int = 0) -> RewardModel:

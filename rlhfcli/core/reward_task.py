@@ -11,9 +11,8 @@ from torch import Tensor
 
 from rlhfcli.core import losses
 from rlhfcli.core.last_layer import each_once
-from rlhfcli.core.layout import Layout, lay_out
+from rlhfcli.core.layout import Layout, lay_out, spans
 from rlhfcli.core.micro_batches import MicroBatches
-from rlhfcli.core.reward_model import spans
 from rlhfcli.core.tasks import Batch, Forward, KnowsTrees, Sums, origin_of
 from rlhfcli.data.encoded import EncodedPreference
 from rlhfcli.recipe.schema import Reward

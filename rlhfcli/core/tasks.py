@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core.last_layer import each_once
-from rlhfcli.core.layout import Layout, lay_out
+from rlhfcli.core.layout import Layout, lay_out, spans
 from rlhfcli.core.micro_batches import MicroBatches
-from rlhfcli.core.reward_model import spans
 from rlhfcli.data.encoded import EncodedDialogue
 
 Forward = Callable[..., Any]

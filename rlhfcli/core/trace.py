@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rlhfcli.core import model as models
+from rlhfcli.core.host_memory import device
 from rlhfcli.core.tasks import Batch, Task
 from rlhfcli.core.ways import Way, computing
 from rlhfcli.errors import ModelError
@@ -29,7 +30,7 @@ from rlhfcli.errors import ModelError
 @contextmanager
 def without_memory() -> Iterator[None]:
     """While this block runs, tensors are fake, on this process's device; real ones may take part."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(models.device()):
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device()):
         yield
 
 
@@ -79,7 +80,7 @@ def _activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkp
         alive: _Alive = stack.enter_context(_Alive(module))
         for hook in hooks:
             stack.callback(hook.remove)
-        task.step(module.train(), batch.to(models.device()))["loss"].backward()  # type: ignore[no-untyped-call]
+        task.step(module.train(), batch.to(device()))["loss"].backward()  # type: ignore[no-untyped-call]
     return alive.most
 
 

@@ -11,20 +11,21 @@ Which of them a model can take is tried on a few tokens, not looked up in a tabl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlhfcli.core import flex, layout
 from rlhfcli.core.attention import TREES, attention
-from rlhfcli.core.causal_lm import head_is_apart
+from rlhfcli.core.backbone import backbone_of, head_is_apart, probe_ids
 from rlhfcli.core.family_checks import set_pad
+from rlhfcli.core.host_memory import device
 from rlhfcli.core.last_layer import narrowable, narrowed, same_last_layer
 from rlhfcli.core.long_rotations import by_own_length, why_lengths_matter
-from rlhfcli.core.model import device
 from rlhfcli.core.tree_mask import MASK_TOKENS, masked, why_no_mask
 from rlhfcli.recipe.schema import Phase
 
@@ -87,10 +88,14 @@ def way_of(model: Any, longest: int = 0) -> Way:
 
 def _why_wrong(model: Any) -> str | None:
     """Try the mask on a row so long that distances in it and on a path differ by hundreds."""
+    return layout.why_wrong(model, _branching(model, 10), masked(model))
+
+
+def _branching(model: Any, branches: int) -> list[list[int]]:
+    """Sequences with a common beginning, so long that distances in a row and on a path differ by hundreds."""
     vocabulary = model.get_input_embeddings().num_embeddings
-    root = [(7 * i + 1) % vocabulary for i in range(4)]
-    sequences = [root + [(11 * branch + 5 * i) % vocabulary for i in range(60)] for branch in range(10)]
-    return layout.why_wrong(model, sequences, masked(model))
+    root = probe_ids(model, 4)
+    return [root + [(11 * branch + 5 * i) % vocabulary for i in range(60)] for branch in range(branches)]
 
 
 def small_model(kind: Any, config: Any, *, trust_remote_code: bool) -> Any:
@@ -148,10 +153,49 @@ def fastest(way: Way, model: Any, *, bf16: bool) -> Way:
     """
     if way.attention != TREES or model.device.type != "cuda":
         return way
-    why = flex.why_not(model, bf16=bf16)
+    why = why_no_flex(model, bf16=bf16)
     if why is None:
         return replace(way, attention=flex.FLEX, note=f"{way.note}, FlexAttention")
     return replace(way, note=f"{way.note}, without FlexAttention: {why}")
+
+
+def why_no_flex(model: Any, *, bf16: bool) -> str | None:
+    """Why a model cannot use FlexAttention here: tried on two rows, forwards and backwards, as in training.
+
+    Args:
+        model: A transformers model that computes token trees, on its device.
+        bf16: Whether it computes in bfloat16.
+
+    Returns:
+        The reason, for people, or ``None``: it gives what the rectangles give.
+    """
+    training = model.training
+    model.eval()
+    try:
+        for branches in (4, 7):  # one length and another: it has to be compiled for any
+            expected = _tried(model, branches, bf16, attention(model, TREES))
+            for one, other in zip(expected, _tried(model, branches, bf16, attention(model, flex.FLEX)), strict=True):
+                if not (one - other).abs().max() <= (3e-2 if bf16 else 1e-3) * one.abs().max():
+                    return "it gives other results here"
+        return None
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers raise anything
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    finally:
+        model.train(training)
+
+
+def _tried(model: Any, branches: int, bf16: bool, way: AbstractContextManager[None]) -> list[Tensor]:
+    """Hidden states of a forest, and one gradient where something is trained."""
+    backbone, sequences = backbone_of(model), _branching(model, branches)
+    inputs = layout.lay_out(sequences, packed=True, pad_id=0).to(model.device).inputs()
+    with way, torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+        states = backbone(**inputs).last_hidden_state
+    trained = next((parameter for parameter in backbone.parameters() if parameter.requires_grad), None)
+    if trained is None:
+        return [states.float()]
+    return [states.detach().float(), *torch.autograd.grad(states.float().square().sum(), trained)]
 
 
 @contextmanager

@@ -1,6 +1,5 @@
-"""Find a recipe, read it, and check all of it at once.
+"""Read a recipe, and check all of it at once.
 
-- ``find_recipe``: ``--recipe``, else the newest run, else the built-in ``tiny``
 - ``load_recipe``: text → ``schema.Recipe``, with ``--set`` on top; every mistake is told with its line
 - ``dump``: ``schema.Recipe`` → text that loads again
 """
@@ -15,12 +14,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlhfcli.errors import Problem, RecipeError, UserError
-from rlhfcli.recipe import builtin, checks, messages, overrides, raw_deepspeed, recent, strict_yaml
+from rlhfcli.recipe import builtin, checks, messages, overrides, raw_deepspeed, strict_yaml
 from rlhfcli.recipe.paths import resolve
 from rlhfcli.recipe.redact import HIDDEN, command_line, hidden_keys
 from rlhfcli.recipe.schema import Recipe
 
-RUNS = Path("runs")
 SEE = "see: rlhf recipes show tiny"
 
 
@@ -52,29 +50,6 @@ class Loaded:
         why = f" ({self.why})" if self.why else ""
         changes = f", with {command_line(self.overrides)}" if self.overrides else ""
         return f"recipe: {self.name}{why}{changes}"
-
-
-def find_recipe(
-    option: str | None, runs: Path = RUNS, verb: str = "", changes: Sequence[str] = ()
-) -> tuple[str | Path, str]:
-    """Decide which recipe a command takes.
-
-    Args:
-        option: What ``--recipe`` says: a path, the folder of a run, or a built-in name.
-        runs: Where the runs are.
-        verb: Which command; without ``--recipe`` it takes a run that has what it needs, see ``recent``.
-        changes: What ``--set`` says.
-
-    Returns:
-        A built-in name or a file, and why it was taken.
-
-    Raises:
-        UserError: There is no such recipe.
-    """
-    if option is not None:
-        return _named(option), "from --recipe"
-    choice = recent.choose(runs, verb, changes)
-    return ("tiny" if choice.run is None else choice.run / "recipe.yaml"), choice.why
 
 
 def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "", *, named: bool = True) -> Loaded:
@@ -124,31 +99,6 @@ def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "", 
     typed = overrides.as_typed(("model", "trust_remote_code"), made) is not None
     recipe, notes = (recipe, ()) if typed or (named and not in_run) else _without_trust(recipe)
     return Loaded(recipe, text, path, name, why, tuple(changes), notes)
-
-
-def open_recipe(option: str | None, changes: Sequence[str] = (), runs: Path = RUNS, verb: str = "") -> Loaded:
-    """Find a recipe and read it: ``find_recipe`` and ``load_recipe`` in one.
-
-    Args:
-        option: What ``--recipe`` says.
-        changes: What ``--set`` says.
-        runs: Where the runs are.
-        verb: Which command, as ``find_recipe`` wants it.
-
-    Returns:
-        The checked recipe, with the reason why it was taken.
-
-    Raises:
-        UserError: There is no such recipe, or it cannot be used.
-    """
-    source, why = find_recipe(option, runs, verb, changes)
-    named = not isinstance(source, Path) or source == Path(option or "").expanduser()
-    try:
-        return load_recipe(source, changes, why, named=named)
-    except RecipeError as error:
-        if option is None and isinstance(source, Path):
-            error.hint = f"{SEE}\nThis is {why}; --recipe takes another one."
-        raise
 
 
 def dump(recipe: Recipe) -> str:
@@ -204,25 +154,6 @@ def _without_their_secrets(data: object) -> Iterator[tuple[strict_yaml.Path, str
     for key in hidden_keys(data):
         path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
         yield path, f"{HIDDEN} stands where a secret was, which is not written down; give it again: --set {key}=…"
-
-
-def _named(option: str) -> str | Path:
-    if option in builtin.names():
-        return option
-    path = Path(option).expanduser()
-    if path.is_dir():
-        if (path / "recipe.yaml").is_file():
-            return path / "recipe.yaml"
-        hint = "--recipe takes a file, the folder of a run, or a built-in name."
-        raise UserError("this folder has no recipe.yaml", where=option, hint=hint)
-    if path.is_file():
-        return path
-    known = ", ".join(builtin.names())
-    raise UserError(
-        "there is no such recipe file, and no built-in recipe of this name",
-        where=option,
-        hint=f"Built in: {known}. To start from one of them: rlhf recipes copy tiny my.yaml",
-    )
 
 
 def _read(source: str | Path) -> tuple[str, Path | None]:

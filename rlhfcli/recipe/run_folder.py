@@ -27,7 +27,8 @@ from typing import Any, Literal
 
 from rlhfcli import __version__
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe import belongings, in_use, leftovers, made_from, run_record, strict_yaml, unfinished
+from rlhfcli.recipe import belongings, in_use, made_from, run_record, strict_yaml, unfinished
+from rlhfcli.recipe.leftovers import write_text
 from rlhfcli.recipe.redact import command_line, hidden_keys, without_secrets
 from rlhfcli.recipe.schema import Recipe
 
@@ -128,7 +129,7 @@ class RunFolder:
         with self._told():
             self._make()
             self.note({})  # first: it marks the folder as one of ours
-            _write(self.path / "recipe.yaml", strict_yaml.write(settings))
+            write_text(self.path / "recipe.yaml", strict_yaml.write(settings))
         hidden = [] if self._opened else list(hidden_keys(settings))
         self._opened = True
         return hidden
@@ -171,7 +172,7 @@ class RunFolder:
         for part, figures in done.items():
             made = {"recipe": made_from.settings(self.recipe, part)} if part in PHASES else {}
             record.setdefault("parts", {})[part] = {**figures, **made, "finished": _now()}
-        _write(self.path / run_record.FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / run_record.FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says; empty where there is none.
@@ -208,7 +209,7 @@ class RunFolder:
         """Write ``eval/<name>.json`` and return its path."""
         self.evaluation.mkdir(parents=True, exist_ok=True)
         file = self.evaluation / f"{name}.json"
-        _write(file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_text(file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         return file
 
     def _final(self, part: Phase) -> Path:
@@ -282,18 +283,6 @@ class RunFolder:
                     hint="--resume goes on from there, --overwrite begins again; --set output_dir=… keeps both.",
                 )
             unfinished.refuse_other_settings(self.recipe, phase, self.path / phase)
-
-
-def _write(file: Path, text: str) -> None:
-    """Replace a file in one step, so that a kill leaves the old one or the new one."""
-    for _, path in leftovers.left(file):
-        path.unlink(missing_ok=True)
-    partial = leftovers.beside(file)
-    try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # bytes that are no UTF-8, as an escape
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _command() -> str:

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from rlhfcli.core import lora
-from rlhfcli.core.export import Adapter, as_reward_model, save_model
+from rlhfcli.core.export import Adapter, save_model
+from rlhfcli.core.reward_model import as_reward_model
 from rlhfcli.data.template import HUMAN_ASSISTANT
 from rlhfcli.recipe.schema import Lora
 from tests.core import families

@@ -10,7 +10,7 @@ import torch
 
 from rlhfcli.chat.session import open_session
 from rlhfcli.core import adapted, checksums, lora
-from rlhfcli.core.export import REWARDS
+from rlhfcli.core.adapter_files import REWARDS
 from rlhfcli.core.model import load_causal_lm
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.errors import ModelError

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GraniteConfig
 
 from rlhfcli.core import causal_lm, phases
-from rlhfcli.core.causal_lm import CausalLM, head_is_apart
+from rlhfcli.core.backbone import head_is_apart
+from rlhfcli.core.causal_lm import CausalLM
 from rlhfcli.core.metrics import read_metrics
 from rlhfcli.core.tasks import SftTask
 from rlhfcli.core.ways import computing, way_of

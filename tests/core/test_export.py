@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhfcli.core import cross_check, release
 from rlhfcli.core.checksums import SUMS, verify
-from rlhfcli.core.export import Adapter, complete_or_absent, save_model
+from rlhfcli.core.export import Adapter, save_model
 from rlhfcli.core.model import load_causal_lm
 from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.errors import ModelError, OutputError
+from rlhfcli.recipe.leftovers import complete_or_absent
 from tests.core import families, folders
 
 

@@ -104,8 +104,8 @@ def test_same_as_the_rectangles(case: str, key_heads: int) -> None:
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma2", "mistral"])
 def test_families_that_train_nothing_below_can_take_it_even_here(family: str) -> None:
     model = families.causal_lm(family).requires_grad_(False)
-    assert flex.why_not(model, bf16=False) is None
-    assert flex.why_not(model, bf16=True) is None
+    assert ways.why_no_flex(model, bf16=False) is None
+    assert ways.why_no_flex(model, bf16=True) is None
 
 
 @pytest.mark.usefixtures("eager")
@@ -120,14 +120,14 @@ def test_the_blocks_are_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("eager")
 def test_torch_has_no_way_back_on_a_cpu_and_that_is_the_reason_given() -> None:
-    why = flex.why_not(families.causal_lm("opt"), bf16=False)
+    why = ways.why_no_flex(families.causal_lm("opt"), bf16=False)
     assert why is not None and "does not support backward on CPU" in why
 
 
 def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "_compiled", lambda: lambda query, *_, **__: query)
     model = families.causal_lm("opt").requires_grad_(False)
-    assert flex.why_not(model, bf16=False) == "it gives other results here"
+    assert ways.why_no_flex(model, bf16=False) == "it gives other results here"
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.1}, {}])

@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlhfcli.core import adapted, deepspeed_chat
-from rlhfcli.core.export import as_reward_model
 from rlhfcli.core.model import load_causal_lm
-from rlhfcli.core.reward_model import RewardModel, load_reward_model
+from rlhfcli.core.reward_model import RewardModel, as_reward_model, load_reward_model
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 from tests.core import families, folders

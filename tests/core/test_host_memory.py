@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from rlhfcli.cli.doctor import _memory
-from rlhfcli.core import bench, dry_run, host_memory
+from rlhfcli.core import dry_run, host_memory
 
 
 def group(folder: Path, **files: str) -> None:
@@ -48,8 +48,8 @@ def test_one_reader_of_memory_for_dry_run_bench_and_doctor(monkeypatch):
     """In a container of 4 GB on a large host."""
     monkeypatch.setattr(host_memory, "left_in_groups", lambda: [3_000_000_000])
     monkeypatch.setattr(host_memory, "limits_of_groups", lambda: [4_000_000_000])
-    monkeypatch.setattr(bench, "peak_gb", lambda: 0.5)
-    assert bench.memory_limit_gb() == 3.5
+    monkeypatch.setattr(host_memory, "peak_gb", lambda: 0.5)
+    assert host_memory.memory_limit_gb() == 3.5
     assert dry_run.room(2) == 1.75e9
     found = next(iter(_memory())).found
     assert found.startswith("4.0 GB (of ") and found.endswith("a container or a job has a limit), 3.0 GB can be used")

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from rlhfcli.core import lora
-from rlhfcli.core.causal_lm import head_is_apart
+from rlhfcli.core.backbone import head_is_apart
 from rlhfcli.core.last_layer import narrowable, narrowed, reading
 from rlhfcli.core.layout import lay_out
 from rlhfcli.core.ways import computing, for_real, small_model, way_of

@@ -12,9 +12,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rlhfcli.chat.session import Judge
 from rlhfcli.core import adapted, release, reward_tokenizers
 from rlhfcli.core.cross_check import MESSAGES
-from rlhfcli.core.export import as_reward_model, save_model
+from rlhfcli.core.export import save_model
 from rlhfcli.core.reading import Reader
-from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.reward_model import RewardModel, as_reward_model
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.encode import end_token
 from rlhfcli.data.scored_template import ending_at_score, text_behind_end

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from rlhfcli.core.export import as_reward_model
+from rlhfcli.core.layout import spans
 from rlhfcli.core.model import load_causal_lm
-from rlhfcli.core.reward_model import RewardModel, load_reward_model, reward_model_to_train, spans
+from rlhfcli.core.reward_model import RewardModel, as_reward_model, load_reward_model, reward_model_to_train
 from rlhfcli.core.ways import way_of
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model

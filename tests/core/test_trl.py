@@ -16,9 +16,9 @@ from torch import Tensor
 
 from rlhfcli.chat.session import Judge
 from rlhfcli.core import checksums, release
-from rlhfcli.core.export import as_reward_model, save_model
+from rlhfcli.core.export import save_model
 from rlhfcli.core.model import load_tokenizer
-from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.core.reward_model import as_reward_model, load_reward_model
 from rlhfcli.data.dialogue import Turn
 from rlhfcli.data.scored_template import ending_at_score
 from tests.core import families, folders

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rlhfcli.errors import RecipeError, UserError
 from rlhfcli.recipe import builtin, strict_yaml
-from rlhfcli.recipe.loader import dump, find_recipe, load_recipe, open_recipe
+from rlhfcli.recipe.loader import dump, load_recipe
+from rlhfcli.recipe.opening import find_recipe, open_recipe
 from rlhfcli.recipe.schema import Lora, Recipe
 
 BASE = "output_dir: runs/x\nmodel: {name: builtin:tiny}\ndata: {sources: [{path: builtin:tiny}]}\n"
