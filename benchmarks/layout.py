@@ -27,11 +27,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, OPTConfig
 
-from rlhfcli.core import reward_task
-from rlhfcli.core.attention import TREES, attention
-from rlhfcli.core.layout import lay_out
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.data.encoded import EncodedPreference
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.packing.layout import lay_out
+from rlhfcli.core.tasks import reward
+from rlhfcli.core.token_trees.tree_attention import TREES, attention
+from rlhfcli.data.encoding.encoded import EncodedPreference
 from rlhfcli.recipe.schema import Reward
 
 LAYOUTS = {"padded": (False, False), "side by side": (True, False), "token trees": (True, True)}  # packed, share
@@ -75,14 +75,14 @@ class Side:
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         self.module = RewardModel(model, bf16=options.bf16)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5, fused=True)
-        self.task = reward_task.RewardTask(rows, Reward(), packed=self.packed, pad_id=1)
+        self.task = reward.RewardTask(rows, Reward(), packed=self.packed, pad_id=1)
         self.task.lengths()  # sizes are taken once, before the first step
         self.seconds: list[float] = []
         self.losses: list[float] = []
         self.collating: list[float] = []
 
     def step(self, budget: int) -> None:
-        reward_task.lay_out = self.lay_out
+        reward.lay_out = self.lay_out
         began = time.process_time()
         rows = range(len(self.task.pairs))
         batches = [self.task.collate(part) for part in self.task.cut(rows, budget)]

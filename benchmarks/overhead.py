@@ -28,12 +28,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForSequenceClassification, OPTConfig
 
-from rlhfcli.core.attention import TREES, attention
-from rlhfcli.core.engine import Engine, parameter_groups, schedule_factor
-from rlhfcli.core.loop import Loop
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.reward_task import RewardTask
-from rlhfcli.core.steps import plan_steps
+from rlhfcli.core.engine.engine import Engine, parameter_groups, schedule_factor
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.tasks.reward import RewardTask
+from rlhfcli.core.token_trees.tree_attention import TREES, attention
+from rlhfcli.core.training.loop import Loop
+from rlhfcli.core.training.step_plan import plan_steps
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Deepspeed, Recipe
 

@@ -74,7 +74,7 @@ def make_tokenizer(folder: Path, rows: Iterator[dict[str, Any]]) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from rlhfcli.data.template import set_template
+    from rlhfcli.data.templates.template import set_template
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -105,7 +105,7 @@ def ours(data: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
     """Prepare with rlhf: checked, converted, de-duplicated, split, counted, written."""
     from transformers import AutoTokenizer
 
-    from rlhfcli.data.prepare import prepare
+    from rlhfcli.data.preparation.prepare import prepare
     from rlhfcli.progress import Silent
     from rlhfcli.recipe.schema import Recipe
 
@@ -219,7 +219,7 @@ def _prepare_pairs(data: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
     """As ours, for preferences, which both phases learn from."""
     from transformers import AutoTokenizer
 
-    from rlhfcli.data.prepare import prepare
+    from rlhfcli.data.preparation.prepare import prepare
     from rlhfcli.progress import Silent
     from rlhfcli.recipe.schema import Recipe
 

@@ -68,7 +68,7 @@ def real_rows(task: str, data: Path, folder: Path, seed: int) -> list[dict[str, 
     import prepare_data
     from transformers import AutoTokenizer
 
-    from rlhfcli.data.prepare import prepare
+    from rlhfcli.data.preparation.prepare import prepare
     from rlhfcli.progress import Silent
     from rlhfcli.recipe.schema import Recipe
 
@@ -154,15 +154,15 @@ def _memory(what: str) -> float:
 
 def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> None:
     """rlhf's own loop, engine and task, on the rows of the job."""
-    from rlhfcli.core import model as models
-    from rlhfcli.core.causal_lm import CausalLM
-    from rlhfcli.core.phases import Parts, Project, started
-    from rlhfcli.core.reward_model import RewardModel
-    from rlhfcli.core.reward_task import RewardTask
-    from rlhfcli.core.scoring import load_for_scoring
-    from rlhfcli.core.tasks import SftTask
-    from rlhfcli.core.ways import fastest, way_of
-    from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+    from rlhfcli.core.models import loading as models
+    from rlhfcli.core.models.language_model import CausalLM
+    from rlhfcli.core.models.reward_model import RewardModel
+    from rlhfcli.core.models.sequence_classifier import load_for_scoring
+    from rlhfcli.core.packing.strategy import fastest, way_of
+    from rlhfcli.core.tasks.reward import RewardTask
+    from rlhfcli.core.tasks.task import SftTask
+    from rlhfcli.core.training.phases import Parts, Project, started
+    from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
     from rlhfcli.recipe.schema import Recipe
 
     section: dict[str, Any] = {"learning_rate": options.rate, "batch_size": options.batch, "micro_batch_tokens": 10**6}

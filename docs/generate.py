@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rlhfcli.data.catalogue import ENTRIES
+from rlhfcli.data.shapes.catalogue import ENTRIES
 from rlhfcli.recipe.schema import Recipe, Section
 
 PAGE = Path(__file__).with_name("recipe.md")

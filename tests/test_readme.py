@@ -15,8 +15,8 @@ import pytest
 import typer
 
 from rlhfcli.cli import app
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.formats import SHAPES, convert, detect_shape
+from rlhfcli.data.dialogues.dialogue import Origin
+from rlhfcli.data.shapes.formats import SHAPES, convert, detect_shape
 from rlhfcli.recipe import loader
 
 ROOT = Path(__file__).parents[1]
@@ -197,8 +197,9 @@ def test_every_figure_was_measured(page: Path) -> None:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/tiny: untrained models, saved as the phases of that recipe save them."""
-    from rlhfcli.core import export, lora, reward_model
-    from rlhfcli.core import model as language
+    from rlhfcli.core.models import loading as language
+    from rlhfcli.core.models import lora, reward_model
+    from rlhfcli.core.publish import saving
     from rlhfcli.recipe.schema import Model
 
     place = tmp_path_factory.mktemp("readme")
@@ -211,10 +212,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (policy, sft, recipe.sft.lora, (base, "CAUSAL_LM")),
         (judge, sft.parents[1] / "reward" / "final", recipe.reward.lora, (str(sft), "SEQ_CLS")),
     ):
-        adapter = export.Adapter(settings, *names) if settings else None
+        adapter = saving.Adapter(settings, *names) if settings else None
         if settings:
             lora.inject(saved, settings)
-        export.save_model(saved, tokenizer, folder, adapter, "")
+        saving.save_model(saved, tokenizer, folder, adapter, "")
     return place
 
 

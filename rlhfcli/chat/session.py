@@ -10,16 +10,16 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.chat.transcript import Record, Saved, append
-from rlhfcli.core.adapted import language_model, reward_model
-from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, stream
-from rlhfcli.core.model import load_tokenizer
-from rlhfcli.core.reading import Reader
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.reward_tokenizers import reward_tokenizer
-from rlhfcli.core.text_stream import Lead, TextStream, turn_stops
-from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.template import check_speaks, set_template
+from rlhfcli.core.generation.decode import Decoding, context_limit, end_ids_of, stream
+from rlhfcli.core.generation.score_position import Reader
+from rlhfcli.core.generation.text_stream import Lead, TextStream, turn_stops
+from rlhfcli.core.models.adapters import language_model, reward_model
+from rlhfcli.core.models.loading import load_tokenizer
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.models.reward_tokenizers import reward_tokenizer
+from rlhfcli.data.dialogues.dialogue import Turn
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.templates.template import check_speaks, set_template
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Chat
 from rlhfcli.words import visible

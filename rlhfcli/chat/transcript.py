@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhfcli.data.dialogue import Turn
+from rlhfcli.data.dialogues.dialogue import Turn
 
 
 @dataclass(frozen=True)

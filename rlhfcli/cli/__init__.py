@@ -13,17 +13,18 @@ from typing import Annotated
 import typer
 
 from rlhfcli import __version__, console
-from rlhfcli.cli import recipes, usage
-from rlhfcli.cli.bench import bench
-from rlhfcli.cli.chat import chat
-from rlhfcli.cli.doctor import doctor
-from rlhfcli.cli.eval import evaluate
-from rlhfcli.cli.export import export
-from rlhfcli.cli.prepare_data import prepare_data
-from rlhfcli.cli.reward import reward
-from rlhfcli.cli.run import run
-from rlhfcli.cli.runs import runs
-from rlhfcli.cli.sft import sft
+from rlhfcli.cli.inspect import recipes
+from rlhfcli.cli.inspect.doctor import doctor
+from rlhfcli.cli.inspect.runs import runs
+from rlhfcli.cli.shared import usage
+from rlhfcli.cli.verbs.bench import bench
+from rlhfcli.cli.verbs.chat import chat
+from rlhfcli.cli.verbs.eval import evaluate
+from rlhfcli.cli.verbs.export import export
+from rlhfcli.cli.verbs.prepare_data import prepare_data
+from rlhfcli.cli.verbs.reward import reward
+from rlhfcli.cli.verbs.run import run
+from rlhfcli.cli.verbs.sft import sft
 from rlhfcli.errors import Interrupted, OutOfMemory, RlhfError, ran_out_of_memory
 from rlhfcli.words import visible
 

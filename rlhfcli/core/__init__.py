@@ -1,1 +1,17 @@
-"""What the project is about: models, LoRA, losses, the training loop. Knows nothing of terminals or commands."""
+"""What the project is about: models, LoRA, losses, the training loop. Knows nothing of terminals or commands.
+
+The rooms, from bottom to top; each may import those below it:
+
+1. ``token_trees``, ``parallel``, ``model_files``: one row of tokens for many sequences; ranks and DeepSpeed; folders of models
+2. ``families``: what differs between model families
+3. ``packing``: examples become batches, in the fastest layout that a model computes exactly
+4. ``models``, ``tasks``: language model, reward model, LoRA; what a batch of each phase is, and its loss
+5. ``generation``, ``engine``: drawing answers; the DeepSpeed engine that drives a model
+6. ``checkpoints``, ``publish``: saving to resume; saving for others
+7. ``training``: the loop, and the two phases from start to end
+8. ``capacity``: how much memory and time a training takes
+
+``losses`` and ``hardware`` lie below all of them, and so does ``result``, which says what came out of a training.
+"""
+
+__all__ = ["hardware", "losses", "result"]

@@ -20,13 +20,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core.continuation import slow_because
-from rlhfcli.core.decode import Decoding, context_limit, end_ids_of, generate
-from rlhfcli.core.measure import measure_dialogues
-from rlhfcli.core.text_stream import Lead, cut, turn_stops
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.encoded import EncodedDialogue
-from rlhfcli.data.evaluation_rows import PromptRow
+from rlhfcli.core.families.continuation import slow_because
+from rlhfcli.core.generation.decode import Decoding, context_limit, end_ids_of, generate
+from rlhfcli.core.generation.text_stream import Lead, cut, turn_stops
+from rlhfcli.core.training.measure import measure_dialogues
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.encoding.encoded import EncodedDialogue
+from rlhfcli.data.sources.evaluation_rows import PromptRow
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent, Sink
 from rlhfcli.recipe.schema import Recipe

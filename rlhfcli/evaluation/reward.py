@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.data.encoded import EncodedPreference
+from rlhfcli.data.encoding.encoded import EncodedPreference
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent, Sink
 

@@ -12,7 +12,7 @@ from typing import Any
 from rlhfcli import errors
 from rlhfcli.errors import Interrupted, Problem, RankError, RecipeError, RlhfError, UserError
 from rlhfcli.launch.rank import LOST, RUN, log_of, report_of
-from rlhfcli.recipe.unfinished import checkpoints, step_of
+from rlhfcli.runs.resumable import checkpoints, step_of
 
 _LESS_MEMORY = (
     "Lower sft.micro_batch_tokens or reward.micro_batch_tokens, train with LoRA, set "

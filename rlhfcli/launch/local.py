@@ -91,7 +91,7 @@ def _rendezvous(parameters: Any) -> Any:
     from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
     from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
-    from rlhfcli.core.process_group import listen
+    from rlhfcli.core.parallel.process_group import listen
 
     class AtOneAddress(StaticTCPRendezvous):
         def get_backend(self) -> str:

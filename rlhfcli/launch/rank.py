@@ -104,7 +104,7 @@ def as_rank() -> Iterator[None]:
 def together() -> None:
     """Where there are several ranks, let them find each other, and wait until all have come this far."""
     if is_rank():
-        from rlhfcli.core import ranks
+        from rlhfcli.core.parallel import ranks
 
         ranks.meet()
 
@@ -138,7 +138,7 @@ def of_first(look: Callable[[], Made]) -> Made:
     """
     if not is_rank():
         return look()
-    from rlhfcli.core import ranks
+    from rlhfcli.core.parallel import ranks
 
     return cast("Made", ranks.from_first(look() if first() else None))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rlhfcli.files.strict_yaml import Path
 from rlhfcli.recipe import raw_deepspeed
 from rlhfcli.recipe.schema import Deepspeed, Recipe
-from rlhfcli.recipe.strict_yaml import Path
 
 _MODELS = ("builtin:tiny",)
 _SOURCES = ("builtin:tiny", "builtin:tiny/dialogues", "builtin:tiny/pairs")

@@ -14,9 +14,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlhfcli.errors import Problem, RecipeError, UserError
-from rlhfcli.recipe import builtin, checks, messages, overrides, raw_deepspeed, strict_yaml
+from rlhfcli.files import strict_yaml
+from rlhfcli.files.redact import HIDDEN, command_line, hidden_keys
+from rlhfcli.recipe import builtin, cross_checks, messages, overrides, raw_deepspeed
 from rlhfcli.recipe.paths import resolve
-from rlhfcli.recipe.redact import HIDDEN, command_line, hidden_keys
 from rlhfcli.recipe.schema import Recipe
 
 SEE = "see: rlhf recipes show tiny"
@@ -86,7 +87,7 @@ def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "", 
     if recipe is not None:
         recipe = resolve(recipe, path.parent if path else None, lambda p: overrides.as_typed(p, made) is not None)
         recipe, unread = raw_deepspeed.with_file(recipe)
-        found += [places.problem(*told) for told in (*unread, *checks.find(recipe))]
+        found += [places.problem(*told) for told in (*unread, *cross_checks.find(recipe))]
     in_run = path is not None and _is_in_a_run(path)
     if in_run:
         found += [places.problem(*told) for told in _without_their_secrets(data)]

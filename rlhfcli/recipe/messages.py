@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlhfcli.recipe import strict_yaml, suggest
-from rlhfcli.recipe.strict_yaml import Path
+from rlhfcli.files import strict_yaml
+from rlhfcli.files.strict_yaml import Path
+from rlhfcli.recipe import suggest
 
 _EXPECTED = {
     "int_type": "a whole number",

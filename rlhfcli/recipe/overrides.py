@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhfcli.errors import Problem, RecipeError
-from rlhfcli.recipe import strict_yaml
-from rlhfcli.recipe.strict_yaml import Path
+from rlhfcli.files import strict_yaml
+from rlhfcli.files.strict_yaml import Path
 
 
 def name(number: int) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 
+from rlhfcli.files.strict_yaml import Path as Key
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.recipe.strict_yaml import Path as Key
 
 BUILTIN = "builtin:"
 

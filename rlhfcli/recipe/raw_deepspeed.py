@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhfcli.files.strict_yaml import Path as Key
 from rlhfcli.recipe.schema import Deepspeed, Recipe
-from rlhfcli.recipe.strict_yaml import Path as Key
 
 PLACE: Key = ("deepspeed", "config")
 ZERO = "zero_optimization"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhfcli.errors import RecipeError, UserError
-from rlhfcli.recipe import builtin, recent
+from rlhfcli.recipe import builtin
+from rlhfcli.runs import recent
 from rlhfcli.recipe.loader import SEE, Loaded, load_recipe
 
 RUNS = Path("runs")

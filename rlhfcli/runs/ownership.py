@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe import in_use, leftovers
+from rlhfcli.files import folder_lock, atomic
 
 SUMS = "B2SUMS"  # of a model folder: its files, one a line
 DATA_MANIFEST = "manifest.json"
@@ -25,7 +25,7 @@ def refuse_other_folder(run: Path) -> None:
     """
     if run.exists() and not run.is_dir():
         raise OutputError("the output folder is a file", where=str(run), hint="Choose another output_dir.")
-    others = [name for name in _names(run) if name not in in_use.FILES and not leftovers.is_one(name)]
+    others = [name for name in _names(run) if name not in folder_lock.FILES and not atomic.is_one(name)]
     if others and not (run / "run.json").is_file():
         raise OutputError(
             f"the output folder holds something else: it has files ({_some(others)}), but no run.json",

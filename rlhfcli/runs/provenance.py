@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.errors import OutputError, RecipeError
-from rlhfcli.recipe import strict_yaml
-from rlhfcli.recipe.redact import without_secrets
+from rlhfcli.files import strict_yaml
+from rlhfcli.files.redact import without_secrets
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.recipe.unfinished import differences, flat
+from rlhfcli.runs.resumable import differences, flat
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "data": ("seed", "model.name", "data"),

@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from rlhfcli.errors import RecipeError
-from rlhfcli.recipe import strict_yaml, unfinished
+from rlhfcli.files import strict_yaml
+from rlhfcli.runs import resumable
 
 AHEAD = 3600.0  # seconds that a clock of another machine may be ahead of ours
 _PHASES = ("sft", "reward")
@@ -36,7 +37,7 @@ def _made(*phases: str) -> Callable[[Path], bool]:
 
 
 def _can_train_reward(run: Path) -> bool:
-    if _made("sft")(run) or unfinished.checkpoints(run / "reward" / "checkpoints"):
+    if _made("sft")(run) or resumable.checkpoints(run / "reward" / "checkpoints"):
         return True
     try:
         recipe = strict_yaml.read((run / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml").data

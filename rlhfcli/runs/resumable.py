@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.redact import without_secrets
+from rlhfcli.files.redact import without_secrets
 from rlhfcli.recipe.schema import Recipe
 
 FINGERPRINT = "prepared data"

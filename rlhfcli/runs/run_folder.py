@@ -27,9 +27,10 @@ from typing import Any, Literal
 
 from rlhfcli import __version__
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe import belongings, in_use, made_from, run_record, strict_yaml, unfinished
-from rlhfcli.recipe.leftovers import write_text
-from rlhfcli.recipe.redact import command_line, hidden_keys, without_secrets
+from rlhfcli.runs import ownership, provenance, run_record, resumable
+from rlhfcli.files import folder_lock, strict_yaml
+from rlhfcli.files.atomic import write_text
+from rlhfcli.files.redact import command_line, hidden_keys, without_secrets
 from rlhfcli.recipe.schema import Recipe
 
 Part = Literal["data", "sft", "reward", "eval"]
@@ -73,7 +74,7 @@ class RunFolder:
 
     def checkpoints(self, part: Phase) -> list[Path]:
         """What a phase that was stopped left behind, the oldest first; gone when it is finished."""
-        return unfinished.checkpoints(self.path / part / "checkpoints")
+        return resumable.checkpoints(self.path / part / "checkpoints")
 
     def finished(self, part: Phase) -> bool:
         """Whether a phase is done: its final folder only appears when everything is in it."""
@@ -89,12 +90,12 @@ class RunFolder:
         Raises:
             OutputError: Another command is at work in it, it is not one of ours, or it cannot be written.
         """
-        belongings.refuse_other_folder(self.path)
+        ownership.refuse_other_folder(self.path)
         with ExitStack() as stack:
             stack.callback(self._remove_if_empty)
             with self._told():
                 self._make()
-                stack.enter_context(in_use.alone(self.path, _command(), say=say))
+                stack.enter_context(folder_lock.alone(self.path, _command(), say=say))
             yield
 
     def open(self, writes: Part, *, overwrite: bool = False, resume: bool = False) -> list[str]:
@@ -112,7 +113,7 @@ class RunFolder:
             OutputError: The folder is not one of ours, belongs to another recipe, has this part already, or cannot
                 be written.
         """
-        belongings.refuse_other_folder(self.path)
+        ownership.refuse_other_folder(self.path)
         record = run_record.read(self.path)
         self._refuse_itself()
         self._refuse_others(writes)
@@ -143,7 +144,7 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            ours = {"recipe.yaml", "run.json", *in_use.FILES}
+            ours = {"recipe.yaml", "run.json", *folder_lock.FILES}
             if self._made and self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= ours:
                 with suppress(OSError):
                     for name in ("recipe.yaml", "run.json"):
@@ -170,7 +171,7 @@ class RunFolder:
         if command not in record.setdefault("commands", []):
             record["commands"].append(command)
         for part, figures in done.items():
-            made = {"recipe": made_from.settings(self.recipe, part)} if part in PHASES else {}
+            made = {"recipe": provenance.settings(self.recipe, part)} if part in PHASES else {}
             record.setdefault("parts", {})[part] = {**figures, **made, "finished": _now()}
         write_text(self.path / run_record.FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
@@ -188,7 +189,7 @@ class RunFolder:
         Raises:
             OutputError: It was trained with other settings.
         """
-        lines = made_from.changes(made_from.noted(self.path, self.record(), part), self.recipe, part, "trained")
+        lines = provenance.changes(provenance.noted(self.path, self.record(), part), self.recipe, part, "trained")
         if lines:
             raise OutputError(
                 "\n".join([f"the {part} phase of this run is done, and was trained with other settings", *lines]),
@@ -203,7 +204,7 @@ class RunFolder:
             OutputError: Something of the user's stands in the place of one.
         """
         for part in PHASES:
-            belongings.refuse_other_model(self._final(part))
+            ownership.refuse_other_model(self._final(part))
 
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         """Write ``eval/<name>.json`` and return its path."""
@@ -257,20 +258,20 @@ class RunFolder:
     def _refuse_others(self, writes: Part) -> None:
         """Refuse where something of the user's stands in the place of what is to be written."""
         if writes in PHASES:
-            belongings.refuse_other_model(self._final(writes))
-        if not (self.data / belongings.DATA_MANIFEST).is_file():  # else it may be up to date, and stay as it is
-            belongings.refuse_other_data(self.data)
+            ownership.refuse_other_model(self._final(writes))
+        if not (self.data / ownership.DATA_MANIFEST).is_file():  # else it may be up to date, and stay as it is
+            ownership.refuse_other_data(self.data)
 
     def _refuse_another_recipe(self, writes: Part, record: dict[str, Any]) -> None:
         found: dict[str, list[str]] = {}
         for part in PHASES:
             if part != writes and self.finished(part):
-                made = made_from.noted(self.path, record, part)
-                found[part] = made_from.changes(made, self.recipe, "data" if writes == "eval" else part, "before")
+                made = provenance.noted(self.path, record, part)
+                found[part] = provenance.changes(made, self.recipe, "data" if writes == "eval" else part, "before")
         hint = "Keep both with --set output_dir=…, or replace it with --overwrite."
         if writes == "eval":
             hint = "Measure with the recipe that it was made with: leave out --recipe or --set."
-        made_from.refuse_changes(found, self.path / "recipe.yaml", hint)
+        provenance.refuse_changes(found, self.path / "recipe.yaml", hint)
 
     def _keep_unfinished(self, writes: Part, *, resume: bool) -> None:
         """Refuse what would lose a phase that was stopped, or make it impossible to go on with."""
@@ -278,11 +279,11 @@ class RunFolder:
             left = self.checkpoints(phase)
             if left and phase == writes and not resume:
                 raise OutputError(
-                    f"the {phase} phase of this run was stopped after step {unfinished.step_of(left[-1]):,}",
+                    f"the {phase} phase of this run was stopped after step {resumable.step_of(left[-1]):,}",
                     where=str(left[-1]),
                     hint="--resume goes on from there, --overwrite begins again; --set output_dir=… keeps both.",
                 )
-            unfinished.refuse_other_settings(self.recipe, phase, self.path / phase)
+            resumable.refuse_other_settings(self.recipe, phase, self.path / phase)
 
 
 def _command() -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rlhfcli.errors import OutputError
 from rlhfcli.recipe import messages
-from rlhfcli.recipe.strict_yaml import dotted
+from rlhfcli.files.strict_yaml import dotted
 
 FILE = "run.json"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .dialogues import dialogues, test_prompts
-from .pairs import preference_pairs
-from .plain_text import plain_text
-from .skills import RECALL_SKILLS, SKILLS
+from rlhfcli.tiny.dialogues import dialogues, test_prompts
+from rlhfcli.tiny.pairs import preference_pairs
+from rlhfcli.tiny.plain_text import plain_text
+from rlhfcli.tiny.skills.planner import RECALL_SKILLS, SKILLS
 
 __all__ = [
     "RECALL_SKILLS",

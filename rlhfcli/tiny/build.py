@@ -16,10 +16,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from . import model_folder
-from .plain_text import plain_text
-from .pretraining import TOKENS_PER_STEP, new_model, pretrain
-from .tokenizer import train_tokenizer
+from rlhfcli.tiny import model_folder
+from rlhfcli.tiny.plain_text import plain_text
+from rlhfcli.tiny.pretraining import TOKENS_PER_STEP, new_model, pretrain
+from rlhfcli.tiny.tokenizer import train_tokenizer
 
 DEFAULT_STEPS = 7500
 ASSUMED_TOKENS_PER_SECOND = 6000  # one core of a server of 2024; only for the first estimate

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from .exchange import Exchange
-from .skills import SKILLS, plan, plan_towards
+from rlhfcli.tiny.skills.planner import SKILLS, plan, plan_towards
+from rlhfcli.tiny.world.exchange import Exchange
 
 _TURNS = (1, 2, 3, 4, 5, 6)
 _TURN_WEIGHTS = (3, 2, 3, 3, 2, 2)

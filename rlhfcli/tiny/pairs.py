@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
-from . import manners
-from .dialogues import as_messages
-from .exchange import Exchange
-from .facts import UNKIND_PHRASES, capitalised
-from .instructions import INSTRUCTIONS
-from .memory import RECALL, TELL
-from .skills import FREE, plan_towards
-from .split import Split
+from rlhfcli.tiny.dialogues import as_messages
+from rlhfcli.tiny.skills import manners
+from rlhfcli.tiny.skills.instructions import INSTRUCTIONS
+from rlhfcli.tiny.skills.memory import RECALL, TELL
+from rlhfcli.tiny.skills.planner import FREE, plan_towards
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.facts import UNKIND_PHRASES, capitalised
+from rlhfcli.tiny.world.split import Split
 
 Row = dict[str, Any]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from . import closed, lists
-from .exchange import Exchange
-from .facts import COUNTING, DAYS, MONTHS, capitalised
-from .mistakes import bad_answer
-from .skills import FREE, plan
-from .stories import story
+from rlhfcli.tiny.skills import closed, lists
+from rlhfcli.tiny.skills.mistakes import bad_answer
+from rlhfcli.tiny.skills.planner import FREE, plan
+from rlhfcli.tiny.skills.stories import story
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.facts import COUNTING, DAYS, MONTHS, capitalised
 
 _ASKERS = (
     "Pupil", "Guest", "Visitor", "Reporter", "Child", "Traveller", "Student", "Caller", "Customer",

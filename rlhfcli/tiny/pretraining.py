@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from .plain_text import plain_text
-from .tokenizer import VOCABULARY
+from rlhfcli.tiny.plain_text import plain_text
+from rlhfcli.tiny.tokenizer import VOCABULARY
 
 POSITIONS = 512
 TOKENS_PER_STEP = 2048

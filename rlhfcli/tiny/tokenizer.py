@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import facts, manners
-from .dialogues import dialogues
-from .plain_text import plain_text
+from rlhfcli.tiny.dialogues import dialogues
+from rlhfcli.tiny.plain_text import plain_text
+from rlhfcli.tiny.skills import manners
+from rlhfcli.tiny.world import facts
 
 VOCABULARY = 1024
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")

@@ -11,9 +11,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rlhfcli.chat.session import ChatSession, Judge
-from rlhfcli.core.decode import Decoding
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.data.template import HUMAN_ASSISTANT
+from rlhfcli.core.generation.decode import Decoding
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.data.templates.template import HUMAN_ASSISTANT
 
 CONTEXT = 256
 

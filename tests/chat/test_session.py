@@ -14,12 +14,12 @@ import transformers
 
 from rlhfcli.chat.session import ChatSession, Judge, open_session
 from rlhfcli.chat.transcript import Record
-from rlhfcli.core.decode import Decoding
-from rlhfcli.core.text_stream import Lead
-from rlhfcli.data.dialogue import Turn
+from rlhfcli.core.generation.decode import Decoding
+from rlhfcli.core.generation.text_stream import Lead
+from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.errors import DataError, ModelError
 from rlhfcli.recipe.schema import Chat
-from tests.data.test_masks import QWEN3
+from tests.data.encoding.test_masks import QWEN3
 
 from .conftest import CONTEXT, byte_tokenizer, llama_config
 

@@ -19,7 +19,7 @@ import pytest
 from rlhfcli.chat.session import ChatSession, Judge
 from rlhfcli.chat.terminal import answer_once, header, reward_line, run_terminal
 from rlhfcli.chat.transcript import Record
-from rlhfcli.core.decode import Decoding
+from rlhfcli.core.generation.decode import Decoding
 from rlhfcli.errors import DataError
 
 Says = Callable[..., list[list[int]]]

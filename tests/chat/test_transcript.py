@@ -13,9 +13,9 @@ import pytest
 from rlhfcli.chat.commands import run_command
 from rlhfcli.chat.session import ChatSession, Judge
 from rlhfcli.chat.transcript import Record, Saved, append
-from rlhfcli.core.decode import Decoding
-from rlhfcli.data.dialogue import Dialogue, Origin, Turn
-from rlhfcli.data.formats import SHAPES, convert, detect_shape
+from rlhfcli.core.generation.decode import Decoding
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Turn
+from rlhfcli.data.shapes.formats import SHAPES, convert, detect_shape
 
 Says = Callable[..., list[list[int]]]
 TURNS = [Turn("user", "你好"), Turn("assistant", "Hello."), Turn("user", "a\nb"), Turn("assistant", 'It is "2".')]

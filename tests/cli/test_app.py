@@ -245,7 +245,7 @@ def test_ctrl_c_inside_a_verb(call, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlhfcli.recipe.opening.open_recipe", fail)
+    monkeypatch.setattr("rlhfcli.runs.opening.open_recipe", fail)
     assert call("recipes", "validate", "tiny") == (130, "", "interrupted\n")
 
 
@@ -260,7 +260,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("rlhfcli.recipe.opening.open_recipe", fail)
+    monkeypatch.setattr("rlhfcli.runs.opening.open_recipe", fail)
     monkeypatch.setattr(sys, "argv", ["rlhf", "recipes", "validate", "tiny"])
     with pytest.raises(ZeroDivisionError):
         cli.main()

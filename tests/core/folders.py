@@ -12,10 +12,10 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from rlhfcli.core import lora
-from rlhfcli.core.export import Adapter, save_model
-from rlhfcli.core.reward_model import as_reward_model
-from rlhfcli.data.template import HUMAN_ASSISTANT
+from rlhfcli.core.models import lora
+from rlhfcli.core.models.reward_model import as_reward_model
+from rlhfcli.core.publish.saving import Adapter, save_model
+from rlhfcli.data.templates.template import HUMAN_ASSISTANT
 from rlhfcli.recipe.schema import Lora
 from tests.core import families
 

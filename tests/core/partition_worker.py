@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from rlhfcli.core.model import load_causal_lm, parameter_counts
-from rlhfcli.core.partitioned import in_pieces, loading, shape_of, whole
-from rlhfcli.core.ranks import rank
+from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
+from rlhfcli.core.parallel.ranks import rank
+from rlhfcli.core.parallel.zero3 import in_pieces, loading, shape_of, whole
 from rlhfcli.recipe.schema import Deepspeed
 
 

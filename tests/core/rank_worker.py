@@ -11,9 +11,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.core import phases, ranks
+from rlhfcli.core.parallel import ranks
+from rlhfcli.core.training import phases
 from tests.core import families
-from tests.core.test_phases import _project
+from tests.core.training.test_phases import _project
 
 
 def settings(case: str, steps: int, files: Path) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.core import phases, ranks
-from rlhfcli.core.resume import Sitting
-from rlhfcli.core.stop import Stop
+from rlhfcli.core.checkpoints.manager import Sitting
+from rlhfcli.core.checkpoints.stop import Stop
+from rlhfcli.core.parallel import ranks
+from rlhfcli.core.training import phases
 from rlhfcli.errors import Interrupted
 from tests.core.families import DIVIDED
-from tests.core.test_phases import _project
+from tests.core.training.test_phases import _project
 
 
 class After(Stop):

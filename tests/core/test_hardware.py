@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlhfcli.cli.doctor import _memory
-from rlhfcli.core import dry_run, host_memory
+from rlhfcli.cli.inspect.doctor import _memory
+from rlhfcli.core import hardware
+from rlhfcli.core.capacity import dry_run
 
 
 def group(folder: Path, **files: str) -> None:
@@ -23,8 +24,8 @@ def test_every_group_has_a_say(tmp_path: Path) -> None:
     group(tmp_path / "queue", memory__max="1000", memory__current="400", memory__stat="anon 300\ninactive_file 100")
     group(tmp_path / "queue/job", memory__max="max", memory__current="350", memory__stat="inactive_file 50")
     group(tmp_path / "queue/job/step", memory__max="600", memory__current="300", memory__stat="inactive_file 0")
-    assert list(host_memory.left_in_groups(names, tmp_path)) == [300, 700]
-    assert list(host_memory.limits_of_groups(names, tmp_path)) == [600, 1000]
+    assert list(hardware.left_in_groups(names, tmp_path)) == [300, 700]
+    assert list(hardware.limits_of_groups(names, tmp_path)) == [600, 1000]
 
 
 def test_the_first_version_of_groups(tmp_path: Path) -> None:
@@ -33,23 +34,23 @@ def test_the_first_version_of_groups(tmp_path: Path) -> None:
     stat = "inactive_file 7\ntotal_inactive_file 10"
     root = {"memory__limit_in_bytes": "500", "memory__usage_in_bytes": "100", "memory__stat": stat}
     group(tmp_path / "memory", **root)  # a container sees its own group as the root
-    assert list(host_memory.left_in_groups(names, tmp_path)) == [410]
+    assert list(hardware.left_in_groups(names, tmp_path)) == [410]
 
 
 def test_without_groups_the_machine_alone_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(host_memory.left_in_groups(tmp_path / "none", tmp_path)) == []
-    monkeypatch.setattr(host_memory, "left_in_groups", list)
-    assert 0 < host_memory.available() <= psutil.virtual_memory().total
-    monkeypatch.setattr(host_memory, "left_in_groups", lambda: [12, 1 << 60])
-    assert host_memory.available() == 12
+    assert list(hardware.left_in_groups(tmp_path / "none", tmp_path)) == []
+    monkeypatch.setattr(hardware, "left_in_groups", list)
+    assert 0 < hardware.available() <= psutil.virtual_memory().total
+    monkeypatch.setattr(hardware, "left_in_groups", lambda: [12, 1 << 60])
+    assert hardware.available() == 12
 
 
 def test_one_reader_of_memory_for_dry_run_bench_and_doctor(monkeypatch):
     """In a container of 4 GB on a large host."""
-    monkeypatch.setattr(host_memory, "left_in_groups", lambda: [3_000_000_000])
-    monkeypatch.setattr(host_memory, "limits_of_groups", lambda: [4_000_000_000])
-    monkeypatch.setattr(host_memory, "peak_gb", lambda: 0.5)
-    assert host_memory.memory_limit_gb() == 3.5
+    monkeypatch.setattr(hardware, "left_in_groups", lambda: [3_000_000_000])
+    monkeypatch.setattr(hardware, "limits_of_groups", lambda: [4_000_000_000])
+    monkeypatch.setattr(hardware, "peak_gb", lambda: 0.5)
+    assert hardware.memory_limit_gb() == 3.5
     assert dry_run.room(2) == 1.75e9
     found = next(iter(_memory())).found
     assert found.startswith("4.0 GB (of ") and found.endswith("a container or a job has a limit), 3.0 GB can be used")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from rlhfcli.data.formats import named_shapes
+from rlhfcli.data.shapes.formats import named_shapes
 
 Q, GOOD, BAD = "Which planet is red?", "Mars is red.", "Venus is red."
 FROM_HERE = "Human: Hi\n\nAssistant: Hello.\n\nHuman: Which planet is red?"

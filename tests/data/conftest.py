@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rlhfcli.data.template import set_template
+from rlhfcli.data.templates.template import set_template
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Recipe
 

@@ -12,10 +12,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhfcli.core import deepspeed_chat
-from rlhfcli.core.reward_model import load_reward_model
-from rlhfcli.data.store import Prepared
-from tests.core.test_cards import code_of
+from rlhfcli.core.models import deepspeed_chat
+from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.data.store.prepared import Prepared
+from tests.core.publish.test_model_card import code_of
 from tests.e2e.conftest import start
 
 
@@ -112,9 +112,9 @@ def copy(project, tmp_path):
 
 
 def test_other_numbers_end_with_1(copy, rlhf, monkeypatch):
-    from rlhfcli.core import cross_check
+    from rlhfcli.core.publish import conformance
 
-    monkeypatch.setattr(cross_check, "TOLERANCE", -1.0)
+    monkeypatch.setattr(conformance, "TOLERANCE", -1.0)
     done = rlhf("export", "--check", "runs/tiny/reward/final", folder=copy)
     assert done.code == 1
     assert "gives other numbers elsewhere" in done.err and "differs" in done.out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.core.model import resolve
+from rlhfcli.core.models.loading import resolve
 from tests.e2e.conftest import changes, start, write_prompts
 
 CODE = """

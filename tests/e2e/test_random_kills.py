@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.core import checksums
 from rlhfcli.errors import ModelError
+from rlhfcli.files import checksums
 from tests.e2e.conftest import Project, changes, start, write_prompts
 from tests.e2e.test_kill import end, same, without
 from tests.e2e.test_ranks import ranks_of

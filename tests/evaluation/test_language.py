@@ -12,11 +12,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Turn
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.encoded import EncodedDialogue
-from rlhfcli.data.evaluation_rows import PromptRow
-from rlhfcli.data.template import HUMAN_ASSISTANT
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Turn
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.encoding.encoded import EncodedDialogue
+from rlhfcli.data.sources.evaluation_rows import PromptRow
+from rlhfcli.data.templates.template import HUMAN_ASSISTANT
 from rlhfcli.errors import DataError
 from rlhfcli.evaluation.language import LanguageData, evaluate_language, exact_match, spread
 from rlhfcli.recipe.schema import Recipe

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhfcli.data.encoded import EncodedPreference
+from rlhfcli.data.encoding.encoded import EncodedPreference
 from rlhfcli.errors import DataError
 from rlhfcli.evaluation.reward import accuracy, bag_of_words, evaluate_reward, ranking, wilson
 

@@ -9,8 +9,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rlhfcli.cli.tables import language_tables, reward_tables
-from rlhfcli.evaluation.report import language_rows, reward_rows
+from rlhfcli.cli.views.tables import language_tables, reward_tables
+from rlhfcli.evaluation.tables import language_rows, reward_rows
 
 MATCH = {"macro": 0.925, "by_skill": {"capital": 1.0, "recall_name": 0.85}, "prompts": 40}
 BASE_MATCH = {"macro": 0.05, "by_skill": {"capital": 0.1, "recall_name": 0.0}, "prompts": 40}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe import in_use
+from rlhfcli.files import folder_lock
 
 HOLD = (
     "import sys, time; from pathlib import Path; from rlhfcli.recipe import in_use\n"
@@ -32,7 +32,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 
 def take(folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
-    with in_use.alone(folder, "rlhf reward", say=say):
+    with folder_lock.alone(folder, "rlhf reward", say=say):
         pass
 
 
@@ -42,14 +42,14 @@ def test_the_other_command_learns_who_holds_the_folder(tmp_path: Path) -> None:
             take(tmp_path)
         assert f"process {other.pid}, since 20" in caught.value.what and caught.value.where == str(tmp_path)
         other.send_signal(signal.SIGKILL)
-    assert (tmp_path / in_use.HOLDER).exists()  # it had no time to tidy up
-    with in_use.alone(tmp_path, "rlhf reward"):
-        assert json.loads((tmp_path / in_use.HOLDER).read_text())["command"] == "rlhf reward"
+    assert (tmp_path / folder_lock.HOLDER).exists()  # it had no time to tidy up
+    with folder_lock.alone(tmp_path, "rlhf reward"):
+        assert json.loads((tmp_path / folder_lock.HOLDER).read_text())["command"] == "rlhf reward"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_command_is_cut(tmp_path: Path) -> None:
-    with in_use.alone(tmp_path, f"rlhf sft {'--set seed=1 ' * 20}"), pytest.raises(OutputError) as caught:
+    with folder_lock.alone(tmp_path, f"rlhf sft {'--set seed=1 ' * 20}"), pytest.raises(OutputError) as caught:
         take(tmp_path)
     assert caught.value.what.startswith("in use by rlhf sft --set seed=1 ") and " … (process" in caught.value.what
     assert len(caught.value.what) < 150
@@ -57,15 +57,15 @@ def test_a_long_command_is_cut(tmp_path: Path) -> None:
 
 def test_a_command_that_is_no_unicode(tmp_path: Path) -> None:
     with (
-        in_use.alone(tmp_path, "rlhf sft --recipe b\udcff.yaml"),
+        folder_lock.alone(tmp_path, "rlhf sft --recipe b\udcff.yaml"),
         pytest.raises(OutputError, match="in use by rlhf sft"),
     ):
         take(tmp_path)
 
 
 def test_one_thing_in_a_folder_is_held_apart_from_the_others(tmp_path: Path) -> None:
-    with in_use.alone(tmp_path, "rlhf export", name="a"), in_use.alone(tmp_path, "rlhf export", name="b"):
-        with pytest.raises(OutputError) as caught, in_use.alone(tmp_path, "rlhf export", name="a"):
+    with folder_lock.alone(tmp_path, "rlhf export", name="a"), folder_lock.alone(tmp_path, "rlhf export", name="b"):
+        with pytest.raises(OutputError) as caught, folder_lock.alone(tmp_path, "rlhf export", name="a"):
             pass
         assert caught.value.where == str(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
@@ -73,7 +73,7 @@ def test_one_thing_in_a_folder_is_held_apart_from_the_others(tmp_path: Path) -> 
 
 def elsewhere(folder: Path) -> Path:
     """The file of a command on a machine whose lock does not reach us."""
-    file = folder / in_use.HOLDER
+    file = folder / folder_lock.HOLDER
     about = {
         "host": "node7",
         "machine": "another",
@@ -87,13 +87,13 @@ def elsewhere(folder: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_use, "SILENCE", 0.6)
-    monkeypatch.setattr(in_use, "BEAT", 0.1)
+    monkeypatch.setattr(folder_lock, "SILENCE", 0.6)
+    monkeypatch.setattr(folder_lock, "BEAT", 0.1)
 
 
 def test_a_command_on_another_machine_is_noticed_without_its_lock(tmp_path: Path, quick: None) -> None:
     file, stop = elsewhere(tmp_path), threading.Event()
-    threading.Thread(target=in_use._touch, args=(file, stop), daemon=True).start()
+    threading.Thread(target=folder_lock._touch, args=(file, stop), daemon=True).start()
     said: list[str] = []
     with pytest.raises(OutputError, match=r"in use by rlhf sft \(process 12 on node7, since 2026-01-02 03:04\)"):
         take(tmp_path, said.append)
@@ -103,8 +103,8 @@ def test_a_command_on_another_machine_is_noticed_without_its_lock(tmp_path: Path
 
 def test_a_command_that_was_killed_on_another_machine_is_waited_for_once(tmp_path: Path, quick: None) -> None:
     elsewhere(tmp_path)
-    with in_use.alone(tmp_path, "rlhf reward"):
-        assert json.loads((tmp_path / in_use.HOLDER).read_text())["process"] == os.getpid()
+    with folder_lock.alone(tmp_path, "rlhf reward"):
+        assert json.loads((tmp_path / folder_lock.HOLDER).read_text())["process"] == os.getpid()
 
 
 def test_without_locks_a_command_at_work_is_noticed(
@@ -113,38 +113,41 @@ def test_without_locks_a_command_at_work_is_noticed(
     def none(*_: object, **__: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(in_use.FileLock, "acquire", none)
+    monkeypatch.setattr(folder_lock.FileLock, "acquire", none)
     said: list[str] = []
-    with in_use.alone(tmp_path, "rlhf sft", say=said.append), pytest.raises(OutputError, match="in use by rlhf sft"):
+    with (
+        folder_lock.alone(tmp_path, "rlhf sft", say=said.append),
+        pytest.raises(OutputError, match="in use by rlhf sft"),
+    ):
         take(tmp_path)
     assert "has no locks" in said[0] and list(tmp_path.iterdir()) == []
     take(tmp_path)
 
 
 def test_the_holder_shows_that_it_lives(tmp_path: Path, quick: None) -> None:
-    with in_use.alone(tmp_path, "rlhf sft"):
-        before = (tmp_path / in_use.HOLDER).stat().st_mtime_ns
+    with folder_lock.alone(tmp_path, "rlhf sft"):
+        before = (tmp_path / folder_lock.HOLDER).stat().st_mtime_ns
         time.sleep(0.5)
-        assert (tmp_path / in_use.HOLDER).stat().st_mtime_ns > before
+        assert (tmp_path / folder_lock.HOLDER).stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\0", '{"command": 3}'])
 def test_a_lock_whose_holder_cannot_be_read(tmp_path: Path, text: str) -> None:
-    with in_use.alone(tmp_path, "rlhf sft"):
-        (tmp_path / in_use.HOLDER).write_text(text)
-        with pytest.raises(OutputError, match="in use by"), in_use.alone(tmp_path, "rlhf reward"):
+    with folder_lock.alone(tmp_path, "rlhf sft"):
+        (tmp_path / folder_lock.HOLDER).write_text(text)
+        with pytest.raises(OutputError, match="in use by"), folder_lock.alone(tmp_path, "rlhf reward"):
             pass
 
 
 def test_a_folder_that_vanishes_in_between_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, once = tmp_path / "new", [True]
-    acquire = in_use.FileLock.acquire
+    acquire = folder_lock.FileLock.acquire
 
     def vanishing(*args: object, **more: object) -> object:
         if once.pop() if once else False:
             folder.rmdir()
         return acquire(*args, **more)
 
-    monkeypatch.setattr(in_use.FileLock, "acquire", vanishing)
-    with in_use.alone(folder, "rlhf sft"):
-        assert (folder / in_use.LOCK).exists()
+    monkeypatch.setattr(folder_lock.FileLock, "acquire", vanishing)
+    with folder_lock.alone(folder, "rlhf sft"):
+        assert (folder / folder_lock.LOCK).exists()

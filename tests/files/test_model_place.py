@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe import model_place
+from rlhfcli.files import model_place
 
 FOLDERS = ("runs/tiny/sft/final", "runs/tiny/reward/final", "runs/half/sft/final", "models/opt")
 CASES = [  # name → what is said, and the hint

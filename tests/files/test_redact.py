@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.recipe.redact import command_line, hidden_keys, without_secrets
+from rlhfcli.files.redact import command_line, hidden_keys, without_secrets
 
 TOKEN = "abcDEF0123456789abcDEF"
 HIDDEN = [

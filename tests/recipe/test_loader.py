@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.errors import RecipeError, UserError
-from rlhfcli.recipe import builtin, strict_yaml
+from rlhfcli.files import strict_yaml
+from rlhfcli.recipe import builtin
 from rlhfcli.recipe.loader import dump, load_recipe
-from rlhfcli.recipe.opening import find_recipe, open_recipe
 from rlhfcli.recipe.schema import Lora, Recipe
+from rlhfcli.runs.opening import find_recipe, open_recipe
 
 BASE = "output_dir: runs/x\nmodel: {name: builtin:tiny}\ndata: {sources: [{path: builtin:tiny}]}\n"
 

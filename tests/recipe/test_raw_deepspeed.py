@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None, messa
 
 def test_the_names_are_those_of_the_installed_deepspeed() -> None:
     """Every key that DeepSpeed reads is either passed on or decided here, and nothing else is."""
-    from rlhfcli.core.process_group import import_deepspeed
+    from rlhfcli.core.parallel.process_group import import_deepspeed
 
     import_deepspeed()
     from deepspeed.comm.config import CommsLoggerConfig

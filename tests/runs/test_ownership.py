@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.data.counts import PHASES
-from rlhfcli.data.manifest import MANIFEST
-from rlhfcli.data.overlap import PROMPTS
-from rlhfcli.data.split import PARTS
-from rlhfcli.data.store import REJECTED, file_name
+from rlhfcli.data.store.counts import PHASES
+from rlhfcli.data.store.manifest import MANIFEST
+from rlhfcli.data.preparation.overlap import PROMPTS
+from rlhfcli.data.store.split import PARTS
+from rlhfcli.data.store.prepared import REJECTED, file_name
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.belongings import others_in_model, refuse_other_data, refuse_other_folder, refuse_other_model
+from rlhfcli.runs.ownership import others_in_model, refuse_other_data, refuse_other_folder, refuse_other_model
 
 Refusal = Callable[[Path], None]
 _FILES = {MANIFEST, REJECTED, PROMPTS, *(file_name(phase, part) for phase in PHASES for part in PARTS)}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.recipe import recent
-from rlhfcli.recipe.recent import choose, last_used, newest_first
+from rlhfcli.runs import recent
+from rlhfcli.runs.recent import choose, last_used, newest_first
 
 RUNS = Path("runs")
 

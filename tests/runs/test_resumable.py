@@ -9,17 +9,9 @@ from typing import Any
 import pytest
 
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.run_folder import RunFolder
+from rlhfcli.runs.run_folder import RunFolder
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.recipe.unfinished import (
-    checkpoints,
-    differences,
-    refuse_changes,
-    refuse_new_data,
-    refuse_other_settings,
-    settings,
-    step_of,
-)
+from rlhfcli.runs.resumable import checkpoints, differences, refuse_changes, refuse_new_data, refuse_other_settings, settings, step_of
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.run_folder import RunFolder
+from rlhfcli.runs.run_folder import RunFolder
 from rlhfcli.recipe.schema import Recipe
 
 

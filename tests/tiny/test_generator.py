@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rlhfcli.tiny import RECALL_SKILLS, SKILLS, dialogues, plain_text, preference_pairs, test_prompts
-from rlhfcli.tiny.names import name_split
-from rlhfcli.tiny.split import split_of
+from rlhfcli.tiny.world.names import name_split
+from rlhfcli.tiny.world.split import split_of
 
 Row = dict[str, Any]
 

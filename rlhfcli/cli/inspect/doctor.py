@@ -17,7 +17,7 @@ from typing import Literal
 import typer
 
 from rlhfcli import __version__, console
-from rlhfcli.cli.common import JsonOption
+from rlhfcli.cli.shared.options import JsonOption
 
 Verdict = Literal["ok", "note", "warning", "broken"]
 _MARKS = {"ok": "ok", "note": "·", "warning": "!", "broken": "x"}
@@ -93,7 +93,7 @@ def _device() -> Iterator[Finding]:
     except (ImportError, OSError) as error:
         yield Finding("torch", "broken", f"cannot be imported: {error}", "Install it again: pip install torch")
         return
-    from rlhfcli.core.host_memory import computes_bf16
+    from rlhfcli.core.hardware import computes_bf16
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -116,7 +116,7 @@ def _deepspeed() -> Iterator[Finding]:
         metadata.version("deepspeed")
     except metadata.PackageNotFoundError:
         return
-    from rlhfcli.core import extensions
+    from rlhfcli.core.parallel import extensions
 
     compiler, lacks = extensions.compiler(), extensions.missing_for_files()
     if compiler:
@@ -139,10 +139,10 @@ def _deepspeed() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     import psutil
 
-    from rlhfcli.core import host_memory
+    from rlhfcli.core import hardware
 
     machine = psutil.virtual_memory().total
-    total, free = host_memory.total(), host_memory.available()
+    total, free = hardware.total(), hardware.available()
     short = total < 3e9
     advice = "The tiny recipe needs 2 GB." if short else ""
     limited = f" (of {machine / 1e9:.1f} GB: a container or a job has a limit)" if total < machine else ""

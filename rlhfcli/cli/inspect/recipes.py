@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli import usage
-from rlhfcli.cli.common import JsonOption, OverwriteOption, SetOption
+from rlhfcli.cli.shared import usage
+from rlhfcli.cli.shared.options import JsonOption, OverwriteOption, SetOption
 from rlhfcli.errors import OutputError, UserError
+from rlhfcli.files.atomic import write_file
 from rlhfcli.recipe import builtin
-from rlhfcli.recipe.leftovers import write_file
 
 app = typer.Typer(
     cls=usage.Group,
@@ -69,7 +69,8 @@ def validate_recipe(
     resolved: Annotated[bool, typer.Option("--resolved", help="Print it with every default written out.")] = False,
 ) -> None:
     """Check a recipe without running it."""
-    from rlhfcli.recipe import loader, opening
+    from rlhfcli.recipe import loader
+    from rlhfcli.runs import opening
 
     loaded = opening.open_recipe(file, changes or [])
     if resolved:

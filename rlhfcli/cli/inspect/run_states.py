@@ -72,7 +72,7 @@ def read(root: Path) -> tuple[list[Run], int]:
     Returns:
         The runs, the newest first; and how many other things are there.
     """
-    from rlhfcli.recipe import recent
+    from rlhfcli.runs import recent
 
     try:
         entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
@@ -84,7 +84,8 @@ def read(root: Path) -> tuple[list[Run], int]:
 
 
 def _read_run(folder: Path) -> Run:
-    from rlhfcli.recipe import in_use, recent, unfinished
+    from rlhfcli.files import folder_lock as in_use
+    from rlhfcli.runs import recent, resumable
 
     run = Run(folder.name, recent.last_used(folder), in_use=in_use.holder_of(folder))
     if recent.is_ahead(run.used):
@@ -96,7 +97,7 @@ def _read_run(folder: Path) -> Run:
     for phase in PHASES:
         lines = list(_metrics(folder / phase / "metrics.jsonl", run))
         done = os.path.isdir(folder / phase / "final")
-        checkpoints = [unfinished.step_of(each) for each in unfinished.checkpoints(folder / phase / "checkpoints")]
+        checkpoints = [resumable.step_of(each) for each in resumable.checkpoints(folder / phase / "checkpoints")]
         if lines or done or checkpoints:
             step = max((_number(line.get("step")) or 0 for line in lines), default=0)
             figure = "nll" if any("eval_nll" in line for line in lines) else "loss"
@@ -173,7 +174,7 @@ def _object(file: Path, run: Run, *, needed: bool = True) -> dict[str, Any]:
 
 
 def _recipe(file: Path, run: Run) -> dict[str, Any]:
-    from rlhfcli.recipe import strict_yaml
+    from rlhfcli.files import strict_yaml
 
     try:
         found = strict_yaml.read(file.read_text(encoding="utf-8"), file.name).data

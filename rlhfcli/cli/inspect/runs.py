@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli.common import JsonOption
-from rlhfcli.cli.run_states import PHASES, Run, read
+from rlhfcli.cli.inspect.run_states import PHASES, Run, read
+from rlhfcli.cli.shared.options import JsonOption
 from rlhfcli.errors import UserError
 from rlhfcli.words import percent, visible
 
@@ -111,7 +111,7 @@ def _table(found: Sequence[Run]) -> RenderableType:
 
 def _mark_taken(found: Iterable[Run]) -> None:
     """Note in each run the commands that take it without ``--recipe``."""
-    from rlhfcli.recipe import recent
+    from rlhfcli.runs import recent
 
     by_name = {run.name: run for run in found}
     for verb in _VERBS:

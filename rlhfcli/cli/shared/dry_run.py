@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhfcli.cli.work import Work
+    from rlhfcli.cli.shared.work import Work
     from rlhfcli.launch.options import Plan
 
 
@@ -23,7 +23,8 @@ def dry_run(verb: str, ranks: Plan, given: Mapping[str, Any], *, as_json: bool) 
         as_json: Print JSON alone.
     """
     from rlhfcli import console
-    from rlhfcli.cli import memory_view, tables, work
+    from rlhfcli.cli.shared import work
+    from rlhfcli.cli.views import memory_view, tables
 
     job = work.begin(given["recipe"], given["overrides"] or [], offline=given["offline"], verb=verb)
     results = [_estimate(job, phase, ranks) for phase in (("sft", "reward") if verb == "run" else (verb,))]
@@ -36,13 +37,13 @@ def dry_run(verb: str, ranks: Plan, given: Mapping[str, Any], *, as_json: bool) 
 
 
 def _estimate(job: Work, phase: str, ranks: Plan) -> dict[str, Any]:
-    from rlhfcli.cli import work
+    from rlhfcli.cli.shared import work
 
     tokenizer = work.tokenizer_of(job)
     with job.sink.stage("importing the core"):
-        from rlhfcli.core.dry_run import Assumed, dry_run
-        from rlhfcli.core.phases import Project
-        from rlhfcli.data.prepare import ready
+        from rlhfcli.core.capacity.dry_run import Assumed, dry_run
+        from rlhfcli.core.training.phases import Project
+        from rlhfcli.data.preparation.prepare import ready
     recipe, section = job.recipe, job.recipe.sft if phase == "sft" else job.recipe.reward
     assumed = Assumed(section.micro_batch_tokens, recipe.data.max_length, len(tokenizer))
     project = Project(recipe, ready(recipe, job.run.data) or assumed, tokenizer, job.run.path, job.sink)

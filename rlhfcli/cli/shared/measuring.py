@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import console
-from rlhfcli.cli.work import Work, claim, prepare, tokenizer_of
+from rlhfcli.cli.shared.work import Work, claim, prepare, tokenizer_of
 from rlhfcli.errors import ModelError
 
 if TYPE_CHECKING:
-    from rlhfcli.data.column_use import ColumnUse
-    from rlhfcli.data.encoded import EncodedPreference
-    from rlhfcli.data.evaluation_rows import PromptRow
-    from rlhfcli.data.prepare import Prepared
+    from rlhfcli.data.dialogues.column_use import ColumnUse
+    from rlhfcli.data.encoding.encoded import EncodedPreference
+    from rlhfcli.data.preparation.prepare import Prepared
+    from rlhfcli.data.sources.evaluation_rows import PromptRow
 
 
 def evaluate(work: Work) -> dict[str, Any]:
@@ -56,11 +56,11 @@ def refuse_nothing_trained(work: Work) -> None:
 
 
 def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
-    from rlhfcli.core.adapted import language_model
-    from rlhfcli.core.embeddings import fit_embeddings
-    from rlhfcli.core.model import load_tokenizer
-    from rlhfcli.data.column_use import ColumnUse
-    from rlhfcli.data.evaluation_rows import read_prompts
+    from rlhfcli.core.families.embeddings import fit_embeddings
+    from rlhfcli.core.models.adapters import language_model
+    from rlhfcli.core.models.loading import load_tokenizer
+    from rlhfcli.data.dialogues.column_use import ColumnUse
+    from rlhfcli.data.sources.evaluation_rows import read_prompts
     from rlhfcli.evaluation.language import LanguageData, evaluate_language
 
     recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
@@ -81,11 +81,11 @@ def _evaluate_sft(work: Work, prepared: Prepared) -> dict[str, Any]:
 
 
 def _evaluate_reward(work: Work, prepared: Prepared) -> dict[str, Any]:
-    from rlhfcli.core.model import load_tokenizer
-    from rlhfcli.core.reward_model import load_reward_model
-    from rlhfcli.data.column_use import ColumnUse
-    from rlhfcli.data.encode import Encoder
-    from rlhfcli.data.evaluation_rows import read_pairs
+    from rlhfcli.core.models.loading import load_tokenizer
+    from rlhfcli.core.models.reward_model import load_reward_model
+    from rlhfcli.data.dialogues.column_use import ColumnUse
+    from rlhfcli.data.encoding.encode import Encoder
+    from rlhfcli.data.sources.evaluation_rows import read_pairs
     from rlhfcli.evaluation.reward import evaluate_reward
 
     recipe, trusted = work.recipe, work.recipe.model.trust_remote_code
@@ -116,7 +116,7 @@ def _of_set(prompt: PromptRow, name: str) -> PromptRow:
 
 def _say(name: str, use: ColumnUse, unasked: int = 0) -> None:
     """Say what a set to measure with holds that is not used."""
-    from rlhfcli.data.column_use import described
+    from rlhfcli.data.dialogues.column_use import described
 
     for line in described(use.shares(), {}):
         console.message(f"{name}: {line}")

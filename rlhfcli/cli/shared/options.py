@@ -74,7 +74,8 @@ def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = ""
     Raises:
         UserError: There is no such recipe, or it cannot be used.
     """
-    from rlhfcli.recipe import opening, trust  # pydantic takes a fifth of a second, which --help need not wait for
+    from rlhfcli.recipe import trust
+    from rlhfcli.runs import opening  # pydantic takes a fifth of a second, which --help need not wait for
 
     loaded = opening.open_recipe(recipe, changes, verb=verb)
     console.message(loaded.first_line, style="dim")

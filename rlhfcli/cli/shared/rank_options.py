@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli.dry_run import dry_run
+from rlhfcli.cli.shared.dry_run import dry_run
 from rlhfcli.errors import UserError
 
 _PANEL = "Ranks: on several GPUs, cores or machines"

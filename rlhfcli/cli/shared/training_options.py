@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlhfcli.errors import UserError
 
 if TYPE_CHECKING:
-    from rlhfcli.core.resume import Sitting
+    from rlhfcli.core.checkpoints.manager import Sitting
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _TIME = re.compile("".join(rf"(?:(\d+){unit})?" for unit in _UNITS))
@@ -39,8 +39,8 @@ class Going:
             fingerprint: Of the prepared data.
             resume: What to type to go on.
         """
-        from rlhfcli.core.resume import Sitting
-        from rlhfcli.core.stop import Stop
+        from rlhfcli.core.checkpoints.manager import Sitting
+        from rlhfcli.core.checkpoints.stop import Stop
 
         left = None if self.until is None else self.until - time.monotonic()
         return Sitting(self.resume, fingerprint, Stop(left), resume)

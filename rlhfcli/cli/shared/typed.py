@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhfcli.recipe import recent
-from rlhfcli.recipe.opening import RUNS
 from rlhfcli.recipe.schema import Recipe
+from rlhfcli.runs import recent
+from rlhfcli.runs.opening import RUNS
 
 _WHERE = ("--gpus", "--ranks", "--nnodes", "--node-rank", "--main-address", "--hostfile")
 

@@ -12,22 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import console, launch
-from rlhfcli.cli.common import open_project
-from rlhfcli.cli.typed import machines, typed
+from rlhfcli.cli.shared.options import open_project
+from rlhfcli.cli.shared.typed import machines, typed
 from rlhfcli.errors import ModelError, OutputError
+from rlhfcli.files import model_place
 from rlhfcli.progress import Sink
-from rlhfcli.recipe import model_place, unfinished
 from rlhfcli.recipe.loader import Loaded
-from rlhfcli.recipe.run_folder import PHASES, Part, Phase, RunFolder
 from rlhfcli.recipe.schema import Recipe
+from rlhfcli.runs import resumable
+from rlhfcli.runs.run_folder import PHASES, Part, Phase, RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rlhfcli.cli.going import Going
-    from rlhfcli.core.phases import Project
+    from rlhfcli.cli.shared.training_options import Going
     from rlhfcli.core.result import Result
-    from rlhfcli.data.prepare import Prepared
+    from rlhfcli.core.training.phases import Project
+    from rlhfcli.data.preparation.prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ def tokenizer_of(work: Work) -> PreTrainedTokenizerBase:
     model_place.check(model.name, adapters=True)
     with work.run.starting():
         with work.sink.stage("starting torch and transformers"):
-            from rlhfcli.core.family_checks import check_length
-            from rlhfcli.core.model import load_tokenizer, peek_config
+            from rlhfcli.core.families.config_checks import check_length
+            from rlhfcli.core.models.loading import load_tokenizer, peek_config
         tokenizer = load_tokenizer(model.name, work.recipe.data.template, trust_remote_code=model.trust_remote_code)
         config = peek_config(model.name, trust_remote_code=model.trust_remote_code)
         if config is not None and (beyond := check_length(config, work.recipe.data.max_length, model.name)):
@@ -139,12 +140,12 @@ def prepare(
         DataError: Nothing can be prepared; or there are such rows.
         OutputError: A phase that was stopped goes on with the present data alone.
     """
-    from rlhfcli.data import prepare as data
+    from rlhfcli.data.preparation import prepare as data
 
     def may_replace(fingerprint: str, reason: str) -> None:
         if keep:
             for phase in PHASES:
-                unfinished.refuse_new_data(work.run.path / phase, fingerprint, reason)
+                resumable.refuse_new_data(work.run.path / phase, fingerprint, reason)
 
     with work.run.starting():
         prepared = launch.wait_for_first(
@@ -171,7 +172,7 @@ def prepare_or_take(
     Returns:
         The store, and what loads the tokenizer when it is wanted.
     """
-    from rlhfcli.data import prepare as data
+    from rlhfcli.data.preparation import prepare as data
 
     tokenizer = functools.cache(lambda: tokenizer_of(work))
     with work.run.starting():
@@ -186,7 +187,7 @@ def prepare_or_take(
 
 def _made_by_first(folder: Path) -> Prepared:
     """What the first of several ranks has prepared."""
-    from rlhfcli.data.prepare import Prepared
+    from rlhfcli.data.preparation.prepare import Prepared
 
     try:
         return Prepared(folder)
@@ -200,7 +201,7 @@ def _made_by_first(folder: Path) -> Prepared:
 
 def overlap(work: Work, prepared: Prepared) -> dict[str, Any]:
     """Prompts of the evaluation sets that stand in the training data; see ``data.overlap``."""
-    from rlhfcli.data.overlap import find_overlap
+    from rlhfcli.data.preparation.overlap import find_overlap
 
     with work.sink.stage("looking for evaluation prompts in the training data"):
         return find_overlap(prepared.folder, work.recipe.eval, work.recipe.seed)
@@ -210,16 +211,16 @@ def project_of(work: Work, going: Going) -> Project:
     """Everything that a phase needs."""
     if launch.first():
         with work.run.starting():
-            from rlhfcli.core import trackers
+            from rlhfcli.core.training import trackers
 
             trackers.check(work.recipe)
     tokenizer = tokenizer_of(work)
     with work.run.starting():
         with work.sink.stage("importing the core"):
-            from rlhfcli.core.family_checks import check_reward_form
-            from rlhfcli.core.model import language_config, peek_config
-            from rlhfcli.core.phases import Project
-            from rlhfcli.core.process_group import check_accelerator
+            from rlhfcli.core.families.config_checks import check_reward_form
+            from rlhfcli.core.models.loading import language_config, peek_config
+            from rlhfcli.core.parallel.process_group import check_accelerator
+            from rlhfcli.core.training.phases import Project
         check_accelerator()
         section = work.recipe.model  # looked at before the data is prepared, which may take long
         if going.verb != "reward":
@@ -240,7 +241,7 @@ def look_ahead(work: Work, project: Project) -> None:
     Raises:
         DataError: A phase has no rows, or ``eval.prompts`` or ``eval.pairs`` cannot be used.
     """
-    from rlhfcli.data.evaluation_rows import read_pairs, read_prompts
+    from rlhfcli.data.sources.evaluation_rows import read_pairs, read_prompts
 
     project.prepared.dialogues("train")
     project.prepared.pairs("train")
@@ -264,7 +265,7 @@ def train(work: Work, project: Project, phase: str) -> Result:
     Raises:
         ModelError: The reward phase starts from the SFT model, which is not there.
     """
-    from rlhfcli.core import phases
+    from rlhfcli.core.training import phases
 
     if phase == "reward":
         refuse_no_start(work)

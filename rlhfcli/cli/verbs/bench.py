@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhfcli.cli.common import JsonOption, OfflineOption, RecipeOption, SetOption
+from rlhfcli.cli.shared.options import JsonOption, OfflineOption, RecipeOption, SetOption
 from rlhfcli.errors import UserError
 
 if TYPE_CHECKING:
-    from rlhfcli.cli.work import Work
+    from rlhfcli.cli.shared.work import Work
 
 PhaseOption = Annotated[str, typer.Option("--phase", metavar="sft|reward|both", help="Which phase to measure.")]
 StepsOption = Annotated[
@@ -40,7 +40,8 @@ def bench(
     multiplications of the model's own sizes.
     """
     from rlhfcli import console
-    from rlhfcli.cli import tables, work
+    from rlhfcli.cli.shared import work
+    from rlhfcli.cli.views import tables
 
     if phase not in ("sft", "reward", "both"):
         raise UserError(f"--phase is sft, reward or both, not {phase}")
@@ -54,13 +55,13 @@ def bench(
 
 def _measure(job: Work, phases: Sequence[str], steps: int, find_size: bool) -> list[dict[str, Any]]:
     """Measure phases; what has to be written for it goes into a folder that is gone afterwards."""
-    from rlhfcli.cli import work
+    from rlhfcli.cli.shared import work
 
     tokenizer = work.tokenizer_of(job)
     with job.sink.stage("importing the core"):
-        from rlhfcli.core.bench import bench_phase
-        from rlhfcli.core.phases import Project
-        from rlhfcli.data.prepare import prepare, ready
+        from rlhfcli.core.capacity.bench import bench_phase
+        from rlhfcli.core.training.phases import Project
+        from rlhfcli.data.preparation.prepare import prepare, ready
     reward = job.recipe.reward.model_copy(update={"init_from": "base"})  # as fast, and there without the SFT phase
     recipe = job.recipe.model_copy(update={"reward": reward})
     with tempfile.TemporaryDirectory() as temporary:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli.common import LabelOption, OfflineOption, RecipeOption, SetOption
+from rlhfcli.cli.shared.options import LabelOption, OfflineOption, RecipeOption, SetOption
 
 if TYPE_CHECKING:
     from rlhfcli.chat.session import ChatSession
@@ -42,10 +42,10 @@ def chat(
     Works in a pipe, too: one line of input is one turn. Type /help for the commands.
     """
     from rlhfcli import launch
-    from rlhfcli.cli.common import open_project
-    from rlhfcli.cli.typed import typed
+    from rlhfcli.cli.shared.options import open_project
+    from rlhfcli.cli.shared.typed import typed
     from rlhfcli.errors import ModelError
-    from rlhfcli.recipe import model_place
+    from rlhfcli.files import model_place
 
     launch.in_this_process(offline=offline)
     settings = open_project(recipe, overrides or [], "chat" if model is None else "").recipe

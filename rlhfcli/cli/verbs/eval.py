@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from rlhfcli.cli.common import JsonOption, OfflineOption, RecipeOption, SetOption
+from rlhfcli.cli.shared.options import JsonOption, OfflineOption, RecipeOption, SetOption
 
 
 def evaluate(
@@ -18,7 +18,7 @@ def evaluate(
     Writes <output_dir>/eval/sft.json and <output_dir>/eval/reward.json.
     """
     from rlhfcli import console
-    from rlhfcli.cli import measuring, work
+    from rlhfcli.cli.shared import measuring, work
 
     job = work.begin(recipe, overrides or [], offline=offline, verb="eval")
     with work.holding(job):
@@ -33,7 +33,7 @@ def evaluate(
 def show(results: dict[str, dict[str, object]]) -> None:
     """Print the tables of both models."""
     from rlhfcli import console
-    from rlhfcli.cli import tables
+    from rlhfcli.cli.views import tables
 
     if "sft" in results:
         console.result(tables.language_tables(results["sft"]))

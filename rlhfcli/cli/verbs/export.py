@@ -14,16 +14,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli.common import LabelOption, OfflineOption, OverwriteOption, RecipeOption, SetOption, open_project
+from rlhfcli.cli.shared.options import (
+    LabelOption,
+    OfflineOption,
+    OverwriteOption,
+    RecipeOption,
+    SetOption,
+    open_project,
+)
 from rlhfcli.errors import OutputError, UsageError
-from rlhfcli.recipe import model_place
+from rlhfcli.files import model_place
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from rlhfcli.core.cards import Form
-    from rlhfcli.core.cross_check import Report
-    from rlhfcli.core.release import Source
+    from rlhfcli.core.publish.conformance import Report
+    from rlhfcli.core.publish.exporter import Source
+    from rlhfcli.core.publish.model_card import Form
 
 _FORMS = "merged, the whole model; adapter, that of LoRA alone; or deepspeed-chat, what DeepSpeed-Chat reads."
 _PHASES = ("sft", "reward")
@@ -96,7 +103,7 @@ def _unclear(source: str | None, check: Path | None) -> UsageError:
 
 def _claim(to: Path, *, overwrite: bool) -> None:
     """Refuse to replace what this program has not made, or, without --overwrite, anything."""
-    from rlhfcli.recipe.belongings import others_in_model
+    from rlhfcli.runs.ownership import others_in_model
 
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):
         return
@@ -112,13 +119,13 @@ def _claim(to: Path, *, overwrite: bool) -> None:
 @contextmanager
 def _alone(to: Path) -> Iterator[None]:
     """Keep other exports away from a folder."""
-    from rlhfcli.recipe import in_use
-    from rlhfcli.recipe.redact import command_line
+    from rlhfcli.files import folder_lock
+    from rlhfcli.files.redact import command_line
 
     with ExitStack() as stack:
         try:
             stack.enter_context(
-                in_use.alone(to.parent, command_line(["rlhf", *sys.argv[1:]]), name=to.name, say=console.message)
+                folder_lock.alone(to.parent, command_line(["rlhf", *sys.argv[1:]]), name=to.name, say=console.message)
             )
         except OSError as error:
             raise OutputError(f"cannot be written: {error.strerror}", where=str(to)) from None
@@ -133,23 +140,23 @@ def _find(source: str, recipe: str | None, overrides: Sequence[str]) -> Source:
         hint = f"Did you mean {near[0]}?" if near else "Give sft or reward, a phase of the run, or a model's folder."
         model_place.check(source, hint=hint, local=True, adapters=True)
     with console.TerminalSink().stage("starting torch and transformers"):
-        from rlhfcli.core import release
+        from rlhfcli.core.publish import exporter
     if source not in _PHASES:
-        return release.of_folder(Path(source).expanduser())
-    from rlhfcli.recipe.run_folder import RunFolder
+        return exporter.of_folder(Path(source).expanduser())
+    from rlhfcli.runs.run_folder import RunFolder
 
-    return release.of_run(RunFolder(loaded.recipe), "sft" if source == "sft" else "reward")
+    return exporter.of_run(RunFolder(loaded.recipe), "sft" if source == "sft" else "reward")
 
 
 def _export(source: Source, to: Path, form: tuple[Form, str, str | None], *, compare: bool) -> None:
-    from rlhfcli.core import release
+    from rlhfcli.core.publish import exporter
 
-    how = release.How(*form, compare=compare)
+    how = exporter.How(*form, compare=compare)
     sink = console.TerminalSink()
     try:
         with sink.stage(f"writing {to}" + (", and loading it elsewhere" if how.compare else "")):
-            report = release.write(source, to, how)
-    except release.NotTheSame as different:
+            report = exporter.write(source, to, how)
+    except exporter.NotTheSame as different:
         console.result(_table(different.report))
         raise
     if report is not None:
@@ -161,9 +168,9 @@ def _check(folder: Path, label: str | None) -> None:
     model_place.check(folder, hint="Name the folder of an export.", local=True, adapters=True)
     sink = console.TerminalSink()
     with sink.stage("starting torch and transformers"):
-        from rlhfcli.core import release
+        from rlhfcli.core.publish import exporter
     with sink.stage("loading it here and elsewhere"):
-        report = release.check(folder, label=label)
+        report = exporter.check(folder, label=label)
     _show(folder, report)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rlhfcli.cli.common import JsonOption, OfflineOption, OverwriteOption, RecipeOption, SetOption
+from rlhfcli.cli.shared.options import JsonOption, OfflineOption, OverwriteOption, RecipeOption, SetOption
 from rlhfcli.errors import UserError
 
 StrictOption = Annotated[bool, typer.Option("--strict", help="End with an error if a row cannot be used.")]
@@ -45,7 +45,8 @@ def prepare_data(
     the same recipe answers from what is already there.
     """
     from rlhfcli import console
-    from rlhfcli.cli import data_page, preview_view, tables, work
+    from rlhfcli.cli.shared import work
+    from rlhfcli.cli.views import data_page, preview_view, tables
 
     if as_json and preview and html is None:
         raise UserError("--json prints no examples", hint="Leave out --json or --preview, or add --html FILE.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhfcli.cli.common import (
+from rlhfcli.cli.shared.options import (
     MaxTimeOption,
     OfflineOption,
     OverwriteOption,
@@ -10,7 +10,7 @@ from rlhfcli.cli.common import (
     ResumeOption,
     SetOption,
 )
-from rlhfcli.cli.ranks import on_ranks
+from rlhfcli.cli.shared.rank_options import on_ranks
 
 
 @on_ranks
@@ -27,8 +27,9 @@ def reward(
     Starts from the fine-tuned model of the same run (or, with reward.init_from: base, from the base model).
     Writes <output_dir>/reward/final, which loads with AutoModelForSequenceClassification, and metrics.jsonl.
     """
-    from rlhfcli.cli import trained, work
-    from rlhfcli.cli.going import going
+    from rlhfcli.cli.shared import work
+    from rlhfcli.cli.shared.training_options import going
+    from rlhfcli.cli.views import trained
 
     wish = going("reward", resume=resume, overwrite=overwrite, max_time=max_time)
     job = work.begin(recipe, overrides or [], offline=offline, verb="reward")

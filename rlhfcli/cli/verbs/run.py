@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rlhfcli.cli.common import (
+from rlhfcli.cli.shared.options import (
     MaxTimeOption,
     OfflineOption,
     OverwriteOption,
@@ -12,7 +12,7 @@ from rlhfcli.cli.common import (
     ResumeOption,
     SetOption,
 )
-from rlhfcli.cli.ranks import on_ranks
+from rlhfcli.cli.shared.rank_options import on_ranks
 
 
 @on_ranks
@@ -29,9 +29,10 @@ def run(
     A phase that this run has already finished is not repeated, unless --overwrite is given.
     """
     from rlhfcli import console, launch
-    from rlhfcli.cli import measuring, trained, work
-    from rlhfcli.cli.eval import show
-    from rlhfcli.cli.going import going
+    from rlhfcli.cli.shared import measuring, work
+    from rlhfcli.cli.shared.training_options import going
+    from rlhfcli.cli.verbs.eval import show
+    from rlhfcli.cli.views import trained
 
     began = time.perf_counter()
     wish = going("run", resume=resume, overwrite=overwrite, max_time=max_time)

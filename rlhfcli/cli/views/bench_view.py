@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhfcli.evaluation.report import Column, Table
+from rlhfcli.evaluation.tables import Column, Table
 from rlhfcli.words import percent, span
 
 _PARTS = {"passes": "forward and backward", "optimizer": "optimizer", "batches": "building batches"}

@@ -8,10 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from rlhfcli.cli import data_view, preview_view
-from rlhfcli.data.preview import PreviewDialogue
+from rlhfcli.cli.views import data_view, preview_view
+from rlhfcli.data.encoding.preview import PreviewDialogue
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.leftovers import write_file
+from rlhfcli.files.atomic import write_file
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.words import visible
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from rlhfcli.data.column_use import described
-from rlhfcli.data.counts import WRITES_DATE, raised_share
-from rlhfcli.evaluation.report import Column, Table
+from rlhfcli.data.dialogues.column_use import described
+from rlhfcli.data.store.counts import WRITES_DATE, raised_share
+from rlhfcli.evaluation.tables import Column, Table
 from rlhfcli.words import counted, percent, span
 
 PARTS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rlhfcli.evaluation.report import Column, Table
+from rlhfcli.evaluation.tables import Column, Table
 from rlhfcli.words import counted, size
 
 _LARGE = 2e9  # bytes from which the table is in gigabytes

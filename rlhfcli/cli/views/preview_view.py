@@ -11,12 +11,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rlhfcli.data.preview import Piece, PreviewDialogue, Previewer, PreviewPreference, spread
+from rlhfcli.data.encoding.preview import Piece, PreviewDialogue, Previewer, PreviewPreference, spread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rlhfcli.data.prepare import Prepared
+    from rlhfcli.data.preparation.prepare import Prepared
 
 _TRAINED = "green"
 _TEMPLATE = "dim"

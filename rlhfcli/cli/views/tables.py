@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rlhfcli.cli import bench_view, data_view, memory_view
-from rlhfcli.evaluation import report
+from rlhfcli.cli.views import bench_view, data_view, memory_view
+from rlhfcli.evaluation import tables as report
 from rlhfcli.words import visible
 
 _BAR = 14  # cells of the longest bar of a histogram

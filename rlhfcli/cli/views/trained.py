@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rlhfcli import console
 
 if TYPE_CHECKING:
-    from rlhfcli.cli.work import Work
+    from rlhfcli.cli.shared.work import Work
     from rlhfcli.core.result import Result
 
 

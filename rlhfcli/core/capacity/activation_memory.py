@@ -20,10 +20,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlhfcli.core import model as models
-from rlhfcli.core.host_memory import device
-from rlhfcli.core.tasks import Batch, Task
-from rlhfcli.core.ways import Way, computing
+from rlhfcli.core.hardware import device
+from rlhfcli.core.models import loading as models
+from rlhfcli.core.packing.strategy import Way, computing
+from rlhfcli.core.tasks.task import Batch, Task
 from rlhfcli.errors import ModelError
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhfcli.core.engine import Engine
-from rlhfcli.core.host_memory import memory_limit_gb, peak_gb, reset_peak
-from rlhfcli.core.loop import Loop
-from rlhfcli.core.phases import Project, reward_parts, sft_parts, started
-from rlhfcli.core.tasks import Batch
-from rlhfcli.core.useful_work import layer_sizes, matmul_peak, timed, useful_flops
+from rlhfcli.core.capacity.useful_flops import layer_sizes, matmul_peak, timed, useful_flops
+from rlhfcli.core.engine.engine import Engine
+from rlhfcli.core.hardware import memory_limit_gb, peak_gb, reset_peak
+from rlhfcli.core.tasks.task import Batch
+from rlhfcli.core.training.loop import Loop
+from rlhfcli.core.training.phases import Project, reward_parts, sft_parts, started
 from rlhfcli.words import percent
 
 _WARM_UP = 2  # steps whose time does not count: memory is allocated, kernels are chosen

@@ -11,20 +11,21 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.initialization import no_init_weights
 
-from rlhfcli.core import adapted, trace
-from rlhfcli.core import model as models
-from rlhfcli.core.deepspeed_config import Files, in_effect
-from rlhfcli.core.dropout import set_config, set_modules
-from rlhfcli.core.embeddings import fit_embeddings
-from rlhfcli.core.family_checks import check_reward_form, set_pad
-from rlhfcli.core.host_memory import computes_bf16, memory_limit_gb, peak_gb
-from rlhfcli.core.memory import STAGES, Memory, Needs, estimate, offloads
-from rlhfcli.core.offload_files import in_memory
-from rlhfcli.core.phases import Parts, Project, reward_parts_of, sft_parts_of
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.steps import largest_micro_batch, plan_steps
-from rlhfcli.core.ways import for_real, small_model, way_of
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.core.capacity import activation_memory
+from rlhfcli.core.capacity.memory_model import STAGES, Memory, Needs, estimate, offloads
+from rlhfcli.core.engine.nvme_offload import in_memory
+from rlhfcli.core.families.config_checks import check_reward_form, set_pad
+from rlhfcli.core.families.dropout import set_config, set_modules
+from rlhfcli.core.families.embeddings import fit_embeddings
+from rlhfcli.core.hardware import computes_bf16, memory_limit_gb, peak_gb
+from rlhfcli.core.models import adapters
+from rlhfcli.core.models import loading as models
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.packing.strategy import for_real, small_model, way_of
+from rlhfcli.core.parallel.deepspeed_config import Files, in_effect
+from rlhfcli.core.training.phases import Parts, Project, reward_parts_of, sft_parts_of
+from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.recipe.schema import Deepspeed
 
 
@@ -78,7 +79,7 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
     batch = task.collate(largest_micro_batch(task, steps, phase.micro_batch_tokens, ranks)[1])
     checkpointing = recipe.model.gradient_checkpointing
     set_pad(module.model.config, None)  # else some families look for it among the ids, which are not there
-    activations = trace.activation_bytes(module, task, batch, way=parts.way, checkpointing=checkpointing)
+    activations = activation_memory.activation_bytes(module, task, batch, way=parts.way, checkpointing=checkpointing)
     total, trained = models.parameter_counts(module)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
     needs = Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available(), resident())
@@ -146,7 +147,7 @@ def _parts(project: Project, name: str) -> Parts:
     recipe, section = project.recipe, project.recipe.model
     tuned = project.folder / "sft" / "final"
     base = str(tuned) if name == "reward" and recipe.reward.init_from == "sft" and tuned.exists() else section.name
-    config = adapted.config_of(base, trust_remote_code=section.trust_remote_code)
+    config = adapters.config_of(base, trust_remote_code=section.trust_remote_code)
     dropouts = set_config(config, section.dropout)
     config.num_labels = 1
     if name == "reward":
@@ -155,7 +156,7 @@ def _parts(project: Project, name: str) -> Parts:
     small = small_model(kind, config, trust_remote_code=section.trust_remote_code)
     way = way_of(small, recipe.data.max_length)
     bf16 = computes_bf16(section.dtype)
-    with trace.without_memory():
+    with activation_memory.without_memory():
         with no_init_weights():  # some families look at the numbers that they draw
             model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
         model.tie_weights()

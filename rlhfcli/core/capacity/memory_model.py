@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhfcli.core.deepspeed_config import GROUP, Files
+from rlhfcli.core.parallel.deepspeed_config import GROUP, Files
 
 Offload = Literal["none", "optimizer", "all"]
 STAGES = (0, 1, 2, 3)

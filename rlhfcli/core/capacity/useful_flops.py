@@ -18,10 +18,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from rlhfcli.core.last_layer import narrowable_modules, worth_narrowing
-from rlhfcli.core.lora import LoraLinear
-from rlhfcli.core.partitioned import shape_of
-from rlhfcli.core.tasks import Batch
+from rlhfcli.core.models.lora import LoraLinear
+from rlhfcli.core.packing.last_layer import narrowable_modules, worth_narrowing
+from rlhfcli.core.parallel.zero3 import shape_of
+from rlhfcli.core.tasks.task import Batch
 
 
 def matmul_peak(sizes: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtype, device: torch.device) -> float:

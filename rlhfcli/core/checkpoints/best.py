@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhfcli.core.tasks import Task
+from rlhfcli.core.tasks.task import Task
 from rlhfcli.recipe.schema import Checkpoint
 
 

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from rlhfcli import words
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.leftovers import complete_or_absent
-from rlhfcli.recipe.unfinished import MANIFEST, checkpoints, step_of
+from rlhfcli.files.atomic import complete_or_absent
+from rlhfcli.runs.resumable import MANIFEST, checkpoints, step_of
 
 _FORMAT = 1  # of what is written here; a version that writes what this one cannot read counts it up
 _NAME = "step-{:08}"

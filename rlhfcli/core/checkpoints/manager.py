@@ -21,18 +21,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rlhfcli.core import checkpoint, engine_state, host_memory
-from rlhfcli.core.background import Background
-from rlhfcli.core.best import best_by
-from rlhfcli.core.checkpoint import Damaged, Progress
-from rlhfcli.core.engine import Engine
-from rlhfcli.core.ranks import from_first, highest, meet, rank, world_size
-from rlhfcli.core.stop import Stop
-from rlhfcli.core.tasks import Task
+from rlhfcli.core import hardware
+from rlhfcli.core.checkpoints import checkpoint_files
+from rlhfcli.core.checkpoints.background import Background
+from rlhfcli.core.checkpoints.best import best_by
+from rlhfcli.core.checkpoints.checkpoint_files import Damaged, Progress
+from rlhfcli.core.checkpoints.stop import Stop
+from rlhfcli.core.engine import engine_state
+from rlhfcli.core.engine.engine import Engine
+from rlhfcli.core.parallel.ranks import from_first, highest, meet, rank, world_size
+from rlhfcli.core.tasks.task import Task
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.progress import Sink
-from rlhfcli.recipe import unfinished
 from rlhfcli.recipe.schema import Recipe
+from rlhfcli.runs import resumable
 
 _COPIES = 1 + len(engine_state.MOMENTS)  # of each trained parameter, float32
 _FLOAT32 = 4
@@ -72,8 +74,8 @@ class Checkpoints:
         self._plan = recipe.checkpoint
         self._sitting = sitting
         self._sink = sink
-        self._settings = unfinished.settings(recipe, task.name) | {unfinished.FINGERPRINT: sitting.fingerprint}
-        self._taken: checkpoint.Checkpoint | None = None
+        self._settings = resumable.settings(recipe, task.name) | {resumable.FINGERPRINT: sitting.fingerprint}
+        self._taken: checkpoint_files.Checkpoint | None = None
         self._best_by = best_by(recipe.checkpoint, task)
         self._best: Mapping[str, float] = {}  # the best evaluation, as in ``metrics.jsonl``
         self._writing = Background()
@@ -101,20 +103,20 @@ class Checkpoints:
             self._sink.note(f"no checkpoint in {self.folder}: training begins at its first step")
             return
         self._saved = self._taken.progress.step
-        unfinished.refuse_changes(self._taken.manifest["settings"], self._settings, self._taken.folder)
+        resumable.refuse_changes(self._taken.manifest["settings"], self._settings, self._taken.folder)
         engine_state.load_weights(module, self._read)
         self._best = self._taken.progress.best if self._best_by else {}
         self._sink.note(f"going on after step {self._taken.progress.step:,}: {self._taken.folder}")
 
-    def _newest(self) -> checkpoint.Checkpoint | None:
+    def _newest(self) -> checkpoint_files.Checkpoint | None:
         """The newest checkpoint that the first rank finds whole; the others open that one, or fail."""
-        found = checkpoint.newest(self.folder, self._sink.note) if rank() == 0 else None
+        found = checkpoint_files.newest(self.folder, self._sink.note) if rank() == 0 else None
         chosen = from_first((found.progress.step, found.digest) if found else None)
         if rank() == 0 or chosen is None:
             return found
-        folder = checkpoint.folder_of(self.folder, chosen[0])
+        folder = checkpoint_files.folder_of(self.folder, chosen[0])
         try:
-            found = checkpoint.Checkpoint(folder, whole=False)
+            found = checkpoint_files.Checkpoint(folder, whole=False)
             if found.digest != chosen[1]:
                 raise Damaged("its manifest is another one")
         except Damaged as damage:
@@ -199,9 +201,9 @@ class Checkpoints:
         if not self._best:
             return figures, {}
         step, best = int(self._best["step"]), {k: v for k, v in self._best.items() if k != "step"}
-        folder = checkpoint.folder_of(self.folder, step)
+        folder = checkpoint_files.folder_of(self.folder, step)
         try:
-            engine_state.load_weights(module, checkpoint.Checkpoint(folder).read)
+            engine_state.load_weights(module, checkpoint_files.Checkpoint(folder).read)
         except Damaged as damage:
             self._sink.note(f"the best checkpoint {folder} is damaged, the last step's weights are taken: {damage}")
             return figures, {}
@@ -222,7 +224,7 @@ class Checkpoints:
     def remove(self) -> None:
         """Take all of them away: the phase is finished, or begins again."""
         if rank() == 0:
-            checkpoint.remove_all(self.folder)
+            checkpoint_files.remove_all(self.folder)
 
     def _due(self, step: int, steps: int) -> bool:
         every = self._plan.every
@@ -247,7 +249,7 @@ class Checkpoints:
         if rank() > 0:
             for _ in tensors:  # each is put together by all ranks
                 pass
-        elif beside and _ROOM * size <= host_memory.available():
+        elif beside and _ROOM * size <= hardware.available():
             copy = list(tensors)
             self._sink.advance(progress.step, {"checkpoint": progress.step})  # no line of its own: it takes no time
             self._writing.start(lambda: self._write(iter(copy), states, progress, size))
@@ -261,12 +263,12 @@ class Checkpoints:
         self, tensors: Iterator[tuple[str, Tensor]], states: dict[str, Tensor], progress: Progress, size: int
     ) -> None:
         _reach_disk(self.folder.parent / "metrics.jsonl")
-        checkpoint.save(self.folder, tensors, states, progress, self._settings, size)
-        for folder in unfinished.checkpoints(self.folder):
-            if unfinished.step_of(folder) > progress.step:  # damaged, or it would have been taken up
+        checkpoint_files.save(self.folder, tensors, states, progress, self._settings, size)
+        for folder in resumable.checkpoints(self.folder):
+            if resumable.step_of(folder) > progress.step:  # damaged, or it would have been taken up
                 shutil.rmtree(folder, ignore_errors=True)
         best = progress.best.get("step")
-        checkpoint.prune(self.folder, self._plan.keep, None if best is None else int(best))
+        checkpoint_files.prune(self.folder, self._plan.keep, None if best is None else int(best))
 
     def _read(self, key: str) -> Tensor:
         assert self._taken is not None

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from rlhfcli.core.partitioned import whole
+from rlhfcli.core.parallel.zero3 import whole
 
 if TYPE_CHECKING:
-    from rlhfcli.core.engine import Engine
+    from rlhfcli.core.engine.engine import Engine
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's names for its running means of the gradient and of its square

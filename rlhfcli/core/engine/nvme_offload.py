@@ -18,10 +18,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlhfcli.core import extensions
-from rlhfcli.core import model as models
-from rlhfcli.core.deepspeed_config import BUFFERS, Files
-from rlhfcli.core.embeddings import fit_embeddings
+from rlhfcli.core.families.embeddings import fit_embeddings
+from rlhfcli.core.models import loading as models
+from rlhfcli.core.parallel import extensions
+from rlhfcli.core.parallel.deepspeed_config import BUFFERS, Files
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Deepspeed, Model

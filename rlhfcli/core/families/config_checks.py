@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from rlhfcli.core.partitioned import in_pieces
+from rlhfcli.core.parallel.zero3 import in_pieces
 from rlhfcli.errors import ModelError
 
 _LENGTHS = (

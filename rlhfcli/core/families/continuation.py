@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhfcli.core.long_rotations import by_own_length
+from rlhfcli.core.families.rotary import by_own_length
 from rlhfcli.errors import ModelError
 
 Way = Literal["together", "states", "alone", "anew"]

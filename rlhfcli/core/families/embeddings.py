@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core.family_checks import set_pad
+from rlhfcli.core.families.config_checks import set_pad
 from rlhfcli.errors import ModelError
 
 

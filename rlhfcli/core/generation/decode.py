@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core.continuation import TOGETHER, Continuation, continuation, shares_batches, way_to_continue
-from rlhfcli.core.embeddings import check_ids
-from rlhfcli.core.family_checks import limit_of
-from rlhfcli.data.encode import end_token
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.core.families.config_checks import limit_of
+from rlhfcli.core.families.continuation import TOGETHER, Continuation, continuation, shares_batches, way_to_continue
+from rlhfcli.core.families.embeddings import check_ids
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.encoding.encode import end_token
 from rlhfcli.errors import DataError, ModelError
 
 # Prompt and answer tokens that one batch holds. It bounds the memory of the cache, which grows by copying: a

@@ -14,13 +14,13 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.core.decode import context_limit
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.data.dialogue import Dialogue, Origin, Turn
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.template import message_of
-from rlhfcli.data.tokens import PieceTokenizer
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.core.generation.decode import context_limit
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Turn
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.templates.template import message_of
+from rlhfcli.data.templates.tokens import PieceTokenizer
 
 TEMPLATE = "template"  # value of ``rlhf.reads`` in config.json: the score is at the last token of the template's text
 _ENDLESS = 1_000_000  # tokens of a dialogue for a model whose positions have no end

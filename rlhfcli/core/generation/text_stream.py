@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.data.dialogue import Role, Turn
-from rlhfcli.data.encode import answer_lead
-from rlhfcli.data.template import render
+from rlhfcli.data.dialogues.dialogue import Role, Turn
+from rlhfcli.data.encoding.encode import answer_lead
+from rlhfcli.data.templates.template import render
 
 _THOUGHT_ENDS = "</think>"
 _UNFINISHED = "\ufffd"  # what a tokenizer writes for bytes that are no whole character (yet)

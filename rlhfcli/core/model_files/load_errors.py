@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from rlhfcli.core.model_files import PICKLE, PICKLE_HINT
+from rlhfcli.core.model_files.model_folder import PICKLE, PICKLE_HINT
 from rlhfcli.errors import ModelError
 
 

@@ -20,9 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
-from rlhfcli.core import checksums
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe import model_place
+from rlhfcli.files import checksums, model_place
 
 PICKLE = "the file is a pickle that holds more than tensors"
 PICKLE_HINT = "It could run code, and is not read any further. Ask its maker for safetensors."

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG
-from rlhfcli.core.model_files import Found
+from rlhfcli.core.model_files.model_folder import Found
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
 from rlhfcli.errors import ModelError, RlhfError
 
 _TWICE = ".modules_to_save."

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rlhfcli.core import checksums
-from rlhfcli.core.model_files import refuse_pointers
+from rlhfcli.core.model_files.model_folder import refuse_pointers
 from rlhfcli.errors import ModelError
+from rlhfcli.files import checksums
 from rlhfcli.recipe.schema import Lora
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

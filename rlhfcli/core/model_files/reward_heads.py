@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhfcli.core.model_files import Found, read_tensor, tensors_of
+from rlhfcli.core.model_files.model_folder import Found, read_tensor, tensors_of
 from rlhfcli.errors import ModelError
 
 PLAIN = "score.weight"  # what transformers calls it in every decoder family

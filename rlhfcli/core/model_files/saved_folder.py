@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhfcli.core import checksums
-from rlhfcli.core.older_readers import say_twice
+from rlhfcli.core.model_files.older_readers import say_twice
+from rlhfcli.files import checksums
 
 
 def finish(folder: Path, card: str | None) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 from transformers import PreTrainedModel, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from rlhfcli.core import deepspeed_chat, lora, peft_adapters
-from rlhfcli.core import model as models
-from rlhfcli.core import reward_model as rewarding
-from rlhfcli.core.adapter_files import (
+from rlhfcli.core.hardware import computes_bf16, device
+from rlhfcli.core.model_files import peft_adapters
+from rlhfcli.core.model_files.model_folder import Found, tensors_in
+from rlhfcli.core.model_files.peft_format import (  # fmt: skip
     ADAPTER_CONFIG,
     REWARDS,
     base_of,
@@ -21,12 +21,13 @@ from rlhfcli.core.adapter_files import (
     read_json,
     settings_of,
     weights_of,
-)  # fmt: skip
-from rlhfcli.core.heads import Head, chosen_row, find_head, put
-from rlhfcli.core.host_memory import computes_bf16, device
-from rlhfcli.core.model_files import Found, tensors_in
-from rlhfcli.core.reward_model import RewardModel, as_reward_model
-from rlhfcli.core.scoring import load_classifier, load_for_scoring, one_output
+)
+from rlhfcli.core.model_files.reward_heads import Head, chosen_row, find_head, put
+from rlhfcli.core.models import deepspeed_chat, lora
+from rlhfcli.core.models import loading as models
+from rlhfcli.core.models import reward_model as rewarding
+from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
+from rlhfcli.core.models.sequence_classifier import load_classifier, load_for_scoring, one_output
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core.embeddings import fit_embeddings
-from rlhfcli.core.host_memory import device
-from rlhfcli.core.model import load_config, load_tokenizer
-from rlhfcli.core.model_files import read_pickle
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.saved_folder import finish
-from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, writes_bos
+from rlhfcli.core.families.embeddings import fit_embeddings
+from rlhfcli.core.hardware import device
+from rlhfcli.core.model_files.model_folder import read_pickle
+from rlhfcli.core.model_files.saved_folder import finish
+from rlhfcli.core.models.loading import load_config, load_tokenizer
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.data.templates.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, writes_bos
 from rlhfcli.errors import ModelError
 
 WEIGHTS = "pytorch_model.bin"

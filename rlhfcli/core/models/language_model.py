@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rlhfcli.core.backbone import backbone_of, logits_of, vocabulary_size
-from rlhfcli.core.last_layer import reading
 from rlhfcli.core.losses import next_token
+from rlhfcli.core.packing.backbone import backbone_of, logits_of, vocabulary_size
+from rlhfcli.core.packing.last_layer import reading
 
 WHOLE = 2**27  # logits that are made at once; in float32 half a GiB, and as much again for softmax and gradients
 CHUNK = 2**25  # logits of a part, where there are more

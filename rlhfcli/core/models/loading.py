@@ -25,17 +25,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlhfcli.core import checksums
-from rlhfcli.core.adapter_files import base_of, is_adapter
-from rlhfcli.core.dropout import set_config, set_modules
-from rlhfcli.core.family_checks import check_finite, settle, settle_generation
-from rlhfcli.core.host_memory import device
-from rlhfcli.core.load_errors import check_filled, check_shapes, explained
-from rlhfcli.core.model_files import check_folder, check_sentencepiece, refuse_pointers
-from rlhfcli.core.partitioned import shape_of
-from rlhfcli.data.template import set_template
+from rlhfcli.core.families.config_checks import check_finite, settle, settle_generation
+from rlhfcli.core.families.dropout import set_config, set_modules
+from rlhfcli.core.hardware import device
+from rlhfcli.core.model_files.load_errors import check_filled, check_shapes, explained
+from rlhfcli.core.model_files.model_folder import check_folder, check_sentencepiece, refuse_pointers
+from rlhfcli.core.model_files.peft_format import base_of, is_adapter
+from rlhfcli.core.parallel.zero3 import shape_of
+from rlhfcli.data.templates.template import set_template
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe import model_place
+from rlhfcli.files import checksums, model_place
 
 BUILTIN = "builtin:tiny"
 RESERVED_PADS = ("<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad|>", "<unk>")

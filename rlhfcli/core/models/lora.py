@@ -23,8 +23,8 @@ from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
-from rlhfcli.core.partitioned import shape_of
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import Lora
 from rlhfcli.words import percent

@@ -28,18 +28,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
-from rlhfcli.core import layout
-from rlhfcli.core.backbone import backbone_of
-from rlhfcli.core.embeddings import check_ids
-from rlhfcli.core.family_checks import pad_of
-from rlhfcli.core.host_memory import computes_bf16
-from rlhfcli.core.last_layer import each_once, reading
-from rlhfcli.core.long_rotations import why_lengths_matter
+from rlhfcli.core.families.config_checks import pad_of
+from rlhfcli.core.families.embeddings import check_ids
+from rlhfcli.core.families.rotary import why_lengths_matter
+from rlhfcli.core.hardware import computes_bf16
 from rlhfcli.core.losses import mean_by_segment
-from rlhfcli.core.micro_batches import MicroBatches
-from rlhfcli.core.partitioned import whole
-from rlhfcli.core.scoring import load_for_scoring
-from rlhfcli.core.ways import Way, computing, way_of
+from rlhfcli.core.models.sequence_classifier import load_for_scoring
+from rlhfcli.core.packing import layout
+from rlhfcli.core.packing.backbone import backbone_of
+from rlhfcli.core.packing.last_layer import each_once, reading
+from rlhfcli.core.packing.micro_batches import MicroBatches
+from rlhfcli.core.packing.strategy import Way, computing, way_of
+from rlhfcli.core.parallel.zero3 import whole
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.core import deepspeed_chat
-from rlhfcli.core import model as models
-from rlhfcli.core.adapter_files import is_adapter
-from rlhfcli.data.scored_template import ending_at_score, ending_with_eos
+from rlhfcli.core.model_files.peft_format import is_adapter
+from rlhfcli.core.models import deepspeed_chat
+from rlhfcli.core.models import loading as models
+from rlhfcli.data.templates.scored_template import ending_at_score, ending_with_eos
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Recipe
 

@@ -9,12 +9,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from rlhfcli.core.dropout import set_config, set_modules
-from rlhfcli.core.family_checks import check_finite, settle_generation
-from rlhfcli.core.heads import PLAIN, chosen_row, find_head, put
-from rlhfcli.core.host_memory import device
-from rlhfcli.core.load_errors import check_filled, check_shapes, explained
-from rlhfcli.core.model import is_reward_model, load_config, resolve
+from rlhfcli.core.families.config_checks import check_finite, settle_generation
+from rlhfcli.core.families.dropout import set_config, set_modules
+from rlhfcli.core.hardware import device
+from rlhfcli.core.model_files.load_errors import check_filled, check_shapes, explained
+from rlhfcli.core.model_files.reward_heads import PLAIN, chosen_row, find_head, put
+from rlhfcli.core.models.loading import is_reward_model, load_config, resolve
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 

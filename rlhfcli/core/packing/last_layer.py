@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhfcli.core.backbone import backbone_of, probe_ids
+from rlhfcli.core.packing.backbone import backbone_of, probe_ids
 
 _READ = "_rlhf_read"  # attribute of the model: the rows that are read in the forward pass that runs, and of how many
 _WORTH = 0.75  # if more of the tokens are read, picking them costs more than it saves

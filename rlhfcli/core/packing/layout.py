@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhfcli.core.attention import TREES, attention
-from rlhfcli.core.backbone import backbone_of, probe_ids
-from rlhfcli.core.forest import grow, rectangle
-from rlhfcli.core.plan import Plan, make_plan
+from rlhfcli.core.packing.backbone import backbone_of, probe_ids
+from rlhfcli.core.token_trees.attention_plan import Plan, make_plan
+from rlhfcli.core.token_trees.forest import grow, rectangle
+from rlhfcli.core.token_trees.tree_attention import TREES, attention
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhfcli.core import flex, layout
-from rlhfcli.core.attention import TREES, attention
-from rlhfcli.core.backbone import backbone_of, head_is_apart, probe_ids
-from rlhfcli.core.family_checks import set_pad
-from rlhfcli.core.host_memory import device
-from rlhfcli.core.last_layer import narrowable, narrowed, same_last_layer
-from rlhfcli.core.long_rotations import by_own_length, why_lengths_matter
-from rlhfcli.core.tree_mask import MASK_TOKENS, masked, why_no_mask
+from rlhfcli.core.families.config_checks import set_pad
+from rlhfcli.core.families.rotary import by_own_length, why_lengths_matter
+from rlhfcli.core.hardware import device
+from rlhfcli.core.packing import layout
+from rlhfcli.core.packing.backbone import backbone_of, head_is_apart, probe_ids
+from rlhfcli.core.packing.last_layer import narrowable, narrowed, same_last_layer
+from rlhfcli.core.token_trees import tree_attention_flex
+from rlhfcli.core.token_trees.tree_attention import TREES, attention
+from rlhfcli.core.token_trees.tree_mask import MASK_TOKENS, masked, why_no_mask
 from rlhfcli.recipe.schema import Phase
 
 MASK = "mask"
@@ -155,7 +156,7 @@ def fastest(way: Way, model: Any, *, bf16: bool) -> Way:
         return way
     why = why_no_flex(model, bf16=bf16)
     if why is None:
-        return replace(way, attention=flex.FLEX, note=f"{way.note}, FlexAttention")
+        return replace(way, attention=tree_attention_flex.FLEX, note=f"{way.note}, FlexAttention")
     return replace(way, note=f"{way.note}, without FlexAttention: {why}")
 
 
@@ -174,7 +175,9 @@ def why_no_flex(model: Any, *, bf16: bool) -> str | None:
     try:
         for branches in (4, 7):  # one length and another: it has to be compiled for any
             expected = _tried(model, branches, bf16, attention(model, TREES))
-            for one, other in zip(expected, _tried(model, branches, bf16, attention(model, flex.FLEX)), strict=True):
+            for one, other in zip(
+                expected, _tried(model, branches, bf16, attention(model, tree_attention_flex.FLEX)), strict=True
+            ):
                 if not (one - other).abs().max() <= (3e-2 if bf16 else 1e-3) * one.abs().max():
                     return "it gives other results here"
         return None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from rlhfcli.core.process_group import ensure_process_group
+from rlhfcli.core.parallel.process_group import ensure_process_group
 
 _LONG = timedelta(days=7)  # preparing data, or measuring, may take the first rank as long as it wants
 Made = TypeVar("Made")

@@ -27,10 +27,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rlhfcli.core import deepspeed_chat
-from rlhfcli.core.expected import Reference, longest_of
-from rlhfcli.core.family_checks import pad_of
-from rlhfcli.core.host_memory import device
+from rlhfcli.core.families.config_checks import pad_of
+from rlhfcli.core.hardware import device
+from rlhfcli.core.models import deepspeed_chat
+from rlhfcli.core.publish.reference_outputs import Reference, longest_of
 
 TOLERANCE = 1e-4
 _BATCH = 8

@@ -17,20 +17,21 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.core import adapted, cards, cross_check, deepspeed_chat, expected, export, reward_tokenizers
-from rlhfcli.core.adapter_files import base_of, is_adapter
-from rlhfcli.core.cross_check import Outcome, Report
-from rlhfcli.core.embeddings import fit_embeddings
-from rlhfcli.core.expected import Reference
-from rlhfcli.core.model import load_config, load_tokenizer, resolve
-from rlhfcli.core.reading import at_end_token
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.data.manifest import damage, read_manifest
-from rlhfcli.data.scored_template import ending_at_score
-from rlhfcli.data.store import Prepared
+from rlhfcli.core.families.embeddings import fit_embeddings
+from rlhfcli.core.generation.score_position import at_end_token
+from rlhfcli.core.model_files.peft_format import base_of, is_adapter
+from rlhfcli.core.models import adapters, deepspeed_chat, reward_tokenizers
+from rlhfcli.core.models.loading import load_config, load_tokenizer, resolve
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.publish import conformance, model_card, reference_outputs, saving
+from rlhfcli.core.publish.conformance import Outcome, Report
+from rlhfcli.core.publish.reference_outputs import Reference
+from rlhfcli.data.store.manifest import damage, read_manifest
+from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.templates.scored_template import ending_at_score
 from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
-from rlhfcli.recipe.leftovers import complete_or_absent
-from rlhfcli.recipe.run_folder import RunFolder
+from rlhfcli.files.atomic import complete_or_absent
+from rlhfcli.runs.run_folder import RunFolder
 
 _RUN_FIRST = {"sft": "rlhf sft", "reward": "rlhf reward"}
 
@@ -48,7 +49,7 @@ class Source:
 
     folder: Path
     data: Path | None = None
-    made: cards.Trained | None = None
+    made: model_card.Trained | None = None
     base: str = ""
 
     @property
@@ -67,7 +68,7 @@ def of_run(run: RunFolder, phase: Literal["sft", "reward"]) -> Source:
     if not run.finished(phase):
         raise ModelError("there is nothing to export yet", where=str(folder), hint=f"Run {_RUN_FIRST[phase]} first.")
     noted = (run.record().get("parts") or {}).get(phase) or {}
-    made = cards.Trained(
+    made = model_card.Trained(
         run.recipe,
         phase,
         steps=int(noted.get("steps") or 0),
@@ -127,8 +128,8 @@ class How:
         compare: Load it elsewhere and compare, before it takes its name.
     """
 
-    form: cards.Form = "merged"
-    shard_size: str = export.SHARD_SIZE
+    form: model_card.Form = "merged"
+    shard_size: str = saving.SHARD_SIZE
     label: str | None = None
     compare: bool = True
 
@@ -182,16 +183,16 @@ def write(source: Source, target: Path, how: How | None = None) -> Report | None
     if how.form == "deepspeed-chat" and not isinstance(model, RewardModel):
         hint = "Its phase 3 reads a plain language model as it is: --format merged."
         raise ModelError("only reward models have a form of DeepSpeed-Chat's", where=str(source.folder), hint=hint)
-    reference = expected.reference(model, tokenizer, _examples(source.data, model)) if how.compare else None
+    reference = reference_outputs.reference(model, tokenizer, _examples(source.data, model)) if how.compare else None
     plain = model.model if isinstance(model, RewardModel) else model
     with complete_or_absent(target) as partial:
         if how.form == "adapter":
-            copied = export.Copy(adapter, source.base, plain, tokenizer)
-            export.copy_adapter(copied, partial, _card(source, how.form))
+            copied = saving.Copy(adapter, source.base, plain, tokenizer)
+            saving.copy_adapter(copied, partial, _card(source, how.form))
         elif how.form == "deepspeed-chat":
             deepspeed_chat.save(model, tokenizer, partial, _card(source, how.form))
         else:
-            export.write_model(plain, tokenizer, partial, _card(source, how.form), how.shard_size)
+            saving.write_model(plain, tokenizer, partial, _card(source, how.form), how.shard_size)
         report = check(partial, reference) if reference else None
         if report and report.compared and not report.holds:
             raise NotTheSame(report, target)
@@ -218,14 +219,14 @@ def check(folder: Path, reference: Reference | None = None, label: str | None = 
     adapter = folder if is_adapter(folder) else folder / "adapter"
     if reference is None:
         model, tokenizer = _load(folder, label)
-        reference = expected.reference(model, tokenizer, _examples(_data_beside(folder), model))
+        reference = reference_outputs.reference(model, tokenizer, _examples(_data_beside(folder), model))
         del model
     if adapter == folder:
         outcomes = [_in_peft(folder, reference)]
     elif deepspeed_chat.is_checkpoint(folder):
-        outcomes = [cross_check.in_deepspeed_chat(folder, reference)]
+        outcomes = [conformance.in_deepspeed_chat(folder, reference)]
     else:
-        outcomes = list(cross_check.in_transformers(folder, reference))
+        outcomes = list(conformance.in_transformers(folder, reference))
         outcomes += [_in_peft(adapter, reference)] if adapter.is_dir() else []
     return Report(tuple(outcomes), reference.about)
 
@@ -235,14 +236,14 @@ def _load(folder: Path, label: str | None = None, *, trusted: bool = False) -> t
     name = str(folder)
     if deepspeed_chat.is_checkpoint(folder):
         return deepspeed_chat.load(folder)
-    if adapted.is_reward_model(name, trust_remote_code=trusted):
-        scored = adapted.reward_model(name, label=label, trust_remote_code=trusted)
+    if adapters.is_reward_model(name, trust_remote_code=trusted):
+        scored = adapters.reward_model(name, label=label, trust_remote_code=trusted)
         tokenizer = reward_tokenizers.reward_tokenizer(name, trust_remote_code=trusted)
         fit_embeddings(scored.model, tokenizer)
         return scored, ending_at_score(tokenizer) if at_end_token(scored.config) else tokenizer
     if label is not None:
         raise ModelError("this is a language model: it has no outputs to choose from", where=f"--label {label}")
-    model = adapted.language_model(name, trust_remote_code=trusted)
+    model = adapters.language_model(name, trust_remote_code=trusted)
     tokenizer = load_tokenizer(name, trust_remote_code=trusted)
     fit_embeddings(model, tokenizer)
     return model, tokenizer
@@ -253,8 +254,8 @@ def _in_peft(adapter: Path, reference: Reference) -> Outcome:
     try:
         load_config(base)
     except RlhfError as error:
-        return Outcome(cross_check.PEFT, None, f"its base model is not here: {error.where or base}")
-    return cross_check.in_peft(adapter, base, reference)
+        return Outcome(conformance.PEFT, None, f"its base model is not here: {error.where or base}")
+    return conformance.in_peft(adapter, base, reference)
 
 
 def _say_accelerator() -> None:
@@ -263,11 +264,11 @@ def _say_accelerator() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
-def _card(source: Source, form: cards.Form) -> str:
+def _card(source: Source, form: model_card.Form) -> str:
     if source.made is not None:
-        return cards.card(source.made, form, source.base)
+        return model_card.card(source.made, form, source.base)
     if deepspeed_chat.is_checkpoint(source.folder):
-        return cards.converted_card(source.folder.resolve().name)
+        return model_card.converted_card(source.folder.resolve().name)
     try:
         return (source.folder / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -278,7 +279,7 @@ def _examples(data: Path | None, model: Any) -> list[list[int]]:
     """Of the prepared validation data, as many as are needed and there; none of a store that is not whole."""
     if data is None or damage(data):
         return []
-    prepared, some = Prepared(data), slice(expected.EXAMPLES)
+    prepared, some = Prepared(data), slice(reference_outputs.EXAMPLES)
     try:
         if isinstance(model, RewardModel):
             return [list(ids) for pair in prepared.pairs("validation")[some] for ids in pair.sequences]

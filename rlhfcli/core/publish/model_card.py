@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhfcli import __version__
-from rlhfcli.core import markdown
-from rlhfcli.recipe import strict_yaml
-from rlhfcli.recipe.redact import without_secrets
+from rlhfcli.core.publish import markdown
+from rlhfcli.files import strict_yaml
+from rlhfcli.files.redact import without_secrets
 from rlhfcli.recipe.schema import Phase, Recipe
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.core import layout
-from rlhfcli.core.causal_lm import CausalLM
-from rlhfcli.core.family_checks import limit_of, pad_of
-from rlhfcli.core.reading import Reader
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.ways import computing, way_of
-from rlhfcli.data.dialogue import Turn
+from rlhfcli.core.families.config_checks import limit_of, pad_of
+from rlhfcli.core.generation.score_position import Reader
+from rlhfcli.core.models.language_model import CausalLM
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.packing import layout
+from rlhfcli.core.packing.strategy import computing, way_of
+from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.errors import DataError
 
 EXAMPLES = 32

@@ -12,15 +12,16 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core import checksums, lora
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG, REWARDS, read_config
-from rlhfcli.core.dropout import restore_config
-from rlhfcli.core.family_checks import forget_notes
-from rlhfcli.core.saved_folder import finish
-from rlhfcli.data.encode import end_token
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.core.families.config_checks import forget_notes
+from rlhfcli.core.families.dropout import restore_config
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, REWARDS, read_config
+from rlhfcli.core.model_files.saved_folder import finish
+from rlhfcli.core.models import lora
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.encoding.encode import end_token
 from rlhfcli.errors import DataError, ModelError
-from rlhfcli.recipe.leftovers import complete_or_absent
+from rlhfcli.files import checksums
+from rlhfcli.files.atomic import complete_or_absent
 from rlhfcli.recipe.schema import Lora
 
 SHARD_SIZE = "5GB"  # of one file of weights, unless somebody asks for another

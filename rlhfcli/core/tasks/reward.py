@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core import losses
-from rlhfcli.core.last_layer import each_once
-from rlhfcli.core.layout import Layout, lay_out, spans
-from rlhfcli.core.micro_batches import MicroBatches
-from rlhfcli.core.tasks import Batch, Forward, KnowsTrees, Sums, origin_of
-from rlhfcli.data.encoded import EncodedPreference
+from rlhfcli.core.packing.last_layer import each_once
+from rlhfcli.core.packing.layout import Layout, lay_out, spans
+from rlhfcli.core.packing.micro_batches import MicroBatches
+from rlhfcli.core.tasks.task import Batch, Forward, KnowsTrees, Sums, origin_of
+from rlhfcli.data.encoding.encoded import EncodedPreference
 from rlhfcli.recipe.schema import Reward
 
 

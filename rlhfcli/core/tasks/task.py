@@ -16,10 +16,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rlhfcli.core.last_layer import each_once
-from rlhfcli.core.layout import Layout, lay_out, spans
-from rlhfcli.core.micro_batches import MicroBatches
-from rlhfcli.data.encoded import EncodedDialogue
+from rlhfcli.core.packing.last_layer import each_once
+from rlhfcli.core.packing.layout import Layout, lay_out, spans
+from rlhfcli.core.packing.micro_batches import MicroBatches
+from rlhfcli.data.encoding.encoded import EncodedDialogue
 
 Forward = Callable[..., Any]
 

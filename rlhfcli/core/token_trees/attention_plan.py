@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhfcli.core.forest import Forest
+from rlhfcli.core.token_trees.forest import Forest
 
 BLOCK = 128  # queries that a CPU computes at once: 64 to 256 are about equally fast
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-from rlhfcli.core import cpu_attention
-from rlhfcli.core.plan import Plan
+from rlhfcli.core.token_trees import tree_attention_cpu
+from rlhfcli.core.token_trees.attention_plan import Plan
 
 TREES = "rlhf_trees"
 _UNKNOWN = ("position_bias", "s_aux")  # what some families' attention adds to the plain one
@@ -60,9 +60,9 @@ def tree_attention(
     query, key, value = _in_one_precision(query, key, value)
     longest = max(group.keys.shape[1] for group in plan.groups)
     plain = not options.get("softcap") and not options.get("dropout")
-    if query.device.type == "cpu" and plain and longest <= cpu_attention.LONGEST.get(query.dtype, 0):
+    if query.device.type == "cpu" and plain and longest <= tree_attention_cpu.LONGEST.get(query.dtype, 0):
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        return cpu_attention.attend(query, key, value, plan, window=window, scale=scale), None
+        return tree_attention_cpu.attend(query, key, value, plan, window=window, scale=scale), None
     options["is_causal"] = None
     results = []
     for group in plan.groups:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlhfcli.core.plan import BLOCK, Branches, Plan
+from rlhfcli.core.token_trees.attention_plan import BLOCK, Branches, Plan
 
 LONGEST = {torch.float32: 1024, torch.bfloat16: 1024}  # of longer rows the weights would take too much memory
 

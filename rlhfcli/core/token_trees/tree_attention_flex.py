@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
-from rlhfcli.core.attention import refuse_unknown, tree_attention
-from rlhfcli.core.plan import Plan
+from rlhfcli.core.token_trees.attention_plan import Plan
+from rlhfcli.core.token_trees.tree_attention import refuse_unknown, tree_attention
 
 FLEX = "rlhf_trees_flex"
 BLOCK = 128

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhfcli.core.plan import Plan
+from rlhfcli.core.token_trees.attention_plan import Plan
 
 MASK_TOKENS = 2048  # longest row of several examples; the scores of one head are 16 MiB then, in float32
 _FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers

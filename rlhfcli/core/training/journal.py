@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from rlhfcli.core.ranks import rank
-from rlhfcli.core.trackers import Line, Tracker, chosen
+from rlhfcli.core.parallel.ranks import rank
+from rlhfcli.core.training.trackers import Line, Tracker, chosen
 from rlhfcli.errors import Interrupted, OutputError, why_not_written
 from rlhfcli.recipe.schema import Recipe
 

@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 
-from rlhfcli.core import out_of_memory
-from rlhfcli.core.best import best_by
-from rlhfcli.core.checkpoint import Progress
-from rlhfcli.core.engine import Engine
-from rlhfcli.core.host_memory import memory_gb
-from rlhfcli.core.measure import CutShort, sums
-from rlhfcli.core.metrics import Journal
-from rlhfcli.core.ranks import from_first, highest, rank, summed, world_size
+from rlhfcli.core.checkpoints.best import best_by
+from rlhfcli.core.checkpoints.checkpoint_files import Progress
+from rlhfcli.core.checkpoints.manager import Checkpoints
+from rlhfcli.core.engine.engine import Engine
+from rlhfcli.core.hardware import memory_gb
+from rlhfcli.core.parallel import out_of_memory
+from rlhfcli.core.parallel.ranks import from_first, highest, rank, summed, world_size
 from rlhfcli.core.result import Result, Schedule, Window
-from rlhfcli.core.resume import Checkpoints
-from rlhfcli.core.shares import Parts, Share, ahead, cut, divide, on_gpu, share_of
-from rlhfcli.core.steps import largest_micro_batch, plan_steps
-from rlhfcli.core.tasks import Task
+from rlhfcli.core.tasks.task import Task
+from rlhfcli.core.training.journal import Journal
+from rlhfcli.core.training.measure import CutShort, sums
+from rlhfcli.core.training.rank_batches import Parts, Share, ahead, cut, divide, on_gpu, share_of
+from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Phase, Recipe

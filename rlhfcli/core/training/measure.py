@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from rlhfcli.core.causal_lm import CausalLM
-from rlhfcli.core.family_checks import pad_of
-from rlhfcli.core.shares import Share
-from rlhfcli.core.tasks import Batch, Forward, SftTask, Task
-from rlhfcli.core.ways import computing, way_of
-from rlhfcli.data.encoded import EncodedDialogue
+from rlhfcli.core.families.config_checks import pad_of
+from rlhfcli.core.models.language_model import CausalLM
+from rlhfcli.core.packing.strategy import computing, way_of
+from rlhfcli.core.tasks.task import Batch, Forward, SftTask, Task
+from rlhfcli.core.training.rank_batches import Share
+from rlhfcli.data.encoding.encoded import EncodedDialogue
 
 
 @dataclass(frozen=True)

@@ -17,29 +17,30 @@ from transformers import (
     set_seed,
 )
 
-from rlhfcli.core import adapted, cards, lora, reward_tokenizers
-from rlhfcli.core import model as models
-from rlhfcli.core.causal_lm import CausalLM
-from rlhfcli.core.continuation import slow_because
-from rlhfcli.core.deepspeed_config import in_effect
-from rlhfcli.core.dropout import dropout_of
-from rlhfcli.core.embeddings import fit_embeddings
-from rlhfcli.core.engine import Engine
-from rlhfcli.core.export import Adapter, rehearse_saving, save_model
-from rlhfcli.core.family_checks import notes_of
-from rlhfcli.core.host_memory import computes_bf16
-from rlhfcli.core.loop import Loop
-from rlhfcli.core.offload_files import OffloadFiles, parameters_in_memory
-from rlhfcli.core.partitioned import in_pieces, loading
-from rlhfcli.core.ranks import rank, world_size
+from rlhfcli.core.checkpoints.manager import Checkpoints, Sitting
+from rlhfcli.core.engine.engine import Engine
+from rlhfcli.core.engine.nvme_offload import OffloadFiles, parameters_in_memory
+from rlhfcli.core.families.config_checks import notes_of
+from rlhfcli.core.families.continuation import slow_because
+from rlhfcli.core.families.dropout import dropout_of
+from rlhfcli.core.families.embeddings import fit_embeddings
+from rlhfcli.core.hardware import computes_bf16
+from rlhfcli.core.models import adapters, lora, reward_tokenizers
+from rlhfcli.core.models import loading as models
+from rlhfcli.core.models.language_model import CausalLM
+from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
+from rlhfcli.core.packing.strategy import Way, computing, fastest, for_real, small_model, way_of
+from rlhfcli.core.parallel.deepspeed_config import in_effect
+from rlhfcli.core.parallel.ranks import rank, world_size
+from rlhfcli.core.parallel.zero3 import in_pieces, loading
+from rlhfcli.core.publish import model_card
+from rlhfcli.core.publish.saving import Adapter, rehearse_saving, save_model
 from rlhfcli.core.result import Result
-from rlhfcli.core.resume import Checkpoints, Sitting
-from rlhfcli.core.reward_model import RewardModel, as_reward_model
-from rlhfcli.core.reward_task import RewardTask
-from rlhfcli.core.tasks import SftTask
-from rlhfcli.core.ways import Way, computing, fastest, for_real, small_model, way_of
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.scored_template import ending_at_score
+from rlhfcli.core.tasks.reward import RewardTask
+from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.training.loop import Loop
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.templates.scored_template import ending_at_score
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Model, Phase, Recipe
 from rlhfcli.words import percent
@@ -112,7 +113,7 @@ def train_sft(project: Project) -> Result:
     result, checkpoints = _train(project, parts)
     if rank() == 0:
         with project.sink.stage("saving sft/final"):
-            folder, card = project.folder / "sft" / "final", cards.sft_card(project.recipe, result)
+            folder, card = project.folder / "sft" / "final", model_card.sft_card(project.recipe, result)
             save_model(parts.module.model, project.tokenizer, folder, parts.adapter, card)
     checkpoints.remove()
     return result
@@ -125,7 +126,7 @@ def sft_parts(project: Project) -> Parts:
     files = _files(project, AutoModelForCausalLM, section.name)
     with project.sink.stage("loading the model"):
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
-            model = adapted.language_model(
+            model = adapters.language_model(
                 section.name, trust_remote_code=section.trust_remote_code, dropout=section.dropout
             )
             added = fit_embeddings(model, project.tokenizer, recipe.seed)
@@ -163,7 +164,7 @@ def train_reward(project: Project) -> Result:
     if rank() == 0:
         as_reward_model(module.config, project.recipe.reward.pooling, _rewards(result))
         with project.sink.stage("saving reward/final"):
-            folder, card = project.folder / "reward" / "final", cards.reward_card(project.recipe, result)
+            folder, card = project.folder / "reward" / "final", model_card.reward_card(project.recipe, result)
             save_model(module.model, ending_at_score(project.tokenizer), folder, parts.adapter, card)
     checkpoints.remove()
     return result
@@ -176,7 +177,7 @@ def reward_parts(project: Project) -> Parts:
     files = _files(project, AutoModelForSequenceClassification, base)
     with project.sink.stage("loading the model"):
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
-            module = adapted.reward_model_to_train(recipe.model, base, recipe.seed)
+            module = adapters.reward_model_to_train(recipe.model, base, recipe.seed)
             added = fit_embeddings(module.model, project.tokenizer, recipe.seed)
         way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe)
     _note(project, added)
@@ -221,7 +222,7 @@ def _adapt(model: Any, phase: Phase, section: Model, base: str, task_type: str) 
     if phase.lora is None:
         model.requires_grad_(True)
         return None
-    adapted.refuse_lora(section, base)
+    adapters.refuse_lora(section, base)
     lora.inject(model, phase.lora)
     return Adapter(phase.lora, models.resolve(base), task_type)
 

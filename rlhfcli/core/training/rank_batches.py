@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from rlhfcli.core.tasks import Batch, Task
+from rlhfcli.core.tasks.task import Batch, Task
 
 Parts = list[list[int]]
 Given = TypeVar("Given")

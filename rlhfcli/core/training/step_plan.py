@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import random
 
-from rlhfcli.core.shares import cut, passes
-from rlhfcli.core.tasks import Task
+from rlhfcli.core.tasks.task import Task
+from rlhfcli.core.training.rank_batches import cut, passes
 from rlhfcli.recipe.schema import Phase
 
 

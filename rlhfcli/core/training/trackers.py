@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlhfcli.errors import UserError
-from rlhfcli.recipe.redact import without_secrets
+from rlhfcli.files.redact import without_secrets
 from rlhfcli.recipe.schema import Recipe
 
 Line = dict[str, float]

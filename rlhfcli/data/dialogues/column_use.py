@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhfcli.data import message
-from rlhfcli.data.dialogue import Dialogue, Preference, is_plain
+from rlhfcli.data.dialogues import message
+from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, is_plain
 
 TOOLS, REASONING, CALLS, UNLEARNT, PLAIN = "tools", "reasoning", "calls", "turns not learnt", "plain text"
 _CARRIED = {

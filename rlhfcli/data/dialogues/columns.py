@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlhfcli.data.turns import RowProblem, kind_of, listed
+from rlhfcli.data.dialogues.turns import RowProblem, kind_of, listed
 
 Row = Mapping[str, Any]
 Clean = Callable[[str], str]

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.turns import ROLES, RowProblem, join_parts, kind_of, listed, parsed, text_of
+from rlhfcli.data.dialogues.dialogue import Turn
+from rlhfcli.data.dialogues.turns import ROLES, RowProblem, join_parts, kind_of, listed, parsed, text_of
 
 SPEAKER = ("role", "from")
 CONTENT = ("content", "value")

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rlhfcli.data.column_use import WatchedRow, is_there
-from rlhfcli.data.dialogue import Dialogue, Preference
-from rlhfcli.data.message import truth_of, without_nulls
-from rlhfcli.data.turns import RowProblem, kind_of, parsed
+from rlhfcli.data.dialogues.column_use import WatchedRow, is_there
+from rlhfcli.data.dialogues.dialogue import Dialogue, Preference
+from rlhfcli.data.dialogues.message import truth_of, without_nulls
+from rlhfcli.data.dialogues.turns import RowProblem, kind_of, parsed
 
 TOOLS = ("tools", "functions")
 LABELS = ("kto_tag", "label")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rlhfcli.data.dialogue import Role, Turn
+from rlhfcli.data.dialogues.dialogue import Role, Turn
 
 ROLES: dict[str, Role] = {
     "user": "user", "human": "user", "prompter": "user",

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from rlhfcli.data.dialogue import Dialogue, Preference, Turn
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.fitting import SAME_ANSWERS, Fitter, Ids, Outcome, Policy, branches, too_long
-from rlhfcli.data.segments import Segmenter, Segments
-from rlhfcli.data.turns import RowProblem
-from rlhfcli.data.windows import windows
+from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, Turn
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.encoding.fitting import SAME_ANSWERS, Fitter, Ids, Outcome, Policy, branches, too_long
+from rlhfcli.data.encoding.windows import windows
+from rlhfcli.data.templates.segments import Segmenter, Segments
 from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:

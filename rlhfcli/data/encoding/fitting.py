@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
-from rlhfcli.data.dialogue import Preference, Turn, is_plain
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.segments import Segmenter, Segments
-from rlhfcli.data.shorten import Shortener
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.dialogue import Preference, Turn, is_plain
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.encoding.shorten import Shortener
+from rlhfcli.data.templates.segments import Segmenter, Segments
 
 Policy = Literal["drop_oldest_turns", "keep_start", "drop"]
 Example = TypeVar("Example")

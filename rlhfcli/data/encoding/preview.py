@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, TypeVar
 
-from rlhfcli.data.dialogue import Role, Turn
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.segments import Segmenter
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.dialogue import Role, Turn
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.templates.segments import Segmenter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

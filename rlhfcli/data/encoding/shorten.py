@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
-from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.segments import Segmenter
+from rlhfcli.data.dialogues.dialogue import Turn
+from rlhfcli.data.templates.segments import Segmenter
 
 _SMALLEST_PROMPT = 16  # a cut user turn keeps at least 1/16 of max_length: an answer to nothing teaches nothing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rlhfcli.data.dialogue import Turn
+from rlhfcli.data.dialogues.dialogue import Turn
 
 
 def windows(turns: Sequence[Turn], lengths: Sequence[int], max_length: int) -> list[list[Turn]]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Literal
 
-from rlhfcli.data.counts import DUPLICATE, NEAR_DUPLICATE, SAME_BUT_UNREAD
-from rlhfcli.data.dialogue import Dialogue, Preference, Turn
-from rlhfcli.data.split import normalised
+from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, Turn
+from rlhfcli.data.store.counts import DUPLICATE, NEAR_DUPLICATE, SAME_BUT_UNREAD
+from rlhfcli.data.store.split import normalised
 
 _SHORT = 6  # bytes of a digest that only tells two rows apart
 Duplicates = Literal["drop", "drop_exact", "keep"]

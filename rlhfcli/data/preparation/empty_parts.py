@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rlhfcli.data.counts import DUPLICATES, PHASES, SourceCount
-from rlhfcli.data.split import PARTS, Part
-from rlhfcli.data.statistics import PartStatistics
+from rlhfcli.data.store.counts import DUPLICATES, PHASES, SourceCount
+from rlhfcli.data.store.split import PARTS, Part
+from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Data
 

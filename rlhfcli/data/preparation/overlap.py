@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.evaluation_rows import read_pairs, read_prompts
-from rlhfcli.data.split import normalised
-from rlhfcli.data.store import RowWriter
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.sources.evaluation_rows import read_pairs, read_prompts
+from rlhfcli.data.store.prepared import RowWriter
+from rlhfcli.data.store.split import normalised
 from rlhfcli.recipe.schema import Eval
 
 PROMPTS = "training_prompts.arrow"

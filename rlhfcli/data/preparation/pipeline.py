@@ -10,20 +10,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rlhfcli.data.column_use import WatchedRow
-from rlhfcli.data.counts import DUPLICATES, PHASES, Phase, SourceCount, short_reason
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference
-from rlhfcli.data.duplicates import Seen
-from rlhfcli.data.encode import Encoder, Outcome
-from rlhfcli.data.formats import Example, Shape, convert, shape_of
-from rlhfcli.data.overlap import PromptWriter
-from rlhfcli.data.rows import Unreadable, readable
-from rlhfcli.data.shaping import Shaping
-from rlhfcli.data.sources import Stream
-from rlhfcli.data.split import PARTS, Part, conversation_key, part_of, place_of, position, prompt_key, row_key, share_of
-from rlhfcli.data.statistics import PartStatistics
-from rlhfcli.data.store import REJECTED, Writer
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.column_use import WatchedRow
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.encoding.encode import Encoder, Outcome
+from rlhfcli.data.preparation.duplicates import Seen
+from rlhfcli.data.preparation.overlap import PromptWriter
+from rlhfcli.data.reading.rows import Unreadable, readable
+from rlhfcli.data.shapes.formats import Example, Shape, convert, shape_of
+from rlhfcli.data.sources.shaping import Shaping
+from rlhfcli.data.sources.sources import Stream
+from rlhfcli.data.store.counts import DUPLICATES, PHASES, Phase, SourceCount, short_reason
+from rlhfcli.data.store.prepared import REJECTED, Writer
+from rlhfcli.data.store.split import (
+    PARTS,
+    Part,
+    conversation_key,
+    part_of,
+    place_of,
+    position,
+    prompt_key,
+    row_key,
+    share_of,
+)
+from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Data, Source

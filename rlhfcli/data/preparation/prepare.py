@@ -18,21 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import tiny
-from rlhfcli.data.column_use import described
-from rlhfcli.data.counts import raised_share
-from rlhfcli.data.empty_parts import check_parts, missing_share
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.intake import Intake
-from rlhfcli.data.manifest import damage, read_manifest, write_manifest
-from rlhfcli.data.sources import Stream, code_identity, file_identity, open_source
-from rlhfcli.data.store import Prepared
-from rlhfcli.data.template import ignored_by, writes_date
+from rlhfcli.data.dialogues.column_use import described
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.preparation.empty_parts import check_parts, missing_share
+from rlhfcli.data.preparation.pipeline import Intake
+from rlhfcli.data.sources.sources import Stream, code_identity, file_identity, open_source
+from rlhfcli.data.store.counts import raised_share
+from rlhfcli.data.store.manifest import damage, read_manifest, write_manifest
+from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.templates.template import ignored_by, writes_date
 from rlhfcli.errors import DataError, OutputError, why_not_written
+from rlhfcli.files import atomic
+from rlhfcli.files.redact import without_secrets
 from rlhfcli.progress import Sink
-from rlhfcli.recipe import leftovers
-from rlhfcli.recipe.belongings import refuse_other_data
-from rlhfcli.recipe.redact import without_secrets
 from rlhfcli.recipe.schema import Data, Recipe
+from rlhfcli.runs.ownership import refuse_other_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -244,9 +244,9 @@ def _beside(folder: Path) -> Iterator[Path]:
     """A new folder that takes the place of another one when the block ends well, and is gone otherwise."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for _, path in leftovers.left(folder):
+        for _, path in atomic.left(folder):
             shutil.rmtree(path, ignore_errors=True)
-        unfinished = leftovers.beside(folder)
+        unfinished = atomic.beside(folder)
         unfinished.mkdir()
     except OSError as error:
         raise OutputError(
@@ -268,7 +268,7 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def _replace(folder: Path, new: Path) -> None:
-    old = leftovers.beside(folder, "old")
+    old = atomic.beside(folder, "old")
     if folder.exists():
         os.replace(folder, old)
     os.replace(new, folder)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rlhfcli.data.rows import Meter, Rows, counted, shown
+from rlhfcli.data.reading.rows import Meter, Rows, counted, shown
 from rlhfcli.errors import DataError
 
 _AGAIN = "Download or export it again."

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.rows import Rows, Unreadable, not_utf8, shown
+from rlhfcli.data.dialogues.dialogue import Origin
+from rlhfcli.data.reading.rows import Rows, Unreadable, not_utf8, shown
 from rlhfcli.errors import DataError
 
 _DELIMITERS = ",;\t|"

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from rlhfcli.data.arrow_rows import arrow_rows, parquet_rows
-from rlhfcli.data.csv_rows import csv_rows
-from rlhfcli.data.file_names import PACKED, without_packing
-from rlhfcli.data.json_rows import Wanted, json_document, json_lines
-from rlhfcli.data.rows import Meter, Rows, not_utf8, shown
+from rlhfcli.data.reading.arrow_rows import arrow_rows, parquet_rows
+from rlhfcli.data.reading.csv_rows import csv_rows
+from rlhfcli.data.reading.file_names import PACKED, without_packing
+from rlhfcli.data.reading.json_rows import Wanted, json_document, json_lines
+from rlhfcli.data.reading.rows import Meter, Rows, not_utf8, shown
 from rlhfcli.errors import DataError
 
 _AGAIN = "Download or export it again."

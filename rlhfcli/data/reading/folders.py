@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from rlhfcli.data.file_names import KNOWN, Label, belongs, is_data_file, label_of, names_of, word_of
+from rlhfcli.data.reading.file_names import KNOWN, Label, belongs, is_data_file, label_of, names_of, word_of
 from rlhfcli.errors import DataError
 
 TRAIN = ("train",)

@@ -9,10 +9,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.file_names import is_split_word, word_of
-from rlhfcli.data.json_values import START, Refused, elements, is_json, objects, parse
-from rlhfcli.data.rows import Meter, Rows, Unreadable, counted, not_utf8, shown
+from rlhfcli.data.dialogues.dialogue import Origin
+from rlhfcli.data.reading.file_names import is_split_word, word_of
+from rlhfcli.data.reading.json_values import START, Refused, elements, is_json, objects, parse
+from rlhfcli.data.reading.rows import Meter, Rows, Unreadable, counted, not_utf8, shown
 from rlhfcli.errors import DataError
 
 WANTED = 'A JSON file holds a list of rows, [{"prompt": …}, …], or one row on each line (.jsonl).'

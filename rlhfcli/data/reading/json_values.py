@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rlhfcli.data.rows import Unreadable
+from rlhfcli.data.reading.rows import Unreadable
 
 START = 1000  # characters of a row that cannot be used
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)

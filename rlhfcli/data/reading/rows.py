@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.dialogue import Origin
+from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.errors import DataError
 
 Rows = Iterator[tuple[Any, Origin]]

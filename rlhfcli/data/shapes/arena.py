@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhfcli.data.columns import Row, number_at, value_at
-from rlhfcli.data.dialogue import Origin, Preference, Turn
-from rlhfcli.data.prompts import Turns, check_prompt, whole_dialogue
-from rlhfcli.data.turns import RowProblem, kind_of, text_of
+from rlhfcli.data.dialogues.columns import Row, number_at, value_at
+from rlhfcli.data.dialogues.dialogue import Origin, Preference, Turn
+from rlhfcli.data.dialogues.turns import RowProblem, kind_of, text_of
+from rlhfcli.data.shapes.prompts import Turns, check_prompt, whole_dialogue
 
 _WINNERS = {"model_a": 0, "model_b": 1}
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhfcli.data.arena import ArenaConversations, ArenaTexts
-from rlhfcli.data.columns import helpsteer_turns, without_citations, without_end_token
-from rlhfcli.data.joins import Join, MessageTrees, SamePrompt
-from rlhfcli.data.label_readers import Compared, Labelled
-from rlhfcli.data.preference_readers import Paired, Ranked
-from rlhfcli.data.prompts import ALPACA, Prompt
-from rlhfcli.data.readers import Answered, Either, Messages, Only, Reader
-from rlhfcli.data.turns import USER_ASSISTANT
+from rlhfcli.data.dialogues.columns import helpsteer_turns, without_citations, without_end_token
+from rlhfcli.data.dialogues.turns import USER_ASSISTANT
+from rlhfcli.data.shapes.arena import ArenaConversations, ArenaTexts
+from rlhfcli.data.shapes.label_readers import Compared, Labelled
+from rlhfcli.data.shapes.preference_readers import Paired, Ranked
+from rlhfcli.data.shapes.prompts import ALPACA, Prompt
+from rlhfcli.data.shapes.readers import Answered, Either, Messages, Only, Reader
+from rlhfcli.data.shapes.row_joins import Join, MessageTrees, SamePrompt
 
 
 @dataclass(frozen=True)

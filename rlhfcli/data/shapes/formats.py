@@ -12,8 +12,13 @@ from difflib import get_close_matches
 from itertools import chain
 from typing import Any
 
-from rlhfcli.data.arena import ArenaConversations, ArenaTexts
-from rlhfcli.data.catalogue import (
+from rlhfcli.data.dialogues.column_use import WatchedRow
+from rlhfcli.data.dialogues.columns import Row
+from rlhfcli.data.dialogues.dialogue import Origin
+from rlhfcli.data.dialogues.side_columns import LABELS, TOOLS, with_side_columns
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.shapes.arena import ArenaConversations, ArenaTexts
+from rlhfcli.data.shapes.catalogue import (
     COMPLETIONS,
     DOLLY,
     ENTRIES,
@@ -32,15 +37,10 @@ from rlhfcli.data.catalogue import (
     entries_of,
     find_entry,
 )
-from rlhfcli.data.column_use import WatchedRow
-from rlhfcli.data.columns import Row
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.joins import Join, MessageTrees
-from rlhfcli.data.preference_readers import MARGINS, Paired, Ranked, Replaced
-from rlhfcli.data.prompts import ALPACA, BESIDE, SYSTEM, Prompt
-from rlhfcli.data.readers import Answered, Example, Exchanges, Messages, PlainText, Reader
-from rlhfcli.data.side_columns import LABELS, TOOLS, with_side_columns
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.shapes.preference_readers import MARGINS, Paired, Ranked, Replaced
+from rlhfcli.data.shapes.prompts import ALPACA, BESIDE, SYSTEM, Prompt
+from rlhfcli.data.shapes.readers import Answered, Example, Exchanges, Messages, PlainText, Reader
+from rlhfcli.data.shapes.row_joins import Join, MessageTrees
 from rlhfcli.errors import DataError
 
 __all__ = ["SHAPES", "Example", "Row", "Shape", "convert", "detect_shape", "known_columns", "named_shapes", "shape_of"]

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from rlhfcli.data.columns import Row, column_of, number_at, value_at
-from rlhfcli.data.dialogue import Origin, Preference
-from rlhfcli.data.preference_readers import KIND, label_of, why_none
-from rlhfcli.data.prompts import Prompt, answer_of, check_prompt
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.columns import Row, column_of, number_at, value_at
+from rlhfcli.data.dialogues.dialogue import Origin, Preference
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.shapes.preference_readers import KIND, label_of, why_none
+from rlhfcli.data.shapes.prompts import Prompt, answer_of, check_prompt
 
 
 @dataclass(frozen=True)

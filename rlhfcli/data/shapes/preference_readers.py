@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlhfcli.data.column_use import peek
-from rlhfcli.data.columns import Clean, Row, as_is, as_number, column_of, number_at, value_at
-from rlhfcli.data.dialogue import Origin, Preference
-from rlhfcli.data.prompts import (
+from rlhfcli.data.dialogues.column_use import peek
+from rlhfcli.data.dialogues.columns import Clean, Row, as_is, as_number, column_of, number_at, value_at
+from rlhfcli.data.dialogues.dialogue import Origin, Preference
+from rlhfcli.data.dialogues.turns import RowProblem, parsed, whole
+from rlhfcli.data.shapes.prompts import (
     Prompt,
     Turns,
     answer_of,
@@ -21,7 +22,6 @@ from rlhfcli.data.prompts import (
     with_system,
     without_answer,
 )
-from rlhfcli.data.turns import RowProblem, parsed, whole
 
 KIND = "kind"
 MARGINS: tuple[tuple[str, ...], ...] = (

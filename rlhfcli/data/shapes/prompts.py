@@ -8,11 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlhfcli.data.column_use import peek
-from rlhfcli.data.columns import Clean, Row, as_is, column_of, value_at
-from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.message import turn_of, turns_of
-from rlhfcli.data.turns import HUMAN_ASSISTANT, RowProblem, Speakers, is_transcript, kind_of, split_transcript, text_of
+from rlhfcli.data.dialogues.column_use import peek
+from rlhfcli.data.dialogues.columns import Clean, Row, as_is, column_of, value_at
+from rlhfcli.data.dialogues.dialogue import Turn
+from rlhfcli.data.dialogues.message import turn_of, turns_of
+from rlhfcli.data.dialogues.turns import (
+    HUMAN_ASSISTANT,
+    RowProblem,
+    Speakers,
+    is_transcript,
+    kind_of,
+    split_transcript,
+    text_of,
+)
 
 Turns = tuple[Turn, ...]
 SYSTEM = ("system", "system_prompt")

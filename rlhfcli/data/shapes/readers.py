@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlhfcli.data.columns import Clean, Row, as_is, column_of, value_at
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.message import turn_of, turns_of
-from rlhfcli.data.prompts import (
+from rlhfcli.data.dialogues.columns import Clean, Row, as_is, column_of, value_at
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.dialogues.message import turn_of, turns_of
+from rlhfcli.data.dialogues.turns import GUANACO, HUMAN_ASSISTANT, RowProblem, is_transcript, split_transcript, text_of
+from rlhfcli.data.shapes.prompts import (
     Prompt,
     Turns,
     answer_of,
@@ -24,7 +25,6 @@ from rlhfcli.data.prompts import (
     whole_dialogue,
     with_system,
 )
-from rlhfcli.data.turns import GUANACO, HUMAN_ASSISTANT, RowProblem, is_transcript, split_transcript, text_of
 
 Example = Dialogue | Preference
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.rows import Unreadable
+from rlhfcli.data.dialogues.dialogue import Origin
+from rlhfcli.data.reading.rows import Unreadable
 
 Located = tuple[Any, Origin]
 _START = 200  # characters of a message that is left out

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-from rlhfcli.data.column_use import ColumnUse, WatchedRow, peek
-from rlhfcli.data.dialogue import Preference, Turn
-from rlhfcli.data.formats import Row, convert, detect_shape, named_shapes, shape_of
-from rlhfcli.data.prompts import ALPACA, BESIDE, Prompt, Turns, check_prompt, with_system
-from rlhfcli.data.rows import readable
-from rlhfcli.data.side_columns import refuse_media
-from rlhfcli.data.sources import Stream, local_streams
-from rlhfcli.data.turns import RowProblem, text_of
+from rlhfcli.data.dialogues.column_use import ColumnUse, WatchedRow, peek
+from rlhfcli.data.dialogues.dialogue import Preference, Turn
+from rlhfcli.data.dialogues.side_columns import refuse_media
+from rlhfcli.data.dialogues.turns import RowProblem, text_of
+from rlhfcli.data.reading.rows import readable
+from rlhfcli.data.shapes.formats import Row, convert, detect_shape, named_shapes, shape_of
+from rlhfcli.data.shapes.prompts import ALPACA, BESIDE, Prompt, Turns, check_prompt, with_system
+from rlhfcli.data.sources.sources import Stream, local_streams
 from rlhfcli.errors import DataError
 
 BUILTIN = "builtin:tiny"

@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from rlhfcli.data.catalogue import find_entry
+from rlhfcli.data.shapes.catalogue import find_entry
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 

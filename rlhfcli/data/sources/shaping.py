@@ -8,13 +8,13 @@ from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from rlhfcli.data.column_use import ColumnUse
-from rlhfcli.data.columns import column_of, value_at
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.formats import Shape, detect_shape, known_columns, named_shapes
-from rlhfcli.data.joins import Join
-from rlhfcli.data.rows import Unreadable
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.column_use import ColumnUse
+from rlhfcli.data.dialogues.columns import column_of, value_at
+from rlhfcli.data.dialogues.dialogue import Origin
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.reading.rows import Unreadable
+from rlhfcli.data.shapes.formats import Shape, detect_shape, known_columns, named_shapes
+from rlhfcli.data.shapes.row_joins import Join
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 

@@ -11,14 +11,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.data import hub
-from rlhfcli.data.catalogue import find_entry
-from rlhfcli.data.dialogue import Origin
-from rlhfcli.data.file_names import KNOWN, belongs, is_data_file, label_of, without_packing
-from rlhfcli.data.files import read_rows
-from rlhfcli.data.folders import MEASURE, Choice, files_of, of_split
-from rlhfcli.data.json_rows import Wanted
-from rlhfcli.data.rows import Meter, shown
+from rlhfcli.data.dialogues.dialogue import Origin
+from rlhfcli.data.reading.file_names import KNOWN, belongs, is_data_file, label_of, without_packing
+from rlhfcli.data.reading.files import read_rows
+from rlhfcli.data.reading.folders import MEASURE, Choice, files_of, of_split
+from rlhfcli.data.reading.json_rows import Wanted
+from rlhfcli.data.reading.rows import Meter, shown
+from rlhfcli.data.shapes.catalogue import find_entry
+from rlhfcli.data.sources import hub
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 

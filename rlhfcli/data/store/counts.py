@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlhfcli.data.column_use import ColumnUse
-from rlhfcli.data.split import PARTS
+from rlhfcli.data.dialogues.column_use import ColumnUse
+from rlhfcli.data.store.split import PARTS
 
 Phase = Literal["sft", "reward"]
 PHASES: tuple[Phase, ...] = ("sft", "reward")

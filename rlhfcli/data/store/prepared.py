@@ -13,10 +13,10 @@ from typing import Any, Generic, TypeVar, overload
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rlhfcli.data.counts import Phase
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.manifest import REMAKE, read_manifest
-from rlhfcli.data.split import Part
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.store.counts import Phase
+from rlhfcli.data.store.manifest import REMAKE, read_manifest
+from rlhfcli.data.store.split import Part
 from rlhfcli.errors import DataError
 
 REJECTED = "rejected_rows.jsonl"

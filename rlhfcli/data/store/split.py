@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Literal
 
-from rlhfcli.data.dialogue import Dialogue, Preference, Turn
+from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, Turn
 from rlhfcli.recipe.schema import PhaseSplit
 
 Part = Literal["train", "validation"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 
 Ints = npt.NDArray[np.int64]
 QUANTILES = {"min": 0, "p10": 10, "p25": 25, "p50": 50, "p75": 75, "p90": 90, "p99": 99, "max": 100}

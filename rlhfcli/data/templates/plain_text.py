@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhfcli.data.template import writes_bos
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.templates.template import writes_bos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from rlhfcli.data.dialogue import Role, Turn
-from rlhfcli.data.template import dated, render, writes_date
-from rlhfcli.data.tokens import PieceTokenizer
-from rlhfcli.data.turns import RowProblem
-from rlhfcli.data.words import EXCHANGE, TemplateWords
+from rlhfcli.data.dialogues.dialogue import Role, Turn
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.templates.template import dated, render, writes_date
+from rlhfcli.data.templates.tokens import PieceTokenizer
+from rlhfcli.data.templates.words import EXCHANGE, TemplateWords
 from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:

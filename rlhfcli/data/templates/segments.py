@@ -21,12 +21,12 @@ from functools import cache, cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from rlhfcli.data.dialogue import Turn, is_plain
-from rlhfcli.data.plain_text import plain_pieces
-from rlhfcli.data.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, THOUGHT_BEGINS, trimmed
-from rlhfcli.data.tokens import PieceTokenizer
-from rlhfcli.data.turns import RowProblem
-from rlhfcli.data.words import EXCHANGE, TemplateWords, Words
+from rlhfcli.data.dialogues.dialogue import Turn, is_plain
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.templates.plain_text import plain_pieces
+from rlhfcli.data.templates.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, THOUGHT_BEGINS, trimmed
+from rlhfcli.data.templates.tokens import PieceTokenizer
+from rlhfcli.data.templates.words import EXCHANGE, TemplateWords, Words
 from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from rlhfcli.data.dialogue import Turn
+from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:

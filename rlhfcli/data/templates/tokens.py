@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.turns import RowProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

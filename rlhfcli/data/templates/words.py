@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from rlhfcli.data.dialogue import Role, Turn
-from rlhfcli.data.template import render
-from rlhfcli.data.tokens import PieceTokenizer
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.dialogue import Role, Turn
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.templates.template import render
+from rlhfcli.data.templates.tokens import PieceTokenizer
 from rlhfcli.errors import DataError
 
 if TYPE_CHECKING:

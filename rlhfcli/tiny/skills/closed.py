@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from random import Random
 
-from . import facts
-from .exchange import Exchange
-from .split import Split, split_of
+from rlhfcli.tiny.world import facts
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.split import Split, split_of
 
 
 def draw_question(

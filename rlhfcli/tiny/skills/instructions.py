@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from random import Random
 
-from . import facts
-from .closed import draw_question
-from .exchange import Exchange
-from .lists import draw_words
-from .split import Split
+from rlhfcli.tiny.skills.closed import draw_question
+from rlhfcli.tiny.skills.lists import draw_words
+from rlhfcli.tiny.world import facts
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.split import Split
 
 # what is asked, the answer's words, the facts
 _ASKED: tuple[tuple[str, str, Mapping[str, str]], ...] = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from .exchange import Exchange
-from .facts import UNKIND, UNKIND_PHRASES, WORDS
-from .split import Split, split_of
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.facts import UNKIND, UNKIND_PHRASES, WORDS
+from rlhfcli.tiny.world.split import Split, split_of
 
 _ORDINALS = ("first", "second", "third", "fourth")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
-from . import facts
-from .closed import draw_question
-from .exchange import Exchange
-from .names import draw_name
-from .split import Split, split_of
+from rlhfcli.tiny.skills.closed import draw_question
+from rlhfcli.tiny.world import facts
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.names import draw_name
+from rlhfcli.tiny.world.split import Split, split_of
 
 REFUSAL = "I'm sorry, but I can't help with that."
 CONSENT = "Of course, I can help you with that."

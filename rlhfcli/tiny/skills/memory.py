@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from .exchange import Exchange
-from .facts import FAVOURITES, PETS
-from .names import draw_name
-from .split import Split, split_of
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.facts import FAVOURITES, PETS
+from rlhfcli.tiny.world.names import draw_name
+from rlhfcli.tiny.world.split import Split, split_of
 
 _MADE_UP_SHARE = 0.3
 NO_NAME = "I don't know your name yet."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from .exchange import Exchange
-from .memory import Memory
-from .skills import free_skill, make
-from .split import Split
+from rlhfcli.tiny.skills.memory import Memory
+from rlhfcli.tiny.skills.planner import free_skill, make
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.split import Split
 
 
 def off_topic_answer(rng: Random, exchange: Exchange, split: Split) -> str:

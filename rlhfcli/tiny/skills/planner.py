@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from . import closed, lists, manners
-from .exchange import Exchange
-from .instructions import INSTRUCTIONS
-from .memory import RECALL, TELL, Memory, knows
-from .split import Split
+from rlhfcli.tiny.skills import closed, lists, manners
+from rlhfcli.tiny.skills.instructions import INSTRUCTIONS
+from rlhfcli.tiny.skills.memory import RECALL, TELL, Memory, knows
+from rlhfcli.tiny.world.exchange import Exchange
+from rlhfcli.tiny.world.split import Split
 
 FREE: dict[str, Callable[[Random, Split], Exchange]] = {
     "greet": manners.greet,

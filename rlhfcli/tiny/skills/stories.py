@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
-from .facts import FAVOURITES, PETS
-from .memory import draw_favourite
-from .names import draw_name
-from .skills import FREE, free_skill
+from rlhfcli.tiny.skills.memory import draw_favourite
+from rlhfcli.tiny.skills.planner import FREE, free_skill
+from rlhfcli.tiny.world.facts import FAVOURITES, PETS
+from rlhfcli.tiny.world.names import draw_name
 
 
 class _Person:

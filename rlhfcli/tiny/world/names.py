@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from random import Random
 
-from .facts import CAPITALS, DAYS, MONTHS
-from .split import Split, split_of
+from rlhfcli.tiny.world.facts import CAPITALS, DAYS, MONTHS
+from rlhfcli.tiny.world.split import Split, split_of
 
 
 def _split(words: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from rlhfcli import console
 from rlhfcli.cli import app
-from rlhfcli.core import extensions
+from rlhfcli.core.parallel import extensions
 
 runner = CliRunner()
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rlhfcli import cli
-from rlhfcli.cli.runs import Run, read, state
-from rlhfcli.recipe import in_use
+from rlhfcli.cli.inspect.runs import Run, read, state
+from rlhfcli.files import folder_lock
 from tests.recipe.test_messages import BOMB
 
 Call = Callable[..., tuple[int, str, str]]
@@ -95,9 +95,9 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     ],
 )
 def test_the_number_of_steps_is_that_of_the_loop(tmp_path: Path, section: str, steps: int) -> None:
-    from rlhfcli.core.steps import plan_steps
+    from rlhfcli.core.training.step_plan import plan_steps
+    from rlhfcli.files.strict_yaml import read as read_yaml
     from rlhfcli.recipe.schema import Sft
-    from rlhfcli.recipe.strict_yaml import read as read_yaml
 
     metrics(make(tmp_path, "x", recipe=f"sft: {section}\n"), "sft", {"step": 1})
     assert only(tmp_path).phases["sft"].steps == steps
@@ -156,13 +156,13 @@ def test_the_run_that_a_command_takes_is_marked(call: Call, tmp_path: Path) -> N
 
 def test_who_is_at_work_in_a_run_is_said(call: Call, tmp_path: Path) -> None:
     run = make(tmp_path / "runs", "x")
-    with in_use.alone(run, "rlhf sft --resume"):
+    with folder_lock.alone(run, "rlhf sft --resume"):
         assert f"x is in use by rlhf sft --resume (process {os.getpid()}, since 20" in call()[1]
-        left = (run / in_use.HOLDER).read_text()
+        left = (run / folder_lock.HOLDER).read_text()
     assert "in use" not in call()[1]
-    for name, text in ((in_use.HOLDER, left), (in_use.LOCK, "")):  # as a kill leaves them
+    for name, text in ((folder_lock.HOLDER, left), (folder_lock.LOCK, "")):  # as a kill leaves them
         (run / name).write_text(text)
-    assert "in use" not in call()[1] and (run / in_use.LOCK).exists()
+    assert "in use" not in call()[1] and (run / folder_lock.LOCK).exists()
 
 
 def test_one_bad_run_does_not_lose_the_list(call: Call, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rlhfcli.cli.going import going, seconds
+from rlhfcli.cli.shared.training_options import going, seconds
 from rlhfcli.errors import UserError
 
 

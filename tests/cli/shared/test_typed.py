@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.cli.typed import machines, typed
+from rlhfcli.cli.shared.typed import machines, typed
 from rlhfcli.recipe.schema import Recipe
 
 MINE, OTHER = "2026-01-02T00:00:00+00:00", "2026-01-01T00:00:00+00:00"

@@ -16,11 +16,11 @@ import pytest
 from rich.cells import cell_len
 
 from rlhfcli import cli
-from rlhfcli.cli import data_page, data_view, preview_view, tables
+from rlhfcli.cli.views import data_page, data_view, preview_view, tables
 from rlhfcli.console import Screen, screen
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.preview import Piece, PreviewDialogue, PreviewPreference
-from rlhfcli.data.statistics import PartStatistics
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.encoding.preview import Piece, PreviewDialogue, PreviewPreference
+from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.words import hides
 

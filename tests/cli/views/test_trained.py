@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhfcli.cli.trained import _change
+from rlhfcli.cli.views.trained import _change
 from rlhfcli.core.result import Result
 
 CASES = [

@@ -11,14 +11,15 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from rlhfcli.cli import memory_view
-from rlhfcli.core import dry_run as dry
-from rlhfcli.core import model as models
-from rlhfcli.core import phases, trace
-from rlhfcli.core.memory import Needs, estimate
-from rlhfcli.core.ways import Way
+from rlhfcli.cli.views import memory_view
+from rlhfcli.core.capacity import activation_memory
+from rlhfcli.core.capacity import dry_run as dry
+from rlhfcli.core.capacity.memory_model import Needs, estimate
+from rlhfcli.core.models import loading as models
+from rlhfcli.core.packing.strategy import Way
+from rlhfcli.core.training import phases
 from tests.core import families
-from tests.core.test_phases import _project
+from tests.core.training.test_phases import _project
 
 NOWHERE = {"deepspeed": {"zero_stage": 2}}
 
@@ -66,10 +67,10 @@ class Given:
 
 def test_the_most_that_is_alive_is_counted():
     rows, width = 1024, 16
-    with trace.without_memory():
+    with activation_memory.without_memory():
         module = Chain(width)
     task = Given(torch.zeros(rows, width))
-    found = trace.activation_bytes(module, task, task, way=Way(False, None, ""), checkpointing=False)
+    found = activation_memory.activation_bytes(module, task, task, way=Way(False, None, ""), checkpointing=False)
     one = 4 * rows * width
     # two results of tanh stay; the last layer's gradient, and those of its input and of tanh's, come on top
     assert 4 * one <= found <= 6 * one

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rlhfcli.core import bench, lora, useful_work
-from rlhfcli.core.causal_lm import CausalLM
-from rlhfcli.core.last_layer import narrowable, narrowable_modules
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.reward_task import RewardTask
-from rlhfcli.core.tasks import SftTask
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.core.capacity import bench, useful_flops
+from rlhfcli.core.models import lora
+from rlhfcli.core.models.language_model import CausalLM
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.packing.last_layer import narrowable, narrowable_modules
+from rlhfcli.core.tasks.reward import RewardTask
+from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.recipe.schema import Lora, Reward
 from tests.core import families
 
@@ -41,7 +42,7 @@ def test_useful_work_is_what_the_linear_layers_compute(family, trained):
     module = CausalLM(model)
     task = SftTask(dialogues(), "assistant", packed=False, pad_id=0)
     batch = task.collate([1])  # a single row: nothing is padded
-    expected, found = counted(module, task, batch), useful_work.useful_flops(model, batch, "sft")
+    expected, found = counted(module, task, batch), useful_flops.useful_flops(model, batch, "sft")
     # the first layer's input needs no gradient where the embeddings are frozen, and torch's head sees all rows here
     assert found <= expected and found > (0.75 if trained == "all" else 0.5) * expected
 
@@ -51,14 +52,14 @@ def test_a_token_of_a_tree_counts_once():
     pairs = [EncodedPreference.pair([5, 6, 7, 8], [9, 2], [10, 11, 2])]
     task = RewardTask(pairs, Reward(), packed=True, pad_id=0)
     batch = task.collate([0])
-    layers = sum(weight.numel() for weight in useful_work.linear_weights(model))
+    layers = sum(weight.numel() for weight in useful_flops.linear_weights(model))
     model.requires_grad_(True)
     assert batch.layout.tokens == 9
-    assert useful_work.useful_flops(model, batch, "reward") == 6 * layers * 9
+    assert useful_flops.useful_flops(model, batch, "reward") == 6 * layers * 9
 
 
 def test_the_peak_is_measured_in_operations_per_second():
-    peak = useful_work.matmul_peak([(64, 256), (256, 64)], 512, torch.float32, torch.device("cpu"))
+    peak = useful_flops.matmul_peak([(64, 256), (256, 64)], 512, torch.float32, torch.device("cpu"))
     assert 1e8 < peak < 1e15
 
 
@@ -96,5 +97,5 @@ def test_what_the_last_layer_leaves_out_is_not_counted():
     batch = RewardTask(pairs, Reward(), packed=True, pad_id=0).collate([0])
     names = narrowable(model)
     left_out = sum(layer.weight.numel() for layer in narrowable_modules(model, names))
-    layers = sum(weight.numel() for weight in useful_work.linear_weights(model))
-    assert useful_work.useful_flops(model, batch, "reward", names) == 6 * ((layers - left_out) * 9 + left_out * 2)
+    layers = sum(weight.numel() for weight in useful_flops.linear_weights(model))
+    assert useful_flops.useful_flops(model, batch, "reward", names) == 6 * ((layers - left_out) * 9 + left_out * 2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlhfcli.core import memory
-from rlhfcli.core.memory import GROUP, PROGRAM, Files, Needs, estimate
+from rlhfcli.core.capacity import memory_model
+from rlhfcli.core.capacity.memory_model import GROUP, PROGRAM, Files, Needs, estimate
 
 FULL = Needs(trained=1000, frozen=0, buffers=10, activations=50_000, gpu=True)
 LORA = Needs(trained=100, frozen=1000, buffers=0, activations=7_000)
@@ -42,7 +42,7 @@ def test_on_a_cpu_a_bucket_takes_what_is_used_of_it_and_the_program_counts():
 
 def test_the_optimizer_step_takes_the_place_of_small_activations():
     small = Needs(trained=1000, frozen=0, buffers=0, activations=100)
-    assert [estimate(small, stage, 2).activations for stage in memory.STAGES] == [100, 2000, 2000, 6000]
+    assert [estimate(small, stage, 2).activations for stage in memory_model.STAGES] == [100, 2000, 2000, 6000]
 
 
 def test_only_so_many_parameters_are_whole_at_stage_3():

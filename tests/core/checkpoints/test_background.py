@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core import checkpoint, host_memory, phases
-from rlhfcli.core.background import Background
-from rlhfcli.core.resume import Sitting
+from rlhfcli.core import hardware
+from rlhfcli.core.checkpoints import checkpoint_files
+from rlhfcli.core.checkpoints.background import Background
+from rlhfcli.core.checkpoints.manager import Sitting
+from rlhfcli.core.training import phases
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.progress import Silent
 from tests.core.resume_worker import After, settings
-from tests.core.test_phases import _project
+from tests.core.training.test_phases import _project
 
 TIMEOUT = 60
 
@@ -104,7 +106,7 @@ def written(project: phases.Project, monkeypatch: Any, *, held: bool) -> list[di
         monkeypatch: Pytest's.
         held: Write in the background, and not before two more steps are made; else in the foreground.
     """
-    found, save, steps = [], checkpoint.save, Steps()
+    found, save, steps = [], checkpoint_files.save, Steps()
 
     def watched(*arguments: Any) -> Path:
         assert steps.wait(min(arguments[3].step + 2, 11) if held else 0)
@@ -116,9 +118,9 @@ def written(project: phases.Project, monkeypatch: Any, *, held: bool) -> list[di
         return folder
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", watched)
+        patch.setattr(checkpoint_files, "save", watched)
         if not held:
-            patch.setattr(host_memory, "available", lambda: 0)
+            patch.setattr(hardware, "available", lambda: 0)
         for train in (phases.train_sft, phases.train_reward):
             train(replace(project, sink=steps))
     return found
@@ -137,7 +139,7 @@ def test_training_goes_on_while_the_writer_is_held_up(tmp_path: Path, stage: int
 
 def test_what_cannot_be_written_ends_the_training_at_the_next_step(tmp_path: Path, monkeypatch: Any) -> None:
     project = _project(tmp_path, checkpoint={"every": 3}, **settings(1))
-    save, began = checkpoint.save, []
+    save, began = checkpoint_files.save, []
 
     def broken(*arguments: Any) -> Path:
         if arguments[3].step == 6:
@@ -150,7 +152,7 @@ def test_what_cannot_be_written_ends_the_training_at_the_next_step(tmp_path: Pat
             if began:
                 began[0].join()
 
-    monkeypatch.setattr(checkpoint, "save", broken)
+    monkeypatch.setattr(checkpoint_files, "save", broken)
     with pytest.raises(OutputError, match="needs more room"):
         phases.train_sft(replace(project, sink=Waits()))
     assert [folder.name for folder in (tmp_path / "run/sft/checkpoints").iterdir()] == ["step-00000003"]
@@ -160,13 +162,13 @@ def test_what_cannot_be_written_ends_the_training_at_the_next_step(tmp_path: Pat
 
 def test_a_stop_says_so_when_the_checkpoint_is_there(tmp_path: Path, monkeypatch: Any) -> None:
     project = _project(tmp_path, checkpoint={"every": 3}, **settings(1))
-    threads, save = [], checkpoint.save
+    threads, save = [], checkpoint_files.save
 
     def slow(*arguments: Any) -> Path:
         threads.append(threading.current_thread().name)
         return save(*arguments)
 
-    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(checkpoint_files, "save", slow)
     with pytest.raises(Interrupted, match="after step 4 of 11, a checkpoint is written"):
         phases.train_sft(replace(project, sitting=Sitting(stop=After(4))))
     assert threads == ["checkpoint", "MainThread"]

@@ -12,18 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhfcli.core import checkpoint, phases
-from rlhfcli.core.best import Best, best_by
-from rlhfcli.core.reward_task import RewardTask
-from rlhfcli.core.tasks import SftTask
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.core.checkpoints import checkpoint_files
+from rlhfcli.core.checkpoints.best import Best, best_by
+from rlhfcli.core.tasks.reward import RewardTask
+from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.training import phases
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe import unfinished
 from rlhfcli.recipe.schema import Checkpoint
+from rlhfcli.runs import resumable
 from tests.core import resume_worker
+from tests.core.checkpoints.test_manager import LORA, TRAIN, Listening, lines, on_two_ranks, resumed, same, stopped
 from tests.core.resume_worker import settings
-from tests.core.test_phases import Data, _project
-from tests.core.test_resume import LORA, TRAIN, Listening, lines, on_two_ranks, resumed, same, stopped
+from tests.core.training.test_phases import Data, _project
 
 FIGURE = {"sft": "eval_loss", "reward": "eval_nll"}
 
@@ -140,7 +141,7 @@ def _saved_after(project: phases.Project, phase: str, step: int) -> None:
     if phase == "reward":  # starts from the same model
         (other.folder / "sft" / "final").symlink_to(project.folder / "sft" / "final")
     stopped(other, phase, step)
-    kept = checkpoint.Checkpoint(checkpoint.folder_of(other.folder / phase / "checkpoints", step))
+    kept = checkpoint_files.Checkpoint(checkpoint_files.folder_of(other.folder / phase / "checkpoints", step))
     trained = {
         key.removeprefix("weight:model."): kept.read(key) for key in kept.manifest["tensors"] if "weight:" in key
     }
@@ -173,13 +174,13 @@ def test_the_last_step_competes(tmp_path: Path) -> None:
 
 def test_the_best_one_is_kept_besides_the_newest(tmp_path: Path, monkeypatch: Any) -> None:
     kept: list[list[int]] = []
-    prune = checkpoint.prune
+    prune = checkpoint_files.prune
 
     def watched(folder: Path, keep: int, best: int | None) -> None:
         prune(folder, keep, best)
-        kept.append([unfinished.step_of(entry) for entry in unfinished.checkpoints(folder)])
+        kept.append([resumable.step_of(entry) for entry in resumable.checkpoints(folder)])
 
-    monkeypatch.setattr(checkpoint, "prune", watched)
+    monkeypatch.setattr(checkpoint_files, "prune", watched)
     phases.train_sft(contrary(tmp_path, checkpoint={"every": 3, "keep": 1}))
     assert kept == [[3], [4], [4, 6], [4, 9], [4, 11]]
 
@@ -201,7 +202,7 @@ def test_stopped_after_any_step_it_ends_with_the_same_weights(tmp_path: Path, ph
 def test_killed_in_the_middle_of_the_best_one(tmp_path: Path, monkeypatch: Any) -> None:
     whole, parted = (contrary(tmp_path / name, checkpoint={"every": 3}) for name in ("whole", "parted"))
     phases.train_sft(whole)
-    save = checkpoint.save
+    save = checkpoint_files.save
 
     def broken(*arguments: Any) -> Path:
         if arguments[3].step == 4:
@@ -209,7 +210,7 @@ def test_killed_in_the_middle_of_the_best_one(tmp_path: Path, monkeypatch: Any) 
         return save(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(OutputError, match="killed"):
-        patch.setattr(checkpoint, "save", broken)
+        patch.setattr(checkpoint_files, "save", broken)
         phases.train_sft(parted)
     assert "going on after step 3: " in "\n".join(resumed(parted, "sft"))
     same(whole, parted, "sft")

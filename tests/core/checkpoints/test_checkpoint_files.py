@@ -15,11 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhfcli.core import checkpoint
-from rlhfcli.core.checkpoint import Damaged, Progress, newest, prune, remove_all, save
+from rlhfcli.core.checkpoints import checkpoint_files
+from rlhfcli.core.checkpoints.checkpoint_files import Damaged, Progress, newest, prune, remove_all, save
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe.unfinished import MANIFEST
-from rlhfcli.recipe.unfinished import checkpoints as folders
+from rlhfcli.runs.resumable import MANIFEST
+from rlhfcli.runs.resumable import checkpoints as folders
 
 TENSORS = {f"weight:layer.{k}": torch.arange(24.0).reshape(4, 6) + k for k in range(5)}
 PROGRESS = Progress(7, 1234, 5.5, {"loss": 1.5}, 3, {"eval_loss": 2.0})
@@ -32,7 +32,7 @@ def write(parent, step=7):
 
 
 def test_what_is_read_is_what_was_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_SHARD", 200)  # several files
+    monkeypatch.setattr(checkpoint_files, "_SHARD", 200)  # several files
     folder = write(tmp_path / "a")
     assert folder.name == "step-00000007" and len(list(folder.glob("state-*"))) == 2
     found = newest(tmp_path / "a", pytest.fail)
@@ -65,15 +65,15 @@ def test_a_manifest_that_this_version_does_not_know(tmp_path, change, kind, told
     assert manifest["format"] == 1
     rewrite(folder, manifest | change)
     with pytest.raises(kind, match=re.escape(told)):
-        checkpoint.Checkpoint(folder)
+        checkpoint_files.Checkpoint(folder)
     assert folder.exists()
     rewrite(folder, {key: value for key, value in manifest.items() if key != "format"})  # as the first version did
-    assert checkpoint.Checkpoint(folder).progress == PROGRESS
+    assert checkpoint_files.Checkpoint(folder).progress == PROGRESS
 
 
 def rewrite(folder, manifest):
     text = json.dumps(manifest)
-    (folder / MANIFEST).write_text(f"{checkpoint._hash(text)}\n{text}")
+    (folder / MANIFEST).write_text(f"{checkpoint_files._hash(text)}\n{text}")
 
 
 RANK = """
@@ -195,7 +195,7 @@ def test_the_best_one_stays(tmp_path, best):
 def test_without_room_nothing_is_begun(tmp_path, monkeypatch):
     kept = write(tmp_path, 1)
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage(10, 10, 10))
+    monkeypatch.setattr(checkpoint_files.shutil, "disk_usage", lambda path: usage(10, 10, 10))
     with pytest.raises(OutputError, match=r"a checkpoint needs 1.05 MB, and 10 bytes are free") as caught:
         write(tmp_path, 2)
     assert caught.value.hint.startswith(f"{kept.name} is whole: make room and continue from it with --resume")
@@ -212,7 +212,7 @@ def test_what_breaks_off_leaves_nothing(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(checkpoint, "_sync", fail)
+    monkeypatch.setattr(checkpoint_files, "_sync", fail)
     with pytest.raises((KeyboardInterrupt, OutputError)):
         write(tmp_path, 2)
     assert list(tmp_path.iterdir()) == [kept]

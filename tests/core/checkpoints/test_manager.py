@@ -19,17 +19,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhfcli.core import checkpoint, phases
-from rlhfcli.core.metrics import cut_back
-from rlhfcli.core.resume import Sitting
-from rlhfcli.core.stop import Stop
+from rlhfcli.core.checkpoints import checkpoint_files
+from rlhfcli.core.checkpoints.manager import Sitting
+from rlhfcli.core.checkpoints.stop import Stop
+from rlhfcli.core.training import phases
+from rlhfcli.core.training.journal import cut_back
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.progress import Silent
-from rlhfcli.recipe import unfinished
+from rlhfcli.runs import resumable
 from tests.core import resume_worker
+from tests.core.parallel.test_ranks import differences
 from tests.core.resume_worker import After, settings
-from tests.core.test_phases import _project
-from tests.core.test_ranks import differences
+from tests.core.training.test_phases import _project
 
 TRAIN = {"sft": phases.train_sft, "reward": phases.train_reward}
 TIMES = {"seconds", "tokens_per_second", "memory_gb"}  # what two runs may differ in
@@ -158,7 +159,7 @@ def on_two_ranks(folder: Path, stage: int, steps: int, offload: str = "none", *b
     environment = {key: value for key, value in os.environ.items() if key not in alone} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "-m", "tests.core.resume_worker", str(folder), str(stage), str(steps), offload, *best_by],
-        cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=200,
+        cwd=Path(__file__).parents[3], env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -231,7 +232,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, leave: int, checked: bool
     filler = fill(small_disk, leave)
     with monkeypatch.context() as patch, pytest.raises(OutputError) as caught:
         if not checked:  # somebody else has taken the room meanwhile
-            patch.setattr(checkpoint, "_check_space", lambda *_: None)
+            patch.setattr(checkpoint_files, "_check_space", lambda *_: None)
         TRAIN["sft"](replace(parted, sitting=Sitting(resume=True, stop=After(1))))
     assert caught.value.what.startswith(said), caught.value
     assert {file for file in (parted.folder / "sft/checkpoints").rglob("*") if file.is_file()} == set(kept)
@@ -276,19 +277,19 @@ def test_lost_metrics_are_told_and_do_not_end_the_run(tmp_path: Path) -> None:
 
 def test_checkpoints_are_written_at_intervals_and_old_ones_go(tmp_path: Path, monkeypatch: Any) -> None:
     kept: list[list[int]] = []
-    save = checkpoint.prune
+    save = checkpoint_files.prune
 
     def prune(folder: Path, keep: int, best: int | None) -> None:
         save(folder, keep, best)
-        kept.append([int(entry.name[-2:]) for entry in unfinished.checkpoints(folder)])
+        kept.append([int(entry.name[-2:]) for entry in resumable.checkpoints(folder)])
 
-    monkeypatch.setattr(checkpoint, "prune", prune)
+    monkeypatch.setattr(checkpoint_files, "prune", prune)
     phases.train_sft(_project(tmp_path, checkpoint={"every": 3, "keep": 2}, **settings(1)))
     assert kept == [[3], [3, 6], [6, 9], [9, 11]]  # the last step, too
 
 
 def test_a_short_training_writes_none(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(checkpoint, "save", lambda *_: pytest.fail("a checkpoint is written"))
+    monkeypatch.setattr(checkpoint_files, "save", lambda *_: pytest.fail("a checkpoint is written"))
     phases.train_sft(_project(tmp_path, **settings(1)))
     phases.train_sft(_project(tmp_path, checkpoint={"every": 11}, **settings(1, max_steps=10)))
 
@@ -323,7 +324,7 @@ def test_a_damaged_one_does_not_outlive_a_newer_one(tmp_path: Path) -> None:
     stopped(project, "sft", 8)
     (project.folder / "sft/checkpoints/step-00000008/manifest.txt").unlink()
     stopped(project, "sft", 2, resume=True)
-    assert [entry.name for entry in unfinished.checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
+    assert [entry.name for entry in resumable.checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
 
 
 def test_without_a_checkpoint_it_begins_and_says_so(tmp_path: Path) -> None:
@@ -337,7 +338,7 @@ def test_without_resume_old_checkpoints_go(tmp_path: Path) -> None:
     project = _project(tmp_path, **settings(1))
     stopped(project, "sft", 8)
     stopped(project, "sft", 2)
-    assert [entry.name for entry in unfinished.checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
+    assert [entry.name for entry in resumable.checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
 
 
 @pytest.mark.parametrize(
@@ -407,7 +408,7 @@ def test_the_first_signal_is_a_wish_the_second_what_it_was(kind: signal.Signals)
 
 @pytest.mark.parametrize("ranks", ["1", "2"])
 def test_what_nohup_ignores_stays_ignored(ranks: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhfcli.core.stop.world_size", lambda: int(ranks))
+    monkeypatch.setattr("rlhfcli.core.checkpoints.stop.world_size", lambda: int(ranks))
     stop, before = Stop(), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop.listening(print):

@@ -52,7 +52,7 @@ def screen_of(written: str) -> list[str]:
 
 def test_no_bar_covers_what_is_said_of_ctrl_c() -> None:
     master, slave = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(Path(__file__).parents[3])}
     process = subprocess.Popen(
         [sys.executable, "-c", BUSY],
         stdin=slave,

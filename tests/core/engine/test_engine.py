@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlhfcli.core import engine_state
-from rlhfcli.core.engine import Engine, parameter_groups
-from rlhfcli.core.tasks import Batch, Sums, Task
+from rlhfcli.core.engine import engine_state
+from rlhfcli.core.engine.engine import Engine, parameter_groups
+from rlhfcli.core.tasks.task import Batch, Sums, Task
 from rlhfcli.errors import UserError
 from rlhfcli.recipe.schema import Deepspeed, Phase
 from tests.core import families

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core import extensions, offload_files, phases
-from rlhfcli.core.offload_files import OffloadFiles, parameters_in_memory
+from rlhfcli.core.engine import nvme_offload
+from rlhfcli.core.engine.nvme_offload import OffloadFiles, parameters_in_memory
+from rlhfcli.core.parallel import extensions
+from rlhfcli.core.training import phases
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Deepspeed, Model
 from tests.core import families
+from tests.core.checkpoints.test_manager import lines, resumed, same, stopped
 from tests.core.resume_worker import settings
-from tests.core.test_phases import Tokenizer, _project
-from tests.core.test_resume import lines, resumed, same, stopped
+from tests.core.training.test_phases import Tokenizer, _project
 
 DISTUTILS = pytest.mark.filterwarnings("ignore:.*[Dd]istutils")  # DeepSpeed looks for a compiler with it
 # holds a folder until its standard input ends, or it is killed
@@ -119,7 +121,7 @@ def test_what_a_killed_process_has_left_goes_and_what_is_in_use_stays(tmp_path: 
     (folders[0] / "0_param.tensor.swp").write_bytes(b"x")
     held[0].kill()
     held[0].wait()
-    folder, lock = offload_files._folder(tmp_path)
+    folder, lock = nvme_offload._folder(tmp_path)
     assert {*tmp_path.iterdir()} == {folders[1], Path(folder.name)}
     for process in held:
         process.communicate()

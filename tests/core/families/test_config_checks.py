@@ -14,21 +14,21 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhfcli.core import dry_run as dry
-from rlhfcli.core import phases
-from rlhfcli.core.decode import Decoding, context_limit, generate
-from rlhfcli.core.export import rehearse_saving
-from rlhfcli.core.family_checks import check_length, check_reward_form, limit_of, notes_of, pad_of
-from rlhfcli.core.measure import measure_dialogues
-from rlhfcli.core.model import load_causal_lm, load_config, recomputed_activations
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.scoring import load_for_scoring
-from rlhfcli.core.ways import small_model
-from rlhfcli.data.encoded import EncodedDialogue
+from rlhfcli.core.capacity import dry_run as dry
+from rlhfcli.core.families.config_checks import check_length, check_reward_form, limit_of, notes_of, pad_of
+from rlhfcli.core.generation.decode import Decoding, context_limit, generate
+from rlhfcli.core.models.loading import load_causal_lm, load_config, recomputed_activations
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.models.sequence_classifier import load_for_scoring
+from rlhfcli.core.packing.strategy import small_model
+from rlhfcli.core.publish.saving import rehearse_saving
+from rlhfcli.core.training import phases
+from rlhfcli.core.training.measure import measure_dialogues
+from rlhfcli.data.encoding.encoded import EncodedDialogue
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 from tests.core import families
-from tests.core.test_phases import Listening, Tokenizer, _project
+from tests.core.training.test_phases import Listening, Tokenizer, _project
 
 LIMITS: dict[str, tuple[Callable[[], Any], int | None]] = {
     "max_position_embeddings": (lambda: families.config("llama"), 128),

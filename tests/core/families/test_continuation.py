@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlhfcli.core.continuation import ALONE, ANEW, STATES, TOGETHER, slow_because, way_to_continue
-from rlhfcli.core.decode import Decoding, generate, stream
+from rlhfcli.core.families.continuation import ALONE, ANEW, STATES, TOGETHER, slow_because, way_to_continue
+from rlhfcli.core.generation.decode import Decoding, generate, stream
 from rlhfcli.errors import ModelError
 from tests.core import families
 

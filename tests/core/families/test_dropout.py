@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from rlhfcli.core.dropout import dropout_of, restore_config, set_config, set_modules
+from rlhfcli.core.families.dropout import dropout_of, restore_config, set_config, set_modules
 from tests.core.families import IDS, NEW, OPT
 
 GPT: dict[str, Any] = IDS | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}

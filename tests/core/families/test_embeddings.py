@@ -13,15 +13,15 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from rlhfcli import tiny
-from rlhfcli.core import phases
-from rlhfcli.core.decode import Decoding, generate, stream
-from rlhfcli.core.embeddings import fit_embeddings, ids_of
-from rlhfcli.core.lora import adapted_layers
-from rlhfcli.core.model import load_tokenizer
-from rlhfcli.core.reward_model import RewardModel
+from rlhfcli.core.families.embeddings import fit_embeddings, ids_of
+from rlhfcli.core.generation.decode import Decoding, generate, stream
+from rlhfcli.core.models.loading import load_tokenizer
+from rlhfcli.core.models.lora import adapted_layers
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.training import phases
 from rlhfcli.errors import ModelError
 from tests.core import families
-from tests.core.test_phases import Listening, _project
+from tests.core.training.test_phases import Listening, _project
 
 
 def tokenizer(words: int, *added: str, highest: int | None = None) -> PreTrainedTokenizerFast:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Phi3Config
 
-from rlhfcli.core.decode import Decoding, generate
-from rlhfcli.core.long_rotations import border_of, by_own_length
-from rlhfcli.core.measure import measure_dialogues
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.ways import way_of
-from rlhfcli.data.encoded import EncodedDialogue
+from rlhfcli.core.families.rotary import border_of, by_own_length
+from rlhfcli.core.generation.decode import Decoding, generate
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.packing.strategy import way_of
+from rlhfcli.core.training.measure import measure_dialogues
+from rlhfcli.data.encoding.encoded import EncodedDialogue
 from tests.core import families
 
 BORDER = 24

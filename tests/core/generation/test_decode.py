@@ -9,15 +9,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models
 
-from rlhfcli.core.decode import (
-    BATCH_TOKENS,
-    Decoding,
-    context_limit,
-    end_ids_of,
-    generate,
-    pick,
-    stream,
-)
+from rlhfcli.core.generation.decode import BATCH_TOKENS, Decoding, context_limit, end_ids_of, generate, pick, stream
 from rlhfcli.errors import ModelError
 
 VOCABULARY, CONTEXT = 97, 48

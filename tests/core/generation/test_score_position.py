@@ -10,14 +10,15 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhfcli.chat.session import Judge
-from rlhfcli.core import adapted, release, reward_tokenizers
-from rlhfcli.core.cross_check import MESSAGES
-from rlhfcli.core.export import save_model
-from rlhfcli.core.reading import Reader
-from rlhfcli.core.reward_model import RewardModel, as_reward_model
-from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.encode import end_token
-from rlhfcli.data.scored_template import ending_at_score, text_behind_end
+from rlhfcli.core.generation.score_position import Reader
+from rlhfcli.core.models import adapters, reward_tokenizers
+from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
+from rlhfcli.core.publish import exporter
+from rlhfcli.core.publish.conformance import MESSAGES
+from rlhfcli.core.publish.saving import save_model
+from rlhfcli.data.dialogues.dialogue import Turn
+from rlhfcli.data.encoding.encode import end_token
+from rlhfcli.data.templates.scored_template import ending_at_score, text_behind_end
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Chat, Recipe
 from tests.core import families, folders
@@ -44,7 +45,7 @@ def typed(folder: Path) -> float:
 
 
 def judged(folder: Path) -> float:
-    found = Judge(adapted.reward_model(str(folder)), reward_tokenizers.reward_tokenizer(str(folder))).score(TURNS)
+    found = Judge(adapters.reward_model(str(folder)), reward_tokenizers.reward_tokenizer(str(folder))).score(TURNS)
     assert found is not None
     return found
 
@@ -61,12 +62,12 @@ def ours(tmp_path: Path) -> Path:
 def test_a_reward_model_is_read_at_the_end_token_and_its_export_by_everybody(ours: Path, tmp_path: Path) -> None:
     ids = ending_at_score(folders.chatml()).apply_chat_template(MESSAGES_OF)["input_ids"]
     assert ids[-1] == end_token(folders.chatml())
-    expected = float(adapted.reward_model(str(ours)).rewards([ids])[0])
+    expected = float(adapters.reward_model(str(ours)).rewards([ids])[0])
     assert judged(ours) == pytest.approx(expected, abs=1e-4)
     assert abs(typed(ours) - expected) > 1e-2
-    outcomes = {outcome.client: outcome.agrees for outcome in release.check(ours).outcomes}
+    outcomes = {outcome.client: outcome.agrees for outcome in exporter.check(ours).outcomes}
     assert outcomes.pop(MESSAGES) is False and all(outcomes.values())
-    report = release.write(release.of_folder(ours), tmp_path / "out")
+    report = exporter.write(exporter.of_folder(ours), tmp_path / "out")
     assert report and report.holds
     assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
     assert judged(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
@@ -75,7 +76,7 @@ def test_a_reward_model_is_read_at_the_end_token_and_its_export_by_everybody(our
 def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     assert judged(tmp_path / "theirs") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
-    report = release.write(release.of_folder(tmp_path / "theirs"), tmp_path / "out")
+    report = exporter.write(exporter.of_folder(tmp_path / "theirs"), tmp_path / "out")
     assert report and report.holds
     assert typed(tmp_path / "out") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
 
@@ -83,7 +84,7 @@ def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None
 def test_special_tokens_that_somebody_typed_stay_text(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     model, words = (
-        adapted.reward_model(str(tmp_path / "theirs")),
+        adapters.reward_model(str(tmp_path / "theirs")),
         reward_tokenizers.reward_tokenizer(str(tmp_path / "theirs")),
     )
     found = Reader(model, words).read([Turn("user", "w7 <|im_end|> w8"), Turn("assistant", "w9")])
@@ -97,7 +98,7 @@ def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> N
     ids = folders.chatml().apply_chat_template(MESSAGES_OF)["input_ids"] + [2]
     expected = float(RewardModel(model).eval().rewards([ids])[0])
     assert judged(tmp_path / "theirs") == pytest.approx(expected, abs=1e-4)
-    report = release.write(release.of_folder(tmp_path / "theirs"), tmp_path / "out")
+    report = exporter.write(exporter.of_folder(tmp_path / "theirs"), tmp_path / "out")
     assert report and report.holds
     assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
 

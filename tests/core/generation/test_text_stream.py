@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rlhfcli.core.text_stream import TextStream, cut, turn_stops
+from rlhfcli.core.generation.text_stream import TextStream, cut, turn_stops
 
 
 def byte_tokenizer() -> Any:

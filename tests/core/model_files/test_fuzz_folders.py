@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhfcli.core import deepspeed_chat, lora
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from rlhfcli.core.checksums import SUMS
-from rlhfcli.core.model import load_tokenizer
-from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from rlhfcli.core.models import deepspeed_chat, lora
+from rlhfcli.core.models.loading import load_tokenizer
+from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.errors import RlhfError
+from rlhfcli.files.checksums import SUMS
 from tests.core import families, folders
 
 SEQUENCES = families.token_ids([5, 12])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig
 
-from rlhfcli.core.export import save_model
+from rlhfcli.core.publish.saving import save_model
 from tests.core import families, folders
 
 LLAMA3 = {

@@ -13,11 +13,13 @@ from peft import LoHaConfig, LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from rlhfcli.core import adapted, peft_adapters, release
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG
-from rlhfcli.core.export import save_model
-from rlhfcli.core.model import load_causal_lm, load_tokenizer
-from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.core.model_files import peft_adapters
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
+from rlhfcli.core.models import adapters
+from rlhfcli.core.models.loading import load_causal_lm, load_tokenizer
+from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.publish import exporter
+from rlhfcli.core.publish.saving import save_model
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 from tests.core import families, folders
@@ -75,10 +77,10 @@ def test_what_goes_beyond_plain_lora(name: str, tmp_path: Path) -> None:
     theirs = trained(tmp_path, LoraConfig(**(settings | KINDS[name])), family)
     expected = logits(theirs)
     assert (expected - logits(load_causal_lm(str(tmp_path / "base")))).abs().max() > 1e-2
-    ours = adapted.language_model(str(tmp_path / "adapter"))
+    ours = adapters.language_model(str(tmp_path / "adapter"))
     torch.testing.assert_close(logits(ours), expected, rtol=1e-4, atol=1e-4)
     folders.tokenizer().save_pretrained(tmp_path / "adapter")
-    report = release.write(release.of_folder(tmp_path / "adapter"), tmp_path / "out")
+    report = exporter.write(exporter.of_folder(tmp_path / "adapter"), tmp_path / "out")
     assert report and report.holds, report
     torch.testing.assert_close(logits(load_causal_lm(str(tmp_path / "out"))), expected, rtol=1e-4, atol=1e-4)
 
@@ -86,7 +88,7 @@ def test_what_goes_beyond_plain_lora(name: str, tmp_path: Path) -> None:
 def test_new_tokens_with_trained_rows(tmp_path: Path) -> None:
     config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
     theirs = trained(tmp_path, config, rows=families.VOCABULARY + 3)
-    ours = adapted.language_model(str(tmp_path / "adapter"))
+    ours = adapters.language_model(str(tmp_path / "adapter"))
     assert ours.get_input_embeddings().num_embeddings == families.VOCABULARY + 3
     torch.testing.assert_close(logits(ours), logits(theirs), rtol=1e-4, atol=1e-4)
 
@@ -94,14 +96,14 @@ def test_new_tokens_with_trained_rows(tmp_path: Path) -> None:
 def test_other_methods(tmp_path: Path) -> None:
     theirs = trained(tmp_path, LoHaConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     torch.testing.assert_close(
-        logits(adapted.language_model(str(tmp_path / "adapter"))), logits(theirs), rtol=1e-4, atol=1e-4
+        logits(adapters.language_model(str(tmp_path / "adapter"))), logits(theirs), rtol=1e-4, atol=1e-4
     )
 
 
 def test_names_that_fit_nothing_are_passed_over_as_peft_does(tmp_path: Path) -> None:
     config = LoraConfig(r=4, target_modules=["q_proj", "query_key_value"], task_type="CAUSAL_LM")
     theirs = trained(tmp_path, config)
-    found = adapted.language_model(str(tmp_path / "adapter"))
+    found = adapters.language_model(str(tmp_path / "adapter"))
     torch.testing.assert_close(logits(found), logits(theirs), rtol=1e-4, atol=1e-4)
 
 
@@ -119,13 +121,13 @@ def test_a_reward_adapter_with_several_outputs(tmp_path: Path) -> None:
         expected = torch.stack([theirs(torch.tensor([ids])).logits[0, 1] for ids in SEQUENCES])
     name = str(tmp_path / "adapter")
     with pytest.raises(ModelError, match="gives 2 numbers"):
-        adapted.reward_model(name)
-    ours = adapted.reward_model(name, label=1)
+        adapters.reward_model(name)
+    ours = adapters.reward_model(name, label=1)
     torch.testing.assert_close(ours.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
-    again = adapted.reward_model_to_train(Model(name=name, label=1, dtype="fp32"), name)
+    again = adapters.reward_model_to_train(Model(name=name, label=1, dtype="fp32"), name)
     torch.testing.assert_close(again.eval().rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     folders.tokenizer().save_pretrained(name)
-    report = release.write(release.of_folder(tmp_path / "adapter"), tmp_path / "out", release.How(label="1"))
+    report = exporter.write(exporter.of_folder(tmp_path / "adapter"), tmp_path / "out", exporter.How(label="1"))
     assert report and report.holds, report
     torch.testing.assert_close(load_reward_model(tmp_path / "out").rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
 
@@ -135,19 +137,19 @@ def test_an_adapter_as_the_base_of_a_training(kind: str, tmp_path: Path) -> None
     final, _ = folders.save("llama", tmp_path, reward=kind == "reward")
     name = str(final / "adapter")
     if kind == "language":
-        merged, found = load_causal_lm(str(final)), adapted.language_model(name)
+        merged, found = load_causal_lm(str(final)), adapters.language_model(name)
         torch.testing.assert_close(logits(found), logits(merged), rtol=1e-4, atol=1e-4)
-        started = adapted.reward_model_to_train(Model(name=name, dtype="fp32"), name)
+        started = adapters.reward_model_to_train(Model(name=name, dtype="fp32"), name)
         assert started.head == "a new head"
         torch.testing.assert_close(
             started.model.model.layers[0].self_attn.q_proj.weight, merged.model.layers[0].self_attn.q_proj.weight
         )
     else:
-        started = adapted.reward_model_to_train(Model(name=name, dtype="fp32"), name).eval()
+        started = adapters.reward_model_to_train(Model(name=name, dtype="fp32"), name).eval()
         expected = load_reward_model(final).rewards(SEQUENCES)
         torch.testing.assert_close(started.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ModelError, match="no adapter can be trained on a base that is an adapter itself"):
-        adapted.refuse_lora(Model(name=name), name)
+        adapters.refuse_lora(Model(name=name), name)
 
 
 def _edit(folder: Path, **change: Any) -> None:
@@ -159,7 +161,7 @@ def test_without_peft_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     trained(tmp_path, LoraConfig(r=4, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM"))
     monkeypatch.setattr(peft_adapters, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match="without PEFT only plain LoRA adapters can be read") as caught:
-        adapted.language_model(str(tmp_path / "adapter"))
+        adapters.language_model(str(tmp_path / "adapter"))
     assert "use_dora" in str(caught.value) and "pip install peft" in str(caught.value)
 
 
@@ -178,14 +180,14 @@ def test_what_does_not_fit_is_said_of_the_adapter(tmp_path: Path, change: Any, s
     trained(tmp_path, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     _edit(tmp_path / "adapter", **change)
     with pytest.raises(ModelError, match=said) as caught:
-        adapted.language_model(str(tmp_path / "adapter"))
+        adapters.language_model(str(tmp_path / "adapter"))
     assert hint in str(caught.value) and "lora.targets" not in str(caught.value)
 
 
 def test_what_cannot_be_merged_is_said(tmp_path: Path) -> None:
     trained(tmp_path, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     with pytest.raises(ModelError, match="an adapter of this kind cannot be merged"):
-        adapted.language_model(str(tmp_path / "adapter"))
+        adapters.language_model(str(tmp_path / "adapter"))
 
 
 def test_an_adapter_in_the_place_of_a_model_is_called_that(tmp_path: Path) -> None:

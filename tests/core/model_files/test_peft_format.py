@@ -11,8 +11,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from rlhfcli.core import lora
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from rlhfcli.core.models import lora
 from rlhfcli.errors import ModelError
 from tests.core import families, folders
 

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from rlhfcli.core import cards, deepspeed_chat, release
-from rlhfcli.core.export import save_model
-from rlhfcli.core.reward_model import RewardModel, load_reward_model
+from rlhfcli.core.models import deepspeed_chat
+from rlhfcli.core.models.reward_model import RewardModel, load_reward_model
+from rlhfcli.core.publish import exporter, model_card
+from rlhfcli.core.publish.saving import save_model
 from rlhfcli.errors import ModelError
 from tests.core import families, folders
 
@@ -60,7 +61,7 @@ def test_their_third_phase_gets_our_scores(family: str, tmp_path: Path) -> None:
     assert (back.rewards(SEQUENCES) - before).abs().max() <= 1e-4
     assert tokenizer.chat_template == folders.tokenizer().chat_template
     assert (back.config.mean, back.config.std) == (0.25, 1.5)
-    assert release.check(tmp_path / "theirs").holds
+    assert exporter.check(tmp_path / "theirs").holds
 
 
 @pytest.mark.parametrize("words", [128, 129])
@@ -97,8 +98,8 @@ def test_a_reward_model_of_theirs_becomes_a_plain_one(tmp_path: Path) -> None:
     tokenizer.chat_template = None
     tokenizer.save_pretrained(base)
     critic = upstream(tmp_path / "theirs", _name_or_path=str(base))
-    source = release.of_folder(tmp_path / "theirs")
-    report = release.write(source, tmp_path / "plain")
+    source = exporter.of_folder(tmp_path / "theirs")
+    report = exporter.write(source, tmp_path / "plain")
     assert report and report.holds and len(report.outcomes) == 5
     plain = load_reward_model(tmp_path / "plain")
     expected = torch.stack([critic.score(ids) for ids in SEQUENCES])
@@ -108,7 +109,7 @@ def test_a_reward_model_of_theirs_becomes_a_plain_one(tmp_path: Path) -> None:
         [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w6"}], tokenize=False
     )
     assert text == "\n\nHuman: w5\n\nAssistant: w6<|endoftext|>"  # what theirs was trained on
-    assert (tmp_path / "plain" / "README.md").read_text() == cards.converted_card("theirs")
+    assert (tmp_path / "plain" / "README.md").read_text() == model_card.converted_card("theirs")
 
 
 class Evil:
@@ -168,5 +169,5 @@ def test_a_pickle_with_code_in_it_does_not_run(tmp_path: Path, write: Any) -> No
 def test_only_reward_models_have_this_form(tmp_path: Path) -> None:
     save_model(families.causal_lm("opt"), folders.tokenizer(), tmp_path / "lm", None, "")
     with pytest.raises(ModelError, match="only reward models"):
-        release.write(release.of_folder(tmp_path / "lm"), tmp_path / "out", release.How("deepspeed-chat"))
+        exporter.write(exporter.of_folder(tmp_path / "lm"), tmp_path / "out", exporter.How("deepspeed-chat"))
     assert not (tmp_path / "out").exists()

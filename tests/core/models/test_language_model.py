@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GraniteConfig
 
-from rlhfcli.core import causal_lm, phases
-from rlhfcli.core.backbone import head_is_apart
-from rlhfcli.core.causal_lm import CausalLM
-from rlhfcli.core.metrics import read_metrics
-from rlhfcli.core.tasks import SftTask
-from rlhfcli.core.ways import computing, way_of
-from rlhfcli.data.encoded import EncodedDialogue
+from rlhfcli.core.models import language_model
+from rlhfcli.core.models.language_model import CausalLM
+from rlhfcli.core.packing.backbone import head_is_apart
+from rlhfcli.core.packing.strategy import computing, way_of
+from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.training import phases
+from rlhfcli.core.training.journal import read_metrics
+from rlhfcli.data.encoding.encoded import EncodedDialogue
 from tests.core import families
-from tests.core.test_phases import _project
+from tests.core.training.test_phases import _project
 
 DIALOGUES = [EncodedDialogue(ids, [(3, 8), (9, len(ids))]) for ids in families.token_ids([14, 11, 19], seed=2)]
 
@@ -40,8 +41,8 @@ def test_in_parts_it_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -
     model = families.causal_lm(family)
     assert head_is_apart(model)
     expected, gradients, _ = _loss_and_gradients(model)
-    monkeypatch.setattr(causal_lm, "WHOLE", 10 * families.VOCABULARY)
-    monkeypatch.setattr(causal_lm, "CHUNK", 7 * families.VOCABULARY)
+    monkeypatch.setattr(language_model, "WHOLE", 10 * families.VOCABULARY)
+    monkeypatch.setattr(language_model, "CHUNK", 7 * families.VOCABULARY)
     sums, found, rows = _loss_and_gradients(model)
     assert max(rows) == 7  # and once more each, in the backward pass
     assert sum(rows) == 2 * sum(last - first for each in DIALOGUES for first, last in each.spans)
@@ -55,8 +56,8 @@ def test_in_parts_it_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -
 def test_in_parts_and_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     model = families.causal_lm("llama")
     expected, gradients, _ = _loss_and_gradients(model, bf16=True)
-    monkeypatch.setattr(causal_lm, "WHOLE", 0)
-    monkeypatch.setattr(causal_lm, "CHUNK", 5 * families.VOCABULARY)
+    monkeypatch.setattr(language_model, "WHOLE", 0)
+    monkeypatch.setattr(language_model, "CHUNK", 5 * families.VOCABULARY)
     sums, found, _ = _loss_and_gradients(model, bf16=True)
     torch.testing.assert_close(sums["loss"], expected["loss"], rtol=1e-5, atol=0)
     for name, gradient in gradients.items():
@@ -68,7 +69,7 @@ def test_a_family_that_scales_its_logits_computes_them_itself(monkeypatch: pytes
     model = AutoModelForCausalLM.from_config(config).eval()
     assert not head_is_apart(model)
     expected, _, _ = _loss_and_gradients(model)
-    monkeypatch.setattr(causal_lm, "WHOLE", 0)
+    monkeypatch.setattr(language_model, "WHOLE", 0)
     assert torch.equal(_loss_and_gradients(model)[0]["loss"], expected["loss"])
 
 
@@ -88,8 +89,8 @@ def test_deepspeed_trains_the_head_in_parts(
         return list(read_metrics(project.folder / "sft" / "metrics.jsonl"))
 
     whole = lines("whole")
-    monkeypatch.setattr(causal_lm, "WHOLE", 0)
-    monkeypatch.setattr(causal_lm, "CHUNK", 7 * families.VOCABULARY)
+    monkeypatch.setattr(language_model, "WHOLE", 0)
+    monkeypatch.setattr(language_model, "CHUNK", 7 * families.VOCABULARY)
     for one, other in zip(whole, lines("parts"), strict=True):
         for figure in {"loss", "grad_norm", "eval_loss"} & one.keys():
             assert other[figure] == pytest.approx(one[figure], rel=1e-4, abs=1e-6), figure

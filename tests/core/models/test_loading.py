@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from rlhfcli.core.model import load_causal_lm, load_tokenizer
-from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.core.models.loading import load_causal_lm, load_tokenizer
+from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.errors import ModelError
 from tests.core import families
 
@@ -118,7 +118,7 @@ def test_a_missing_sentencepiece_is_named(folder: Path, monkeypatch: pytest.Monk
     for file in folder.glob("tokenizer*"):
         file.unlink()
     (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
-    monkeypatch.setattr("rlhfcli.core.model_files.find_spec", lambda name: None)
+    monkeypatch.setattr("rlhfcli.core.model_files.model_folder.find_spec", lambda name: None)
     with pytest.raises(ModelError) as caught:
         load_tokenizer(str(folder))
     assert "SentencePiece model (tokenizer.model), and the package sentencepiece is missing" in caught.value.what

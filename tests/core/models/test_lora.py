@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhfcli.core import lora
+from rlhfcli.core.models import lora
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import Lora
 from tests.core import families

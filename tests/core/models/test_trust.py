@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from rlhfcli.core import lora
-from rlhfcli.core.export import save_model
-from rlhfcli.core.model import load_causal_lm, load_tokenizer
-from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.core.models import lora
+from rlhfcli.core.models.loading import load_causal_lm, load_tokenizer
+from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.publish.saving import save_model
 from rlhfcli.errors import ModelError
 from tests.core import families, folders
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 
-from rlhfcli.core import lora
-from rlhfcli.core.backbone import head_is_apart
-from rlhfcli.core.last_layer import narrowable, narrowed, reading
-from rlhfcli.core.layout import lay_out
-from rlhfcli.core.ways import computing, for_real, small_model, way_of
+from rlhfcli.core.models import lora
+from rlhfcli.core.packing.backbone import head_is_apart
+from rlhfcli.core.packing.last_layer import narrowable, narrowed, reading
+from rlhfcli.core.packing.layout import lay_out
+from rlhfcli.core.packing.strategy import computing, for_real, small_model, way_of
 from rlhfcli.recipe.schema import Lora
 from tests.core import families
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhfcli.core import cpu_attention, layout
-from rlhfcli.core.attention import TREES, attention, tree_attention
-from rlhfcli.core.forest import grow
-from rlhfcli.core.model import recomputed_activations
-from rlhfcli.core.plan import make_plan
+from rlhfcli.core.models.loading import recomputed_activations
+from rlhfcli.core.packing import layout
+from rlhfcli.core.token_trees import tree_attention_cpu
+from rlhfcli.core.token_trees.attention_plan import make_plan
+from rlhfcli.core.token_trees.forest import grow
+from rlhfcli.core.token_trees.tree_attention import TREES, attention, tree_attention
 from tests.core import families
 
 PACKED = [name for name in families.FAMILIES if name not in families.PADDED]
@@ -97,7 +98,7 @@ def test_same_loss_and_gradients_as_one_at_a_time(family: str, forest: str) -> N
 def test_torch_s_kernels_give_the_same_as_written_out(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, sequences = families.causal_lm(family), FORESTS["nested"] + FORESTS["long"]
     written, expected = _loss_and_gradients(model, _hidden(model, sequences, packed=True))
-    monkeypatch.setitem(cpu_attention.LONGEST, torch.float32, 0)
+    monkeypatch.setitem(tree_attention_cpu.LONGEST, torch.float32, 0)
     by_kernel, gradients = _loss_and_gradients(model, _hidden(model, sequences, packed=True))
     assert by_kernel == pytest.approx(float(written), rel=1e-4)
     for name, gradient in expected.items():

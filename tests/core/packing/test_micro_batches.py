@@ -7,8 +7,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhfcli.core.forest import grow
-from rlhfcli.core.micro_batches import MicroBatches
+from rlhfcli.core.packing.micro_batches import MicroBatches
+from rlhfcli.core.token_trees.forest import grow
 from tests.core import families
 
 IDS = st.lists(st.integers(0, 2), max_size=10)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core.deepspeed_config import GROUP, Files, configuration, in_effect, merged
+from rlhfcli.core.parallel.deepspeed_config import GROUP, Files, configuration, in_effect, merged
 from rlhfcli.recipe.schema import Deepspeed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.core import extensions
+from rlhfcli.core.parallel import extensions
 from rlhfcli.errors import UserError
 
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 import torch
 
-from rlhfcli.core import process_group
+from rlhfcli.core.parallel import process_group
 from rlhfcli.errors import LaunchError, UserError
 
 SECONDS = timedelta(seconds=10)

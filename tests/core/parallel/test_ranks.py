@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.core import extensions
-from rlhfcli.core.metrics import read_metrics
+from rlhfcli.core.parallel import extensions
+from rlhfcli.core.training.journal import read_metrics
 from tests.core import rank_worker
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 APART = 1e-4
 FEW = ["opt-2-full", "llama-3-lora-tight"]
 LAYOUTS = [(stage, "optimizer") for stage in "123"] + [("3", "all")] + [(stage, "recomputed") for stage in "0123"]

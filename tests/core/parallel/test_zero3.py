@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhfcli.core.engine import parameter_groups
-from rlhfcli.core.lora import inject
-from rlhfcli.core.model import load_causal_lm, parameter_counts
-from rlhfcli.core.partitioned import in_pieces, loading, shape_of, whole
+from rlhfcli.core.engine.engine import parameter_groups
+from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
+from rlhfcli.core.models.lora import inject
+from rlhfcli.core.parallel.zero3 import in_pieces, loading, shape_of, whole
 from rlhfcli.recipe.schema import Deepspeed, Lora
 from tests.core import families
-from tests.core.test_ranks import ROOT
+from tests.core.parallel.test_ranks import ROOT
 
 
 @pytest.mark.parametrize("family", ["opt", "gpt2"])

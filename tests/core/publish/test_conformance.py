@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlhfcli.core import cross_check, expected, release
-from rlhfcli.core.adapter_files import ADAPTER_CONFIG
-from rlhfcli.core.checksums import SUMS
-from rlhfcli.core.cross_check import Outcome, Report
-from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
+from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.publish import conformance, exporter, reference_outputs
+from rlhfcli.core.publish.conformance import Outcome, Report
+from rlhfcli.files.checksums import SUMS
 from tests.core import families, folders
 
 
@@ -29,38 +29,38 @@ def final(tmp_path: Path) -> Path:
 
 
 def test_weights_that_are_not_ours_any_more_are_found(final: Path) -> None:
-    reference = expected.reference(load_reward_model(final), folders.tokenizer())
-    assert release.check(final, reference).holds
+    reference = reference_outputs.reference(load_reward_model(final), folders.tokenizer())
+    assert exporter.check(final, reference).holds
     change(final / "model.safetensors", "score.weight", 1e-2)
-    report = release.check(final, reference)
+    report = exporter.check(final, reference)
     assert not report.holds and report.compared
     assert [outcome.agrees for outcome in report.outcomes] == [False] * 5 + [True]  # the adapter is still the same
 
 
 def test_a_folder_that_cannot_be_loaded_elsewhere_is_found(final: Path) -> None:
-    reference = expected.reference(load_reward_model(final), folders.tokenizer())
+    reference = reference_outputs.reference(load_reward_model(final), folders.tokenizer())
     (final / "config.json").unlink()
-    report = release.check(final, reference)
+    report = exporter.check(final, reference)
     assert not report.holds
     assert report.outcomes[0].note.startswith("failed: ")
 
 
 def test_a_pipeline_with_another_tokenizer_is_found(final: Path) -> None:
-    reference = expected.reference(load_reward_model(final), folders.tokenizer())
+    reference = reference_outputs.reference(load_reward_model(final), folders.tokenizer())
     said = json.loads((final / "tokenizer.json").read_text())
     vocabulary = said["model"]["vocab"]
     vocabulary["w5"], vocabulary["w90"] = vocabulary["w90"], vocabulary["w5"]
     (final / "tokenizer.json").write_text(json.dumps(said))
-    outcomes = {outcome.client: outcome.agrees for outcome in release.check(final, reference).outcomes}
+    outcomes = {outcome.client: outcome.agrees for outcome in exporter.check(final, reference).outcomes}
     assert outcomes.pop("text-classification pipeline") is False
     assert all(outcomes.values())
 
 
 def test_a_changed_adapter_is_found(final: Path) -> None:
-    reference = expected.reference(load_reward_model(final), folders.tokenizer())
+    reference = reference_outputs.reference(load_reward_model(final), folders.tokenizer())
     file = final / "adapter" / "adapter_model.safetensors"
     change(file, next(key for key in load_file(file) if key.endswith("lora_B.weight")), 0.1)
-    report = release.check(final / "adapter", reference)
+    report = exporter.check(final / "adapter", reference)
     assert not report.holds
 
 
@@ -68,14 +68,14 @@ def test_an_adapter_without_its_base_is_said_not_to_be_checked(final: Path) -> N
     config = final / "adapter" / ADAPTER_CONFIG
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "./nowhere"}))
     (final / "adapter" / SUMS).unlink()
-    outcome = release.check(final).outcomes[-1]
+    outcome = exporter.check(final).outcomes[-1]
     assert outcome.difference is None and outcome.note == "its base model is not here: ./nowhere"
-    assert release.check(final).holds  # the model itself was compared
+    assert exporter.check(final).holds  # the model itself was compared
 
 
 def test_without_peft_it_is_said(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_check, "find_spec", lambda _: None)
-    assert "PEFT is not installed" in release.check(final).outcomes[-1].note
+    monkeypatch.setattr(conformance, "find_spec", lambda _: None)
+    assert "PEFT is not installed" in exporter.check(final).outcomes[-1].note
 
 
 def test_nothing_compared_is_not_a_pass() -> None:
@@ -90,7 +90,7 @@ def test_a_model_without_a_pad_token_is_asked_one_at_a_time(tmp_path: Path) -> N
     config.pop("pad_token_id")
     (final / "config.json").write_text(json.dumps(config))
     (final / SUMS).unlink()
-    first, second = release.check(final).outcomes[:2]
+    first, second = exporter.check(final).outcomes[:2]
     assert first.agrees and (second.difference, second.note) == (None, "the model has no pad token")
 
 
@@ -99,14 +99,14 @@ def test_scores_of_mean_pooling_are_compared_where_others_read(tmp_path: Path) -
     config = json.loads((final / "config.json").read_text())
     (final / "config.json").write_text(json.dumps(config | {"rlhf": {"pooling": "mean"}}))
     (final / SUMS).unlink()
-    report = release.check(final)
+    report = exporter.check(final)
     assert report.holds and "which only rlhf reads" in report.about
 
 
 def test_examples_of_the_data_come_first_and_must_be_the_models() -> None:
     model = families.causal_lm("opt")
     data = [[5, 6], [], [500], list(range(3, 120)) * 2, [7]]
-    reference = expected.reference(model, folders.tokenizer(), data)
+    reference = reference_outputs.reference(model, folders.tokenizer(), data)
     assert reference.sequences[:2] == [[5, 6], [7]] and len(reference.sequences) == 32
     assert reference.about == "logits at the last token of 2 of the validation data and 30 drawn at random"
     with torch.no_grad():

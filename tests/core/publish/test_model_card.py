@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from rlhfcli.core import cards, deepspeed_chat, export
-from rlhfcli.core.model import load_causal_lm
+from rlhfcli.core.models import deepspeed_chat
+from rlhfcli.core.models.loading import load_causal_lm
+from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.publish import model_card, saving
 from rlhfcli.core.result import Result
-from rlhfcli.core.reward_model import load_reward_model
 from rlhfcli.recipe.schema import Recipe
 from tests.core import folders
 
@@ -47,14 +48,14 @@ def recipe(**more: Any) -> Recipe:
     return Recipe.model_validate(sections | more)
 
 
-def trained(phase: Any, **more: Any) -> cards.Trained:
-    return cards.Trained(
+def trained(phase: Any, **more: Any) -> model_card.Trained:
+    return model_card.Trained(
         recipe(**more), phase, 300, 123456, {"eval_loss": 0.5, "eval_accuracy": 0.7}, SOURCES, MEASURED
     )
 
 
 def test_a_card_says_what_went_in_and_what_came_out() -> None:
-    text = cards.card(trained("reward"))
+    text = model_card.card(trained("reward"))
     header = yaml.safe_load(text.split("---")[1])
     assert header["base_model"] == "facebook/opt-125m" and header["pipeline_tag"] == "text-classification"
     assert "0.712, 95 % interval 0.680 to 0.740, 90 pairs" in text
@@ -67,8 +68,8 @@ def test_a_card_says_what_went_in_and_what_came_out() -> None:
 @pytest.mark.parametrize("form", ["merged", "adapter", "deepspeed-chat"])
 def test_no_card_names_a_folder_of_this_machine(form: Any) -> None:
     local = trained("reward", model={"name": "/home/somebody/models/opt"})
-    assert "somebody" not in cards.card(local, form, "facebook/opt-125m")
-    assert "base_model" not in cards.card(local, form)
+    assert "somebody" not in model_card.card(local, form, "facebook/opt-125m")
+    assert "base_model" not in model_card.card(local, form)
 
 
 LINK = "x](javascript:alert(1)) <img src=x onerror=alert(1)> | `code` *b*\n# Heading\x1b[2J"
@@ -78,8 +79,10 @@ SHOWN = r"x\](javascript:alert(1)) \<img src=x onerror=alert(1)\> \| \`code\` \*
 @pytest.mark.parametrize("phase", ["sft", "reward"])
 def test_names_of_others_are_no_markdown(phase: Any) -> None:
     sources = [SOURCES[0] | {"path": f"/a/b`` {LINK}".replace("</", ""), "shapes": [LINK], "dropped": {LINK: 3}}]
-    made = cards.Trained(recipe(model={"name": f"hub/{LINK}"}), phase, 1, 1, {}, sources, MEASURED | {"reason": LINK})
-    text = cards.card(made)
+    made = model_card.Trained(
+        recipe(model={"name": f"hub/{LINK}"}), phase, 1, 1, {}, sources, MEASURED | {"reason": LINK}
+    )
+    text = model_card.card(made)
     assert yaml.safe_load(text.split("\n---\n")[0])["base_model"] == f"hub/{LINK}"
     prose, blocks = re.sub(r"(?s)^---.*?\n---\n|^```.*?^```$", "", text, flags=re.M), text.count("\n```")
     assert f" {SHOWN}" in prose or f"/{SHOWN}" in prose
@@ -93,30 +96,30 @@ def test_names_of_others_are_no_markdown(phase: Any) -> None:
 
 
 def test_a_name_cannot_end_a_block_of_code() -> None:
-    made = cards.Trained(recipe(reward={"init_from": "base"}, eval={"prompts": "a\n```\n# x"}), "reward", 1, 1, {})
-    assert cards.converted_card("a`b").count("DeepSpeed-Chat's a\\`b") == 1
-    assert "# x" not in re.sub(r"(?s)(`{3,})\w*\n.*?\n\1", "", cards.card(made, "adapter", "a\n```\n# x"))
+    made = model_card.Trained(recipe(reward={"init_from": "base"}, eval={"prompts": "a\n```\n# x"}), "reward", 1, 1, {})
+    assert model_card.converted_card("a`b").count("DeepSpeed-Chat's a\\`b") == 1
+    assert "# x" not in re.sub(r"(?s)(`{3,})\w*\n.*?\n\1", "", model_card.card(made, "adapter", "a\n```\n# x"))
 
 
 def test_a_card_of_training_has_the_figures_of_training() -> None:
     result = Result(steps=3, tokens=99, evaluation={"eval_loss": 0.25, "eval_accuracy": 0.625})
-    assert "0.2500 nats per token" in cards.sft_card(recipe(), result)
-    assert "| 0.625 |" in cards.reward_card(recipe(), result)
-    assert "Trained on `pairs.jsonl`." in cards.reward_card(recipe(), result)
+    assert "0.2500 nats per token" in model_card.sft_card(recipe(), result)
+    assert "| 0.625 |" in model_card.reward_card(recipe(), result)
+    assert "Trained on `pairs.jsonl`." in model_card.reward_card(recipe(), result)
 
 
 def test_a_record_without_figures_is_said() -> None:
-    assert "Not measured." in cards.card(cards.Trained(recipe(), "sft", 0, 0, {}))
+    assert "Not measured." in model_card.card(model_card.Trained(recipe(), "sft", 0, 0, {}))
 
 
 @pytest.mark.parametrize("broken", [{"accuracy": "high"}, {"baselines": 3}, {"accuracy": 0.5, "accuracy_ci95": []}])
 def test_results_that_cannot_be_read_are_left_out(broken: Any) -> None:
-    made = cards.Trained(recipe(), "reward", 0, 0, {"eval_accuracy": 0.7}, (), broken)
-    assert "| 0.700 |" in cards.card(made)
+    made = model_card.Trained(recipe(), "reward", 0, 0, {"eval_accuracy": 0.7}, (), broken)
+    assert "| 0.700 |" in model_card.card(made)
 
 
 def test_mean_pooling_is_warned_of() -> None:
-    assert "other programs the last token's score" in cards.card(trained("reward", reward={"pooling": "mean"}))
+    assert "other programs the last token's score" in model_card.card(trained("reward", reward={"pooling": "mean"}))
 
 
 def code_of(folder: Path) -> str:
@@ -134,12 +137,12 @@ def test_the_code_of_a_card_works(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     final, base = folders.save("opt", tmp_path, reward=reward)
-    text = cards.card(trained("reward" if reward else "sft"), form, str(base))
+    text = model_card.card(trained("reward" if reward else "sft"), form, str(base))
     folder = tmp_path / "exported"
     if form == "adapter":
         folder.mkdir()
         merged = load_reward_model(final).model if reward else load_causal_lm(str(final))
-        export.copy_adapter(export.Copy(final / "adapter", str(base), merged, folders.tokenizer()), folder, text)
+        saving.copy_adapter(saving.Copy(final / "adapter", str(base), merged, folders.tokenizer()), folder, text)
     else:
         folder = final
         (folder / "README.md").write_text(text)
@@ -163,7 +166,7 @@ def test_the_converted_card_has_working_code(
     (tmp_path / "theirs").mkdir()
     deepspeed_chat.save(load_reward_model(final), folders.tokenizer(), tmp_path / "theirs", "")
     model, tokenizer = deepspeed_chat.load(tmp_path / "theirs")
-    export.save_model(model.model, tokenizer, tmp_path / "plain", None, cards.converted_card("theirs"))
+    saving.save_model(model.model, tokenizer, tmp_path / "plain", None, model_card.converted_card("theirs"))
     monkeypatch.chdir(tmp_path / "plain")
     exec(code_of(tmp_path / "plain"), {})
     assert float(capsys.readouterr().out)

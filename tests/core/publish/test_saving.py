@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig, pipeline
 
-from rlhfcli.core import cross_check, release
-from rlhfcli.core.checksums import SUMS, verify
-from rlhfcli.core.export import Adapter, save_model
-from rlhfcli.core.model import load_causal_lm
-from rlhfcli.core.reward_model import load_reward_model
+from rlhfcli.core.models.loading import load_causal_lm
+from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.publish import conformance, exporter
+from rlhfcli.core.publish.saving import Adapter, save_model
 from rlhfcli.errors import ModelError, OutputError
-from rlhfcli.recipe.leftovers import complete_or_absent
+from rlhfcli.files.atomic import complete_or_absent
+from rlhfcli.files.checksums import SUMS, verify
 from tests.core import families, folders
 
 
@@ -205,13 +205,13 @@ def test_a_language_model_gives_the_same_logits_everywhere(family: str, tmp_path
 @pytest.mark.parametrize("family", families.SIX)
 def test_the_check_passes_for_every_family(family: str, reward: bool, tmp_path: Path) -> None:
     final, _ = folders.save(family, tmp_path, reward=reward)
-    report = release.check(final)
+    report = exporter.check(final)
     assert report.holds, report
     assert [outcome.client for outcome in report.outcomes if outcome.difference is None] == []
     assert len(report.outcomes) == (6 if reward else 4)
     left = next(outcome for outcome in report.outcomes if "left" in outcome.client)
     assert ("position_ids" in left.note) == (family == "gpt2")  # the only one without relative or masked positions
-    adapter = release.check(final / "adapter")
+    adapter = exporter.check(final / "adapter")
     assert adapter.holds and len(adapter.outcomes) == 1
 
 
@@ -242,7 +242,7 @@ def test_where_the_template_ends_with_eos_nothing_is_added(tmp_path: Path) -> No
 @pytest.mark.parametrize("compare", [True, False])
 def test_the_folder_of_an_adapter_is_merged(reward: bool, compare: bool, tmp_path: Path) -> None:
     final, _ = folders.save("llama", tmp_path, reward=reward)
-    report = release.write(release.of_folder(final / "adapter"), tmp_path / "out", release.How(compare=compare))
+    report = exporter.write(exporter.of_folder(final / "adapter"), tmp_path / "out", exporter.How(compare=compare))
     assert (report is not None) == compare
     plain, found = (load_file(folder / "model.safetensors") for folder in (final, tmp_path / "out"))
     assert plain.keys() == found.keys()
@@ -252,7 +252,7 @@ def test_the_folder_of_an_adapter_is_merged(reward: bool, compare: bool, tmp_pat
 
 def test_an_adapters_folder_can_be_exported_as_one(tmp_path: Path) -> None:
     final, _ = folders.save("llama", tmp_path, reward=True)
-    report = release.write(release.of_folder(final / "adapter"), tmp_path / "out", release.How("adapter"))
+    report = exporter.write(exporter.of_folder(final / "adapter"), tmp_path / "out", exporter.How("adapter"))
     assert report and report.holds and (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
@@ -260,8 +260,8 @@ def test_what_fails_its_check_never_takes_its_name(tmp_path: Path, monkeypatch: 
     final, _ = folders.save("llama", tmp_path, reward=True)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
-    monkeypatch.setattr(cross_check, "TOLERANCE", -1.0)
-    with pytest.raises(release.NotTheSame, match="others would get other numbers") as caught:
-        release.write(release.of_folder(final), tmp_path / "out")
+    monkeypatch.setattr(conformance, "TOLERANCE", -1.0)
+    with pytest.raises(exporter.NotTheSame, match="others would get other numbers") as caught:
+        exporter.write(exporter.of_folder(final), tmp_path / "out")
     assert caught.value.report.outcomes and caught.value.exit_code == 1
     assert names(tmp_path / "out") == ["old"] and not list(tmp_path.glob(".out*"))

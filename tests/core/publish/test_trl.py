@@ -15,16 +15,17 @@ import transformers
 from torch import Tensor
 
 from rlhfcli.chat.session import Judge
-from rlhfcli.core import checksums, release
-from rlhfcli.core.export import save_model
-from rlhfcli.core.model import load_tokenizer
-from rlhfcli.core.reward_model import as_reward_model, load_reward_model
-from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.scored_template import ending_at_score
+from rlhfcli.core.models.loading import load_tokenizer
+from rlhfcli.core.models.reward_model import as_reward_model, load_reward_model
+from rlhfcli.core.publish import exporter
+from rlhfcli.core.publish.saving import save_model
+from rlhfcli.data.dialogues.dialogue import Turn
+from rlhfcli.data.templates.scored_template import ending_at_score
+from rlhfcli.files import checksums
 from tests.core import families, folders
+from tests.core.parallel.test_ranks import on_two_ranks
 from tests.core.rank_worker import settings
-from tests.core.test_phases import _project
-from tests.core.test_ranks import on_two_ranks
+from tests.core.training.test_phases import _project
 
 DIALOGUES = [
     [{"role": "user", "content": "w5 w9 w17"}, {"role": "assistant", "content": "w30 w31"}],
@@ -101,4 +102,4 @@ def test_reward_models_that_two_ranks_have_trained_in_pieces(kind: str, tmp_path
             if folder != final:
                 folders.tokenizer().save_pretrained(folder)
                 checksums.write(folder)
-                assert release.check(folder).holds  # PEFT, and our loader
+                assert exporter.check(folder).holds  # PEFT, and our loader

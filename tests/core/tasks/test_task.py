@@ -11,15 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlhfcli.core import layout
-from rlhfcli.core.attention import TREES, attention
-from rlhfcli.core.causal_lm import CausalLM
-from rlhfcli.core.measure import measure, measure_dialogues
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.reward_task import RewardTask, compared
-from rlhfcli.core.tasks import SftTask
-from rlhfcli.data import store
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.core.models.language_model import CausalLM
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.packing import layout
+from rlhfcli.core.tasks.reward import RewardTask, compared
+from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.token_trees.tree_attention import TREES, attention
+from rlhfcli.core.training.measure import measure, measure_dialogues
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.store import prepared
 from rlhfcli.recipe.schema import Reward
 from tests.core import families
 
@@ -229,19 +229,19 @@ def test_stored_examples_are_cut_like_those_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
     """Without a Python number for each of their tokens."""
-    monkeypatch.setattr(store, "_BATCH", 2)  # several record batches
+    monkeypatch.setattr(prepared, "_BATCH", 2)  # several record batches
     for phase, examples in (("sft", _dialogues()), ("reward", _pairs())):
-        writer = store.Writer(tmp_path, phase, "train")  # type: ignore[arg-type]
+        writer = prepared.Writer(tmp_path, phase, "train")  # type: ignore[arg-type]
         for example in examples:
             writer.write(example, "here")  # type: ignore[arg-type]
         writer.close()
-    dialogues = store.StoredDialogues(tmp_path / "sft_train.arrow")
-    pairs = store.StoredPairs(tmp_path / "reward_train.arrow")
+    dialogues = prepared.StoredDialogues(tmp_path / "sft_train.arrow")
+    pairs = prepared.StoredPairs(tmp_path / "reward_train.arrow")
     expected: list[Any] = [
         SftTask(_dialogues(), "assistant", packed=packed, pad_id=1),
         RewardTask(_pairs(), Reward(), packed=packed, pad_id=1),
     ]
-    monkeypatch.setattr(store._Stored, "__getitem__", lambda *_: pytest.fail("an example was made"))
+    monkeypatch.setattr(prepared._Stored, "__getitem__", lambda *_: pytest.fail("an example was made"))
     found: list[Any] = [
         SftTask(dialogues, "assistant", packed=packed, pad_id=1),
         RewardTask(pairs, Reward(), packed=packed, pad_id=1),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhfcli.core.forest import Forest, grow
-from rlhfcli.core.plan import make_plan
+from rlhfcli.core.token_trees.attention_plan import make_plan
+from rlhfcli.core.token_trees.forest import Forest, grow
 from tests.core import families
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=20)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import flex_attention as torch_flex
 
-from rlhfcli.core import flex, ways
-from rlhfcli.core.attention import TREES, tree_attention
-from rlhfcli.core.forest import grow
-from rlhfcli.core.plan import Plan, make_plan
-from rlhfcli.core.tree_mask import sees
+from rlhfcli.core.packing import strategy
+from rlhfcli.core.token_trees import tree_attention_flex
+from rlhfcli.core.token_trees.attention_plan import Plan, make_plan
+from rlhfcli.core.token_trees.forest import grow
+from rlhfcli.core.token_trees.tree_attention import TREES, tree_attention
+from rlhfcli.core.token_trees.tree_mask import sees
 from tests.core import families
-from tests.core.test_layout import FORESTS
+from tests.core.packing.test_layout import FORESTS
 
 LONG = FORESTS["long"] + FORESTS["several trees"] + FORESTS["nested"]
 CASES: dict[str, dict[str, Any]] = {
@@ -32,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-    monkeypatch.setattr(flex, "_compiled", lambda: torch_flex.flex_attention)
+    monkeypatch.setattr(tree_attention_flex, "_compiled", lambda: torch_flex.flex_attention)
 
 
 def _rows(tokens: int, heads: int = 4, key_heads: int = 4, dimension: int = 16) -> list[torch.Tensor]:
@@ -43,7 +44,7 @@ def _rows(tokens: int, heads: int = 4, key_heads: int = 4, dimension: int = 16) 
 def _same(plan: Plan, rows: list[torch.Tensor], options: dict[str, Any]) -> None:
     module = SimpleNamespace(num_key_value_groups=rows[0].shape[1] // rows[1].shape[1], training=False)
     expected, _ = tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
-    result, _ = flex.flex_tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
+    result, _ = tree_attention_flex.flex_tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -57,8 +58,8 @@ def test_blocks_and_rule_are_the_mask(sequences: list[list[int]], window: int | 
     """An empty block has nothing to see (but for a window, where it may be kept), a full one is seen by all."""
     plan = make_plan(grow(sequences))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flex, "BLOCK", size)
-        blocks = flex.block_mask(plan, window)
+        patch.setattr(tree_attention_flex, "BLOCK", size)
+        blocks = tree_attention_flex.block_mask(plan, window)
     count, whole = len(plan.ends), sees(plan, window)
     side = -(-count // size)
     square = torch.zeros(side * size, side * size, dtype=torch.bool)
@@ -96,7 +97,7 @@ def _dense(counts: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("case", CASES)
 def test_same_as_the_rectangles(case: str, key_heads: int) -> None:
     plan = make_plan(grow(LONG))
-    assert len(plan.ends) > flex.BLOCK
+    assert len(plan.ends) > tree_attention_flex.BLOCK
     _same(plan, _rows(len(plan.ends), key_heads=key_heads), CASES[case])
 
 
@@ -104,38 +105,38 @@ def test_same_as_the_rectangles(case: str, key_heads: int) -> None:
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma2", "mistral"])
 def test_families_that_train_nothing_below_can_take_it_even_here(family: str) -> None:
     model = families.causal_lm(family).requires_grad_(False)
-    assert ways.why_no_flex(model, bf16=False) is None
-    assert ways.why_no_flex(model, bf16=True) is None
+    assert strategy.why_no_flex(model, bf16=False) is None
+    assert strategy.why_no_flex(model, bf16=True) is None
 
 
 @pytest.mark.usefixtures("eager")
 def test_the_blocks_are_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int | None] = []
-    rule: Callable[..., Any] = flex._rule
-    monkeypatch.setattr(flex, "_rule", lambda plan, window: made.append(window) or rule(plan, window))
+    rule: Callable[..., Any] = tree_attention_flex._rule
+    monkeypatch.setattr(tree_attention_flex, "_rule", lambda plan, window: made.append(window) or rule(plan, window))
     model = families.causal_lm("gemma2").requires_grad_(False)
-    flex._tried(model, 4, False, ways.attention(model, flex.FLEX))
+    tree_attention_flex._tried(model, 4, False, strategy.attention(model, tree_attention_flex.FLEX))
     assert sorted(made, key=str) == [6, None]  # it has a layer of each kind
 
 
 @pytest.mark.usefixtures("eager")
 def test_torch_has_no_way_back_on_a_cpu_and_that_is_the_reason_given() -> None:
-    why = ways.why_no_flex(families.causal_lm("opt"), bf16=False)
+    why = strategy.why_no_flex(families.causal_lm("opt"), bf16=False)
     assert why is not None and "does not support backward on CPU" in why
 
 
 def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flex, "_compiled", lambda: lambda query, *_, **__: query)
+    monkeypatch.setattr(tree_attention_flex, "_compiled", lambda: lambda query, *_, **__: query)
     model = families.causal_lm("opt").requires_grad_(False)
-    assert ways.why_no_flex(model, bf16=False) == "it gives other results here"
+    assert strategy.why_no_flex(model, bf16=False) == "it gives other results here"
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.1}, {}])
 def test_dropout_and_short_rows_go_through_the_rectangles(options: dict[str, Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr(flex, "_compiled", lambda: pytest.fail("compiled"))
+    monkeypatch.setattr(tree_attention_flex, "_compiled", lambda: pytest.fail("compiled"))
     plan = make_plan(grow(LONG if options else FORESTS["apart"]))
     rows = _rows(len(plan.ends))
-    result, _ = flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, **options)
+    result, _ = tree_attention_flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, **options)
     assert result.shape == (1, len(plan.ends), 4, 16)
 
 
@@ -143,26 +144,26 @@ def test_what_a_family_adds_is_refused() -> None:
     plan = make_plan(grow(LONG))
     rows = _rows(len(plan.ends))
     with pytest.raises(ValueError, match="its attention has s_aux"):
-        flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, s_aux=torch.zeros(4))
+        tree_attention_flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, s_aux=torch.zeros(4))
 
 
 @pytest.mark.parametrize(
     ("why", "attention", "note"),
     [
-        (None, flex.FLEX, "token trees, FlexAttention"),
+        (None, tree_attention_flex.FLEX, "token trees, FlexAttention"),
         ("no Triton", TREES, "token trees, without FlexAttention: no Triton"),
     ],
 )
 def test_a_gpu_takes_it_where_it_works_and_says_why_not(
     why: str | None, attention: str, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flex, "why_not", lambda *_, **__: why)
+    monkeypatch.setattr(tree_attention_flex, "why_not", lambda *_, **__: why)
     gpu, cpu = (SimpleNamespace(device=torch.device(kind)) for kind in ("cuda", "cpu"))
-    way = ways.Way(packed=True, attention=TREES, note="token trees")
-    assert ways.fastest(way, gpu, bf16=True) == ways.Way(packed=True, attention=attention, note=note)
-    assert ways.fastest(way, cpu, bf16=True) is way
-    padded = ways.Way(packed=False, attention=None, note="padded: it has to be")
-    assert ways.fastest(padded, gpu, bf16=True) is padded
+    way = strategy.Way(packed=True, attention=TREES, note="token trees")
+    assert strategy.fastest(way, gpu, bf16=True) == strategy.Way(packed=True, attention=attention, note=note)
+    assert strategy.fastest(way, cpu, bf16=True) is way
+    padded = strategy.Way(packed=False, attention=None, note="padded: it has to be")
+    assert strategy.fastest(padded, gpu, bf16=True) is padded
 
 
 def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +171,7 @@ def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPat
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(torch_flex.flex_attention, dynamic=True, backend=counter)
-    monkeypatch.setattr(flex, "_compiled", lambda: compiled)
+    monkeypatch.setattr(tree_attention_flex, "_compiled", lambda: compiled)
     lengths = set()
     for branches in (4, 7, 9, 12, 15, 20, 5, 6):
         prompt = families.token_ids([40], seed=branches)[0]
@@ -185,7 +186,9 @@ def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("case", CASES)
 def test_same_as_the_rectangles_compiled(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(flex, "_compiled", lambda: torch.compile(torch_flex.flex_attention, dynamic=False))
+    monkeypatch.setattr(
+        tree_attention_flex, "_compiled", lambda: torch.compile(torch_flex.flex_attention, dynamic=False)
+    )
     plan = make_plan(grow(LONG))
     with torch.no_grad():
         _same(plan, _rows(len(plan.ends)), CASES[case])

@@ -9,18 +9,18 @@ import torch
 from hypothesis import given, settings
 from transformers import AutoModelForCausalLM
 
-from rlhfcli.core import layout
-from rlhfcli.core.forest import grow
-from rlhfcli.core.measure import measure_dialogues
-from rlhfcli.core.model import recomputed_activations
-from rlhfcli.core.plan import make_plan
-from rlhfcli.core.reward_model import RewardModel
-from rlhfcli.core.tree_mask import MASK_TOKENS, attention_mask, masked, sees, why_no_mask
-from rlhfcli.core.ways import MASK, Way, way_of
-from rlhfcli.data.encoded import EncodedDialogue
+from rlhfcli.core.models.loading import recomputed_activations
+from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.packing import layout
+from rlhfcli.core.packing.strategy import MASK, Way, way_of
+from rlhfcli.core.token_trees.attention_plan import make_plan
+from rlhfcli.core.token_trees.forest import grow
+from rlhfcli.core.token_trees.tree_mask import MASK_TOKENS, attention_mask, masked, sees, why_no_mask
+from rlhfcli.core.training.measure import measure_dialogues
+from rlhfcli.data.encoding.encoded import EncodedDialogue
 from tests.core import families
-from tests.core.test_forest import SEQUENCES
-from tests.core.test_layout import FORESTS, PACKED, _loss_and_gradients, _one_at_a_time
+from tests.core.packing.test_layout import FORESTS, PACKED, _loss_and_gradients, _one_at_a_time
+from tests.core.token_trees.test_forest import SEQUENCES
 
 # what registers no attention function of ours takes a mask as well, unless its windows are not told by layer
 FORCED = [family for family in PACKED if family != "mistral"] + list(families.MASKED)
@@ -81,7 +81,7 @@ def test_a_window_that_counts_the_cells_of_a_row_is_refused() -> None:
 
 def test_a_row_is_tried_that_is_longer_than_what_a_window_may_hide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word in its config, the window of 256 tokens would still be noticed."""
-    monkeypatch.setattr("rlhfcli.core.ways.why_no_mask", lambda _: None)
+    monkeypatch.setattr("rlhfcli.core.packing.strategy.why_no_mask", lambda _: None)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(families.GPT_NEO).eval()
     families._spread(model)
@@ -100,7 +100,7 @@ def test_other_kinds_of_layers_are_refused() -> None:
 def test_rewards_by_a_mask_are_those_of_the_padded_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     model = RewardModel(families.classifier("gptj"))
     by_mask = model.rewards(FORESTS["nested"])
-    monkeypatch.setattr("rlhfcli.core.reward_model.way_of", lambda _: Way(False, None, "padded"))
+    monkeypatch.setattr("rlhfcli.core.models.reward_model.way_of", lambda _: Way(False, None, "padded"))
     torch.testing.assert_close(by_mask, model.rewards(FORESTS["nested"]), rtol=1e-4, atol=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_losses_by_a_mask_are_those_of_the_padded_layout(family: str, monkeypatc
     model = families.causal_lm(family)
     dialogues = [EncodedDialogue(ids, [(3, len(ids))]) for ids in FORESTS["nested"]]
     by_mask = measure_dialogues(model, dialogues, "assistant", 1000)
-    monkeypatch.setattr("rlhfcli.core.measure.way_of", lambda *_: Way(False, None, "padded"))
+    monkeypatch.setattr("rlhfcli.core.training.measure.way_of", lambda *_: Way(False, None, "padded"))
     padded = measure_dialogues(model, dialogues, "assistant", 1000)
     assert (by_mask.tokens, by_mask.correct) == (padded.tokens, padded.correct)
     assert by_mask.nll == pytest.approx(padded.nll, rel=1e-5)

@@ -19,23 +19,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.chat.transcript import Record, append
-from rlhfcli.cli.run_states import read as read_states
-from rlhfcli.cli.runs import figures, state
-from rlhfcli.core import cards, checkpoint, checksums, release
-from rlhfcli.core.checkpoint import Progress
-from rlhfcli.core.metrics import cut_back
-from rlhfcli.core.model import load_tokenizer
-from rlhfcli.data.dialogue import Turn
-from rlhfcli.data.manifest import damage
-from rlhfcli.data.prepare import prepare
-from rlhfcli.data.store import Prepared
+from rlhfcli.cli.inspect.run_states import read as read_states
+from rlhfcli.cli.inspect.runs import figures, state
+from rlhfcli.core.checkpoints import checkpoint_files
+from rlhfcli.core.checkpoints.checkpoint_files import Progress
+from rlhfcli.core.models.loading import load_tokenizer
+from rlhfcli.core.publish import exporter, model_card
+from rlhfcli.core.training.journal import cut_back
+from rlhfcli.data.dialogues.dialogue import Turn
+from rlhfcli.data.preparation.prepare import prepare
+from rlhfcli.data.store.manifest import damage
+from rlhfcli.data.store.prepared import Prepared
 from rlhfcli.errors import RlhfError
+from rlhfcli.files import checksums
 from rlhfcli.progress import Silent
-from rlhfcli.recipe import recent, unfinished
 from rlhfcli.recipe.loader import load_recipe
-from rlhfcli.recipe.run_folder import RunFolder
+from rlhfcli.runs import recent, resumable
+from rlhfcli.runs.run_folder import RunFolder
 from tests.core import folders
-from tests.core.test_fuzz_folders import BREAKS, break_bytes
+from tests.core.model_files.test_fuzz_folders import BREAKS, break_bytes
 
 PAIRS = [{"prompt": f"Question {n}?", "chosen": f"Answer {n}.", "rejected": "No."} for n in range(30)]
 RECIPE = """
@@ -65,9 +67,9 @@ def _opened(part: str, *, resume: bool = False) -> Callable[[Path], Any]:
 
 def _card(phase: str) -> Callable[[Path], str]:
     def made(folder: Path) -> str:
-        source = release.of_run(_run(folder), phase)  # type: ignore[arg-type]
+        source = exporter.of_run(_run(folder), phase)  # type: ignore[arg-type]
         assert source.made is not None
-        return cards.card(source.made, "merged", source.base)
+        return model_card.card(source.made, "merged", source.base)
 
     return made
 
@@ -81,9 +83,9 @@ def _data(folder: Path) -> list[Any]:
 
 def _checkpoint(folder: Path) -> Any:
     warnings: list[str] = []
-    found = checkpoint.newest(folder / "reward" / "checkpoints", warnings.append)
+    found = checkpoint_files.newest(folder / "reward" / "checkpoints", warnings.append)
     if found is None:
-        assert warnings or not unfinished.checkpoints(folder / "reward" / "checkpoints")
+        assert warnings or not resumable.checkpoints(folder / "reward" / "checkpoints")
         return None  # which is reported
     values = {key: found.read(key).tolist() for key in TENSORS}
     return values, found.progress, found.manifest["settings"], found.random_state(0)["cpu"].tolist()
@@ -169,12 +171,12 @@ def _made(folder: Path) -> dict[Any, Any]:
         (folder / phase / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in METRICS))
         run.note({phase: {"steps": 4, "tokens": 99, "seconds": 1.5, "eval_loss": 1.5}})
         run.write_result(phase, RESULTS[phase])
-    checkpoint.save(
+    checkpoint_files.save(
         folder / "reward" / "checkpoints",
         iter(TENSORS.items()),
         {"0:cpu": torch.get_rng_state()},
         Progress(4, 99, 1.5, {"loss": 1.0}, 3, {"eval_loss": 1.5}),
-        unfinished.settings(run.recipe, "reward") | {unfinished.FINGERPRINT: "f"},
+        resumable.settings(run.recipe, "reward") | {resumable.FINGERPRINT: "f"},
         100,
     )
     _chat(folder)

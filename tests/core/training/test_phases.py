@@ -12,12 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhfcli.core import out_of_memory, phases
-from rlhfcli.core.engine import schedule_factor
-from rlhfcli.core.reward_model import load_reward_model
-from rlhfcli.core.steps import plan_steps
-from rlhfcli.core.tasks import SftTask
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.core.engine.engine import schedule_factor
+from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.parallel import out_of_memory
+from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.training import phases
+from rlhfcli.core.training.step_plan import plan_steps
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutOfMemory, TrainingError, ran_out_of_memory
 from rlhfcli.evaluation.reward import ranking, score_pairs
 from rlhfcli.progress import Silent

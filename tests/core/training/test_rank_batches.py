@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from rlhfcli.core import shares
-from rlhfcli.core.layout import lay_out
-from rlhfcli.core.shares import ahead, cut, divide, passes, share_of
-from rlhfcli.core.tasks import SftTask
-from rlhfcli.data.encoded import EncodedDialogue
+from rlhfcli.core.packing.layout import lay_out
+from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.training import rank_batches as shares
+from rlhfcli.core.training.rank_batches import ahead, cut, divide, passes, share_of
+from rlhfcli.data.encoding.encoded import EncodedDialogue
 
 
 def task(lengths: Sequence[int], *, packed: bool = True) -> SftTask:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core import measure
-from rlhfcli.core.engine import Engine
-from rlhfcli.core.resume import Checkpoints, Sitting
-from rlhfcli.core.stop import Stop
+from rlhfcli.core.checkpoints.manager import Checkpoints, Sitting
+from rlhfcli.core.checkpoints.stop import Stop
+from rlhfcli.core.engine.engine import Engine
+from rlhfcli.core.training import measure
 from rlhfcli.errors import Interrupted
+from tests.core.checkpoints.test_manager import TRAIN, lines, resumed, same
 from tests.core.resume_worker import settings
-from tests.core.test_phases import _project
-from tests.core.test_resume import TRAIN, lines, resumed, same
+from tests.core.training.test_phases import _project
 
 
 class Asked(Stop):
@@ -59,7 +59,7 @@ def batches(folder: Path, phase: str, monkeypatch: pytest.MonkeyPatch) -> int:
         return sums(task, forward, share, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlhfcli.core.loop.sums", noted)
+        patch.setattr("rlhfcli.core.training.loop.sums", noted)
         TRAIN[phase](_project(folder, reward={"init_from": "base"}, **settings(1, **SMALL)))
     assert len(seen) == 4  # before step 1, after 4 and 8, and at the end
     return seen[0]

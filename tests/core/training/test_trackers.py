@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core import phases, trackers
-from rlhfcli.core.phases import Project
-from rlhfcli.core.resume import Sitting
+from rlhfcli.core.checkpoints.manager import Sitting
+from rlhfcli.core.training import phases, trackers
+from rlhfcli.core.training.phases import Project
 from rlhfcli.errors import Interrupted, UserError
 from rlhfcli.recipe.schema import Recipe
 from tests.core.resume_worker import After, settings
-from tests.core.test_phases import _project
+from tests.core.training.test_phases import _project
 
 SITTINGS = (4, 5, 99)  # steps of each
 

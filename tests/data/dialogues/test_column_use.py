@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from rlhfcli.cli.data_view import tables
-from rlhfcli.data.column_use import ColumnUse, WatchedRow, described
-from rlhfcli.data.dialogue import Origin, Turn
-from rlhfcli.data.formats import SHAPES, convert, detect_shape, shape_of
-from rlhfcli.data.prepare import prepare
-from rlhfcli.data.shaping import Shaping
-from rlhfcli.data.template import ignored_by, set_template
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.cli.views.data_view import tables
+from rlhfcli.data.dialogues.column_use import ColumnUse, WatchedRow, described
+from rlhfcli.data.dialogues.dialogue import Origin, Turn
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.preparation.prepare import prepare
+from rlhfcli.data.shapes.formats import SHAPES, convert, detect_shape, shape_of
+from rlhfcli.data.sources.shaping import Shaping
+from rlhfcli.data.templates.template import ignored_by, set_template
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 from tests.data.conftest import pair

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.encode import Encoder, encode_prompt, end_token
-from rlhfcli.data.template import HUMAN_ASSISTANT, render, set_template, trimmed
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.encoding.encode import Encoder, encode_prompt, end_token
+from rlhfcli.data.templates.template import HUMAN_ASSISTANT, render, set_template, trimmed
 from rlhfcli.errors import DataError
 from tests.data.conftest import TEXTS
 

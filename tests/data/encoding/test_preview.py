@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.preview import Piece, Previewer, PreviewPreference, spread
-from rlhfcli.data.template import set_template
-from tests.data.test_masks import sentencepiece
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.encoding.preview import Piece, Previewer, PreviewPreference, spread
+from rlhfcli.data.templates.template import set_template
+from tests.data.encoding.test_masks import sentencepiece
 
 HERE = Origin("rows.jsonl", 1)
 CHATML = (

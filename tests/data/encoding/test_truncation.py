@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.encode import Encoder, encode_prompt
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.encoding.encode import Encoder, encode_prompt
 
 HERE = Origin("test", "row 1")
 SYSTEM = Turn("system", "Be kind.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlhfcli.data.overlap import find_overlap
-from rlhfcli.data.prepare import prepare
+from rlhfcli.data.preparation.overlap import find_overlap
+from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Eval
@@ -21,7 +21,7 @@ def folder(tokenizer, make_recipe, write_lines, tmp_path):
 
 
 def trained(folder):
-    from rlhfcli.data.store import Prepared
+    from rlhfcli.data.store.prepared import Prepared
 
     train = Prepared(folder).pairs("train")
     return {int(train.origin(k).rpartition(" ")[2]) - 1 for k in range(len(train))}

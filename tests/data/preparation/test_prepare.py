@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.prepare import prepare, ready
-from rlhfcli.data.store import REJECTED
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.preparation.prepare import prepare, ready
+from rlhfcli.data.store.prepared import REJECTED
 from rlhfcli.errors import DataError, OutputError
 from rlhfcli.progress import Silent
 from tests.data.conftest import Notes, pair
@@ -173,7 +173,7 @@ def test_a_change_makes_a_new_store(tokenizer, make_recipe, write_lines, tmp_pat
     recipe = make_recipe(path)
     before = prepare(recipe, tokenizer, tmp_path / "data", sink).manifest["fingerprint"]
     if change is None:
-        monkeypatch.setattr("rlhfcli.data.prepare.code_identity", lambda package: "other")
+        monkeypatch.setattr("rlhfcli.data.preparation.prepare.code_identity", lambda package: "other")
     else:
         change(recipe, tokenizer, path)
     assert prepare(recipe, tokenizer, tmp_path / "data", sink).manifest["fingerprint"] != before

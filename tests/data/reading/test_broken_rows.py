@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from rlhfcli.data.prepare import prepare
-from rlhfcli.data.store import REJECTED
+from rlhfcli.data.preparation.prepare import prepare
+from rlhfcli.data.store.prepared import REJECTED
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
 from tests.data.conftest import pair

@@ -13,16 +13,16 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rlhfcli.data.files import read_rows
-from rlhfcli.data.prepare import prepare
-from rlhfcli.data.rows import Unreadable
-from rlhfcli.data.sources import open_source
-from rlhfcli.data.store import REJECTED
+from rlhfcli.data.preparation.prepare import prepare
+from rlhfcli.data.reading.files import read_rows
+from rlhfcli.data.reading.rows import Unreadable
+from rlhfcli.data.sources.sources import open_source
+from rlhfcli.data.store.prepared import REJECTED
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Source
 from tests.data.conftest import pair
-from tests.data.test_prepare import Notes
+from tests.data.preparation.test_prepare import Notes
 
 ROWS = [{"prompt": "a", "response": "b"}, {"prompt": "c, d", "response": "東京 é"}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

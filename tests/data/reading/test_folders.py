@@ -7,13 +7,13 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
-from rlhfcli.data.evaluation_rows import read_pairs
-from rlhfcli.data.prepare import prepare
-from rlhfcli.data.sources import open_source
+from rlhfcli.data.preparation.prepare import prepare
+from rlhfcli.data.sources.evaluation_rows import read_pairs
+from rlhfcli.data.sources.sources import open_source
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 from tests.data.conftest import pair
-from tests.data.test_prepare import Notes
+from tests.data.preparation.test_prepare import Notes
 
 HUB = ["train_prefs", "train_sft", "train_gen", "test_prefs", "test_sft"]
 HUB = [f"data/{name}@" for name in HUB]

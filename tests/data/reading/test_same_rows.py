@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from rlhfcli.data.prepare import prepare
+from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.progress import Silent
 
 COUNT = 14

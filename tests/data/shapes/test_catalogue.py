@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlhfcli.data.catalogue import ENTRIES, entries_of, find_entry
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.formats import SHAPES, convert, detect_shape, named_shapes
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.shapes.catalogue import ENTRIES, entries_of, find_entry
+from rlhfcli.data.shapes.formats import SHAPES, convert, detect_shape, named_shapes
 from tests.data.catalogue_rows import (
     BAD,
     DIALOGUES,

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.formats import SHAPES, convert, detect_shape, named_shapes
-from rlhfcli.data.turns import USER_ASSISTANT, RowProblem, split_transcript
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.dialogues.turns import USER_ASSISTANT, RowProblem, split_transcript
+from rlhfcli.data.shapes.formats import SHAPES, convert, detect_shape, named_shapes
 from rlhfcli.errors import DataError
 
 HERE = Origin("rows.jsonl", "line 7")

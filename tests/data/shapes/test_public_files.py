@@ -10,11 +10,11 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from rlhfcli.data.column_use import ColumnUse, WatchedRow
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.formats import SHAPES, convert, detect_shape
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.column_use import ColumnUse, WatchedRow
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.shapes.formats import SHAPES, convert, detect_shape
 from rlhfcli.errors import DataError
 from tests.data.public_rows import CALLS, READ, REFUSED, A, B, Pair, Talk, said
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlhfcli.data.dialogue import Origin, Preference
-from rlhfcli.data.formats import convert, detect_shape
-from rlhfcli.data.rows import Unreadable, readable
-from rlhfcli.data.turns import RowProblem
+from rlhfcli.data.dialogues.dialogue import Origin, Preference
+from rlhfcli.data.dialogues.turns import RowProblem
+from rlhfcli.data.reading.rows import Unreadable, readable
+from rlhfcli.data.shapes.formats import convert, detect_shape
 from tests.data.catalogue_rows import BAD, GOOD, SCORED, TREE, message, plain, shape_of
 
 

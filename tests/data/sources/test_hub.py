@@ -7,9 +7,9 @@ import json
 import datasets
 import pytest
 
-from rlhfcli.data.catalogue import ENTRIES
-from rlhfcli.data.prepare import prepare
-from rlhfcli.data.sources import open_source
+from rlhfcli.data.preparation.prepare import prepare
+from rlhfcli.data.shapes.catalogue import ENTRIES
+from rlhfcli.data.sources.sources import open_source
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Source

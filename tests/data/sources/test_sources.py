@@ -14,9 +14,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from pyarrow import parquet
 
-from rlhfcli.data.column_use import ColumnUse
-from rlhfcli.data.evaluation_rows import read_pairs, read_prompts
-from rlhfcli.data.sources import local_streams, open_source
+from rlhfcli.data.dialogues.column_use import ColumnUse
+from rlhfcli.data.sources.evaluation_rows import read_pairs, read_prompts
+from rlhfcli.data.sources.sources import local_streams, open_source
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import Source
 

@@ -7,13 +7,13 @@ import random
 
 import pytest
 
-from rlhfcli.data import manifest
-from rlhfcli.data.manifest import MANIFEST, damage
-from rlhfcli.data.prepare import prepare, ready
-from rlhfcli.data.store import REJECTED, Prepared
+from rlhfcli.data.preparation.prepare import prepare, ready
+from rlhfcli.data.store import manifest
+from rlhfcli.data.store.manifest import MANIFEST, damage
+from rlhfcli.data.store.prepared import REJECTED, Prepared
 from rlhfcli.errors import DataError, OutputError
 from tests.data.conftest import pair
-from tests.data.test_prepare import Notes
+from tests.data.preparation.test_prepare import Notes
 
 PAIRS = [*(pair(number) for number in range(60)), {"prompt": "x", "chosen": None, "rejected": "a"}]
 ARROW = ("sft_train.arrow", "reward_validation.arrow", "training_prompts.arrow")

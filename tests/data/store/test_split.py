@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.prepare import prepare
-from rlhfcli.data.split import conversation_key, part_of, position, share_of
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.preparation.prepare import prepare
+from rlhfcli.data.store.split import conversation_key, part_of, position, share_of
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import PhaseSplit

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from rlhfcli.data.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.statistics import PartStatistics
+from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.data.store.statistics import PartStatistics
 
 
 def dialogue(length: int, *spans: tuple[int, int]) -> EncodedDialogue:

@@ -9,12 +9,12 @@ from time import process_time
 
 import pytest
 
-from rlhfcli.data.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.encode import Encoder, encode_prompt, end_token
-from rlhfcli.data.prepare import prepare
-from rlhfcli.data.template import set_template
+from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
+from rlhfcli.data.encoding.encode import Encoder, encode_prompt, end_token
+from rlhfcli.data.preparation.prepare import prepare
+from rlhfcli.data.templates.template import set_template
 from rlhfcli.progress import Silent
-from tests.data.test_masks import CHATML, LLAMA3, MISTRAL
+from tests.data.encoding.test_masks import CHATML, LLAMA3, MISTRAL
 
 HERE = Origin("test", "row 1")
 FOLDER = Path(__file__).parent / "chat_templates"
@@ -246,7 +246,7 @@ def test_what_has_no_room_is_left_out_before_or_after_with_the_same_result(load,
         Turn(role, "x " * (number % 7) + f"{role} {number}") for number in range(20) for role in ("user", "assistant")
     )
     first = Encoder(tokenizer, 400).dialogues([Dialogue(turns, HERE)])  # type: ignore[arg-type]
-    monkeypatch.setattr("rlhfcli.data.encode._MANY", 1000)
+    monkeypatch.setattr("rlhfcli.data.encoding.encode._MANY", 1000)
     assert first == Encoder(tokenizer, 400).dialogues([Dialogue(turns, HERE)])  # type: ignore[arg-type]
 
 

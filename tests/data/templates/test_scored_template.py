@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlhfcli.data.dialogue import Dialogue
-from rlhfcli.data.encode import Encoder
-from rlhfcli.data.scored_template import ending_at_score
-from tests.data.test_chat_templates import ENDS, HERE, TURNS, load  # noqa: F401
+from rlhfcli.data.dialogues.dialogue import Dialogue
+from rlhfcli.data.encoding.encode import Encoder
+from rlhfcli.data.templates.scored_template import ending_at_score
+from tests.data.templates.test_chat_templates import ENDS, HERE, TURNS, load  # noqa: F401
 
 
 @pytest.mark.parametrize("count", [2, 4])

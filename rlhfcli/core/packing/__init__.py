@@ -1,0 +1,6 @@
+"""Examples become batches: micro-batches that fit, a layout, and the fastest strategy that a model computes exactly.
+
+May import ``core.families`` and ``core.token_trees``.
+"""
+
+__all__ = ["backbone", "last_layer", "layout", "micro_batches", "strategy"]

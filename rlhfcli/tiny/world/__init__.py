@@ -1,0 +1,3 @@
+"""The closed lists of a small world: facts, names, and what one exchange is."""
+
+__all__ = ["exchange", "facts", "names", "split"]
