@@ -2,7 +2,7 @@
 
 The rooms, from bottom to top; each may import those below it:
 
-1. ``token_trees``, ``parallel``, ``model_files``: one row of tokens for many sequences; ranks and DeepSpeed; folders of models
+1. ``token_trees``, ``parallel``, ``model_files``: many sequences as one row of tokens; ranks; folders
 2. ``families``: what differs between model families
 3. ``packing``: examples become batches, in the fastest layout that a model computes exactly
 4. ``models``, ``tasks``: language model, reward model, LoRA; what a batch of each phase is, and its loss

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Schedule:
+class StepPlan:
     """The arithmetic of a phase.
 
     Args:

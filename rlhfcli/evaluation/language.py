@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core.families.continuation import slow_because
+from rlhfcli.core.families.continuation import slow_reason
 from rlhfcli.core.generation.decode import Decoding, context_limit, end_ids_of, generate
 from rlhfcli.core.generation.text_stream import Lead, cut, turn_stops
 from rlhfcli.core.training.measure import measure_dialogues
@@ -102,7 +102,7 @@ def evaluate_language(
     for prefix, name, model in (("base_", "base", base), ("", "tuned", tuned)):
         with sink.stage(f"perplexity of the {name} model"):
             result |= _likelihood(recipe, model, data.dialogues, prefix)
-        if slow := slow_because(model):
+        if slow := slow_reason(model):
             sink.note(slow)
         sink.begin(f"answers of the {name} model", len(questions), "prompts")
         answers[name] = _answers(model, data.tokenizer, questions, _limit(recipe, data), sink)

@@ -18,14 +18,14 @@ from __future__ import annotations
 from rlhfcli.launch.dispatch import start
 from rlhfcli.launch.environment import check_launcher, in_this_process
 from rlhfcli.launch.options import Options, imagined, usable_gpus
-from rlhfcli.launch.rank import as_rank, first, go_on_alone, is_rank, log_into, of_first, together, wait_for_first
+from rlhfcli.launch.rank import as_rank, continue_alone, first, is_rank, log_into, of_first, together, wait_for_first
 
 __all__ = [
     "Options",
     "as_rank",
     "check_launcher",
+    "continue_alone",
     "first",
-    "go_on_alone",
     "imagined",
     "in_this_process",
     "is_rank",

@@ -143,7 +143,7 @@ def of_first(look: Callable[[], Made]) -> Made:
     return cast("Made", ranks.from_first(look() if first() else None))
 
 
-def go_on_alone() -> bool:
+def continue_alone() -> bool:
     """What is left is work for one rank: the first goes on without the others.
 
     Returns:

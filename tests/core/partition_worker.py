@@ -14,7 +14,7 @@ import torch
 
 from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
 from rlhfcli.core.parallel.ranks import rank
-from rlhfcli.core.parallel.zero3 import in_pieces, loading, shape_of, whole
+from rlhfcli.core.parallel.zero3 import is_partitioned, loading, shape_of, whole
 from rlhfcli.recipe.schema import Deepspeed
 
 
@@ -29,13 +29,13 @@ def report(folder: Path) -> dict[str, Any]:
     with whole(named.values()):
         same = all(torch.equal(p, other) for p, other in zip(model.parameters(), plain.parameters(), strict=True))
     return {
-        "in_pieces": in_pieces(model),
+        "in_pieces": is_partitioned(model),
         "held": sum(held.values()),
         "in_place": sum(in_place.values()),
         "counts": parameter_counts(model),
         "shapes": all(shape_of(p) == other.shape for p, other in zip(named.values(), plain.parameters(), strict=True)),
         "same": same,
-        "afterwards": in_pieces(load_causal_lm(str(folder / "model"))),
+        "afterwards": is_partitioned(load_causal_lm(str(folder / "model"))),
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.core.checkpoints.manager import Sitting
+from rlhfcli.core.checkpoints.manager import TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.parallel import ranks
 from rlhfcli.core.training import phases
@@ -48,7 +48,7 @@ def train(folder: Path, stage: int, steps: int, offload: str = "none", best_by: 
     for phase in (phases.train_sft, phases.train_reward):
         project = _project(folder, reward={"init_from": "base"}, **changes)
         with suppress(Interrupted):
-            phase(replace(project, sitting=Sitting(resume=True, stop=After(steps))))
+            phase(replace(project, session=TrainingSession(resume=True, stop=After(steps))))
         ranks.meet()
 
 

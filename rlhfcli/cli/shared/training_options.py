@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from rlhfcli.errors import UserError
 
 if TYPE_CHECKING:
-    from rlhfcli.core.checkpoints.manager import Sitting
+    from rlhfcli.core.checkpoints.manager import TrainingSession
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _TIME = re.compile("".join(rf"(?:(\d+){unit})?" for unit in _UNITS))
 
 
 @dataclass(frozen=True)
-class Going:
+class TrainingOptions:
     """What the user asked for.
 
     Args:
@@ -32,21 +32,21 @@ class Going:
     overwrite: bool = False
     until: float | None = None
 
-    def sitting(self, fingerprint: str, resume: str) -> Sitting:
+    def session(self, fingerprint: str, resume: str) -> TrainingSession:
         """The same for the training.
 
         Args:
             fingerprint: Of the prepared data.
             resume: What to type to go on.
         """
-        from rlhfcli.core.checkpoints.manager import Sitting
+        from rlhfcli.core.checkpoints.manager import TrainingSession
         from rlhfcli.core.checkpoints.stop import Stop
 
         left = None if self.until is None else self.until - time.monotonic()
-        return Sitting(self.resume, fingerprint, Stop(left), resume)
+        return TrainingSession(self.resume, fingerprint, Stop(left), resume)
 
 
-def going(verb: str, *, resume: bool, overwrite: bool, max_time: str | None) -> Going:
+def going(verb: str, *, resume: bool, overwrite: bool, max_time: str | None) -> TrainingOptions:
     """Check the options. The clock of ``--max-time`` runs from now.
 
     Raises:
@@ -56,7 +56,7 @@ def going(verb: str, *, resume: bool, overwrite: bool, max_time: str | None) -> 
         raise UserError(
             "--resume and --overwrite exclude each other", hint="--resume goes on, --overwrite begins again."
         )
-    return Going(verb, resume, overwrite, None if max_time is None else time.monotonic() + seconds(max_time))
+    return TrainingOptions(verb, resume, overwrite, None if max_time is None else time.monotonic() + seconds(max_time))
 
 
 def seconds(text: str) -> int:

@@ -25,7 +25,7 @@ from rlhfcli.runs.run_folder import PHASES, Part, Phase, RunFolder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rlhfcli.cli.shared.training_options import Going
+    from rlhfcli.cli.shared.training_options import TrainingOptions
     from rlhfcli.core.result import Result
     from rlhfcli.core.training.phases import Project
     from rlhfcli.data.preparation.prepare import Prepared
@@ -93,7 +93,7 @@ def claim(work: Work, part: Part, *, overwrite: bool, resume: bool = False) -> N
     launch.together()
 
 
-def nothing_left(work: Work, part: Phase, going: Going) -> bool:
+def nothing_left(work: Work, part: Phase, going: TrainingOptions) -> bool:
     """Whether a phase is finished and shall not be repeated; says so.
 
     Raises:
@@ -207,7 +207,7 @@ def overlap(work: Work, prepared: Prepared) -> dict[str, Any]:
         return find_overlap(prepared.folder, work.recipe.eval, work.recipe.seed)
 
 
-def project_of(work: Work, going: Going) -> Project:
+def project_of(work: Work, going: TrainingOptions) -> Project:
     """Everything that a phase needs."""
     if launch.first():
         with work.run.starting():
@@ -231,8 +231,8 @@ def project_of(work: Work, going: Going) -> Project:
     prepared = prepare(work, tokenizer, keep=not going.overwrite)
     launch.log_into(work.run.path / "logs")
     resume = typed(f"rlhf {going.verb} --resume{machines(sys.argv[1:])}", work.recipe, later=True)
-    sitting = going.sitting(str(prepared.manifest["fingerprint"]), resume)
-    return Project(work.recipe, prepared, tokenizer, work.run.path, work.sink, sitting)
+    session = going.session(str(prepared.manifest["fingerprint"]), resume)
+    return Project(work.recipe, prepared, tokenizer, work.run.path, work.sink, session)
 
 
 def look_ahead(work: Work, project: Project) -> None:

@@ -39,5 +39,5 @@ def reward(
             return
         work.claim(job, "reward", overwrite=overwrite, resume=resume)
         result = work.train(job, work.project_of(job, wish), "reward")
-    trained.say_trained(job, "reward", result)
+    trained.say_trained(job.run, "reward", result)
     work.next_steps(job, "rlhf eval", "rlhf chat")

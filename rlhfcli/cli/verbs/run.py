@@ -47,8 +47,8 @@ def run(
             if work.nothing_left(job, phase, wish):
                 continue
             work.claim(job, phase, overwrite=overwrite, resume=resume)
-            trained.say_trained(job, phase, work.train(job, project, phase))
-        if not launch.go_on_alone():
+            trained.say_trained(job.run, phase, work.train(job, project, phase))
+        if not launch.continue_alone():
             return
         show(measuring.evaluate(job))
     console.message(f"All done in {time.perf_counter() - began:.0f} s. Everything is in {job.run.path}")

@@ -38,5 +38,5 @@ def sft(
             return
         work.claim(job, "sft", overwrite=overwrite, resume=resume)
         result = work.train(job, work.project_of(job, wish), "sft")
-    trained.say_trained(job, "sft", result)
+    trained.say_trained(job.run, "sft", result)
     work.next_steps(job, "rlhf chat", "rlhf reward", "rlhf eval")

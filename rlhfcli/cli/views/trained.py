@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from rlhfcli import console
 
 if TYPE_CHECKING:
-    from rlhfcli.cli.shared.work import Work
     from rlhfcli.core.result import Result
+    from rlhfcli.runs.run_folder import RunFolder
 
 
-def say_trained(work: Work, phase: str, result: Result) -> None:
+def say_trained(run: RunFolder, phase: str, result: Result) -> None:
     """The phase in one line."""
     name = "nll" if phase == "reward" else "loss"  # a reward model's loss holds more, see RewardTask
     figures = f"validation {name} {_change(result, f'eval_{name}')}"
@@ -19,7 +19,7 @@ def say_trained(work: Work, phase: str, result: Result) -> None:
         figures += f", ranking accuracy {_change(result, 'eval_accuracy')}"
     if result.best:
         figures += f" (after step {result.best['step']:,}: {result.best['by']})"
-    folder = work.run.sft if phase == "sft" else work.run.reward
+    folder = run.sft if phase == "sft" else run.reward
     console.message(f"{phase}: {result.steps:,} steps in {result.seconds:.0f} s, {figures}. Saved: {folder}")
 
 

@@ -22,26 +22,26 @@ from torch.utils._pytree import tree_leaves
 
 from rlhfcli.core.hardware import device
 from rlhfcli.core.models import loading as models
-from rlhfcli.core.packing.strategy import Way, computing
+from rlhfcli.core.packing.strategy import Strategy, computing_with
 from rlhfcli.core.tasks.task import Batch, Task
 from rlhfcli.errors import ModelError
 
 
 @contextmanager
-def without_memory() -> Iterator[None]:
+def fake_tensors() -> Iterator[None]:
     """While this block runs, tensors are fake, on this process's device; real ones may take part."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device()):
         yield
 
 
-def activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkpointing: bool) -> int:
+def activation_bytes(module: Any, task: Task, batch: Batch, *, strategy: Strategy, checkpointing: bool) -> int:
     """Most memory that a forward and backward pass needs beside the parameters and their gradients.
 
     Args:
-        module: The phase's module, made ``without_memory``; its parameters with ``requires_grad`` are trained.
+        module: The phase's module, made ``fake_tensors``; its parameters with ``requires_grad`` are trained.
         task: Gives the loss.
         batch: The micro-batch.
-        way: How the model computes it.
+        strategy: How the model computes it.
         checkpointing: Activations are recomputed in the backward pass.
 
     Returns:
@@ -51,13 +51,13 @@ def activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkpo
         ModelError: The family's forward pass asks for numbers, which are not there.
     """
     try:
-        return _activation_bytes(module, task, batch, way=way, checkpointing=checkpointing)
+        return _activation_bytes(module, task, batch, strategy=strategy, checkpointing=checkpointing)
     except DataDependentOutputException:  # it looks whether there are pads at all
         batch = replace(batch, layout=replace(batch.layout, mask=None))
     except RuntimeError as error:
         raise _unknown(module, error) from error
     try:
-        return _activation_bytes(module, task, batch, way=way, checkpointing=checkpointing)
+        return _activation_bytes(module, task, batch, strategy=strategy, checkpointing=checkpointing)
     except RuntimeError as error:
         raise _unknown(module, error) from error
 
@@ -70,13 +70,13 @@ def _unknown(module: Any, error: Exception) -> ModelError:
     )
 
 
-def _activation_bytes(module: Any, task: Task, batch: Batch, *, way: Way, checkpointing: bool) -> int:
+def _activation_bytes(module: Any, task: Task, batch: Batch, *, strategy: Strategy, checkpointing: bool) -> int:
     hooks = [p.register_post_accumulate_grad_hook(_forget) for p in module.parameters() if p.requires_grad]
     with ExitStack() as stack:
-        stack.enter_context(computing(module.model, way.whole() if checkpointing else way))
+        stack.enter_context(computing_with(module.model, strategy.whole() if checkpointing else strategy))
         if checkpointing:
             stack.enter_context(models.recomputed_activations(module.model))
-        stack.enter_context(without_memory())
+        stack.enter_context(fake_tensors())
         alive: _Alive = stack.enter_context(_Alive(module))
         for hook in hooks:
             stack.callback(hook.remove)

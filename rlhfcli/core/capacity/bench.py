@@ -38,7 +38,7 @@ class Timing:
     tokens: int = 0
     examples: int = 0
     flops: float = 0.0
-    parts: dict[str, float] = field(default_factory=lambda: {"batches": 0.0, "passes": 0.0, "optimizer": 0.0})
+    parts: dict[str, float] = field(default_factory=lambda: {"batches": 0.0, "num_passes": 0.0, "optimizer": 0.0})
 
     @property
     def seconds(self) -> float:
@@ -100,7 +100,7 @@ def bench_phase(project: Project, name: str, steps: int, *, find_size: bool) -> 
     with started(project, parts) as (loop, engine):
         reset_peak()
         with project.sink.stage(f"{name}: {_WARM_UP + steps} steps"):
-            narrowed = () if project.recipe.model.gradient_checkpointing else parts.way.narrowed
+            narrowed = () if project.recipe.model.gradient_checkpointing else parts.strategy.narrowed
             timings = time_steps(loop, engine, steps, narrowed)
         memory = peak_gb()
         trials = list(try_sizes(loop, module, engine.device, limit)) if find_size else []

@@ -21,7 +21,7 @@ from rlhfcli.core.hardware import computes_bf16, memory_limit_gb, peak_gb
 from rlhfcli.core.models import adapters
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.reward_model import RewardModel
-from rlhfcli.core.packing.strategy import for_real, small_model, way_of
+from rlhfcli.core.packing.strategy import choose_strategy, small_model, strategy_for
 from rlhfcli.core.parallel.deepspeed_config import Files, in_effect
 from rlhfcli.core.training.phases import Parts, Project, reward_parts_of, sft_parts_of
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
@@ -79,7 +79,9 @@ def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any
     batch = task.collate(largest_micro_batch(task, steps, phase.micro_batch_tokens, ranks)[1])
     checkpointing = recipe.model.gradient_checkpointing
     set_pad(module.model.config, None)  # else some families look for it among the ids, which are not there
-    activations = activation_memory.activation_bytes(module, task, batch, way=parts.way, checkpointing=checkpointing)
+    activations = activation_memory.activation_bytes(
+        module, task, batch, strategy=parts.strategy, checkpointing=checkpointing
+    )
     total, trained = models.parameter_counts(module)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
     needs = Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available(), resident())
@@ -154,15 +156,15 @@ def _parts(project: Project, name: str) -> Parts:
         check_reward_form(config, base)
     kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification
     small = small_model(kind, config, trust_remote_code=section.trust_remote_code)
-    way = way_of(small, recipe.data.max_length)
+    strategy = choose_strategy(small, recipe.data.max_length)
     bf16 = computes_bf16(section.dtype)
-    with activation_memory.without_memory():
+    with activation_memory.fake_tensors():
         with no_init_weights():  # some families look at the numbers that they draw
             model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
         model.tie_weights()
-        way = for_real(way, small, model)
+        strategy = strategy_for(strategy, small, model)
         set_modules(model, dropouts)
         fit_embeddings(model, project.tokenizer)
         if name == "sft":
-            return sft_parts_of(project, model, way)
-        return reward_parts_of(project, RewardModel(model, bf16=bf16), base, way)
+            return sft_parts_of(project, model, strategy)
+        return reward_parts_of(project, RewardModel(model, bf16=bf16), base, strategy)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from rlhfcli.core.models.lora import LoraLinear
-from rlhfcli.core.packing.last_layer import narrowable_modules, worth_narrowing
+from rlhfcli.core.packing.last_layer import prunable_modules, worth_pruning
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.core.tasks.task import Batch
 
@@ -67,8 +67,8 @@ def useful_flops(model: Any, batch: Batch, name: str, narrowed: Sequence[str] = 
     head = model.get_output_embeddings() if name == "sft" else None
     tokens = batch.layout.tokens
     few = set()
-    if narrowed and worth_narrowing(len(batch.read), batch.layout.ids.numel()):
-        few = {id(weight) for layer in narrowable_modules(model, narrowed) for weight in linear_weights(layer)}
+    if narrowed and worth_pruning(len(batch.read), batch.layout.ids.numel()):
+        few = {id(weight) for layer in prunable_modules(model, narrowed) for weight in linear_weights(layer)}
     total = 0.0
     for weight in linear_weights(model):
         if head is not None and weight is head.weight:

@@ -11,7 +11,7 @@ from rlhfcli.recipe.schema import Checkpoint
 
 
 @dataclass(frozen=True)
-class Best:
+class BestCriterion:
     """What makes one evaluation better than another.
 
     Args:
@@ -55,7 +55,7 @@ class Best:
         return since
 
 
-def best_by(plan: Checkpoint, task: Task) -> Best | None:
+def best_by(plan: Checkpoint, task: Task) -> BestCriterion | None:
     """What the recipe asks for.
 
     Args:
@@ -68,4 +68,8 @@ def best_by(plan: Checkpoint, task: Task) -> Best | None:
     if plan.best_by is None:
         return None
     # not by what the loss holds besides: centering and smoothing say nothing of how well answers are told apart
-    return Best(f"eval_{task.nll}", False) if plan.best_by == "loss" else Best(f"eval_{task.accuracy}", True)
+    return (
+        BestCriterion(f"eval_{task.nll}", False)
+        if plan.best_by == "loss"
+        else BestCriterion(f"eval_{task.accuracy}", True)
+    )

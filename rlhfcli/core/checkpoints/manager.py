@@ -42,7 +42,7 @@ _ROOM = 2  # a copy may take half of the memory that is left: training needs mor
 
 
 @dataclass(frozen=True)
-class Sitting:
+class TrainingSession:
     """One command's part of a training.
 
     Args:
@@ -55,7 +55,7 @@ class Sitting:
     resume: bool = False
     fingerprint: str = ""
     stop: Stop = field(default_factory=Stop)
-    go_on: str = "--resume"
+    resume_command: str = "--resume"
 
 
 class Checkpoints:
@@ -69,13 +69,13 @@ class Checkpoints:
         sink: Is told what happens.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, task: Task, sitting: Sitting, sink: Sink) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, task: Task, session: TrainingSession, sink: Sink) -> None:
         self.folder = folder / task.name / "checkpoints"
         self._plan = recipe.checkpoint
-        self._sitting = sitting
+        self._sitting = session
         self._sink = sink
-        self._settings = resumable.settings(recipe, task.name) | {resumable.FINGERPRINT: sitting.fingerprint}
-        self._taken: checkpoint_files.Checkpoint | None = None
+        self._settings = resumable.settings(recipe, task.name) | {resumable.FINGERPRINT: session.fingerprint}
+        self._loaded: checkpoint_files.Checkpoint | None = None
         self._best_by = best_by(recipe.checkpoint, task)
         self._best: Mapping[str, float] = {}  # the best evaluation, as in ``metrics.jsonl``
         self._writing = Background()
@@ -84,9 +84,9 @@ class Checkpoints:
     @property
     def start(self) -> Progress | None:
         """How far the training was that is taken up; ``None`` where it begins."""
-        return self._taken.progress if self._taken else None
+        return self._loaded.progress if self._loaded else None
 
-    def take_up(self, module: nn.Module) -> None:
+    def load_latest(self, module: nn.Module) -> None:
         """Find where to go on, and give the model its trained weights. Comes before the engine is made.
 
         Args:
@@ -98,15 +98,15 @@ class Checkpoints:
         if not self._sitting.resume:
             self.remove()
             return
-        self._taken = self._newest()
-        if self._taken is None:
+        self._loaded = self._newest()
+        if self._loaded is None:
             self._sink.note(f"no checkpoint in {self.folder}: training begins at its first step")
             return
-        self._saved = self._taken.progress.step
-        resumable.refuse_changes(self._taken.manifest["settings"], self._settings, self._taken.folder)
+        self._saved = self._loaded.progress.step
+        resumable.refuse_changes(self._loaded.manifest["settings"], self._settings, self._loaded.folder)
         engine_state.load_weights(module, self._read)
-        self._best = self._taken.progress.best if self._best_by else {}
-        self._sink.note(f"going on after step {self._taken.progress.step:,}: {self._taken.folder}")
+        self._best = self._loaded.progress.best if self._best_by else {}
+        self._sink.note(f"going on after step {self._loaded.progress.step:,}: {self._loaded.folder}")
 
     def _newest(self) -> checkpoint_files.Checkpoint | None:
         """The newest checkpoint that the first rank finds whole; the others open that one, or fail."""
@@ -131,25 +131,25 @@ class Checkpoints:
         """Give a new engine its optimizer, schedule and random numbers back.
 
         Args:
-            engine: Of the module that was given to ``take_up``.
+            engine: Of the module that was given to ``load_latest``.
         """
-        if self._taken is None:
+        if self._loaded is None:
             return
-        engine_state.load_moments(engine, self._read, self._taken.progress.step)
-        for device, state in self._taken.random_state(rank()).items():
+        engine_state.load_moments(engine, self._read, self._loaded.progress.step)
+        for device, state in self._loaded.random_state(rank()).items():
             if device == "cpu":
                 torch.set_rng_state(state)
             elif torch.cuda.is_available():
                 torch.cuda.set_rng_state(state)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def handling_signals(self) -> Iterator[None]:
         """While this block runs, Ctrl-C and SIGTERM wait for the end of a step, or of a batch of an evaluation.
 
         Raises:
             OutputError: A checkpoint could not be written; at the end of the block all of them are.
         """
-        with self._writing, self._sitting.stop.listening(self._sink.note):
+        with self._writing, self._sitting.stop.handling_signals(self._sink.note):
             yield
 
     def after_step(self, engine: Engine, progress: Progress, steps: int) -> None:
@@ -175,10 +175,10 @@ class Checkpoints:
             self._writing.wait()
             raise Interrupted(
                 f"{reason or 'asked to stop'} after step {progress.step:,} of {steps:,}, a checkpoint is written; "
-                f"{self._sitting.go_on} goes on"
+                f"{self._sitting.resume_command} goes on"
             )
 
-    def take_best(
+    def load_best(
         self, module: nn.Module, steps: int, figures: dict[str, float]
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """Give the model the weights of the best step, where the recipe asks for them. For the first rank.
@@ -235,7 +235,7 @@ class Checkpoints:
         """Remember an evaluation that is better than all before, if its weights are here or in the one taken up."""
         if self._best_by is None:
             return
-        kept = (progress.step, self._taken.progress.step if self._taken else progress.step)
+        kept = (progress.step, self._loaded.progress.step if self._loaded else progress.step)
         if progress.figures.get("step") in kept and self._best_by.better(progress.figures, self._best):
             self._best = progress.figures
 
@@ -271,13 +271,13 @@ class Checkpoints:
         checkpoint_files.prune(self.folder, self._plan.keep, None if best is None else int(best))
 
     def _read(self, key: str) -> Tensor:
-        assert self._taken is not None
+        assert self._loaded is not None
         try:
-            return self._taken.read(key)
+            return self._loaded.read(key)
         except Damaged as damage:
             raise OutputError(
                 f"the checkpoint belongs to another model: {damage}",
-                where=str(self._taken.folder),
+                where=str(self._loaded.folder),
                 hint="Was another version of transformers installed? --overwrite begins again.",
             ) from None
 

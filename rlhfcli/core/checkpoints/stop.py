@@ -40,7 +40,7 @@ class Stop:
         return "asked to stop" if self._asked else "the time is over"
 
     @contextmanager
-    def listening(self, say: Callable[[str], None]) -> Iterator[None]:
+    def handling_signals(self, say: Callable[[str], None]) -> Iterator[None]:
         """While this block runs, the first Ctrl-C, SIGTERM or SIGHUP is a wish; the second does what it did before.
 
         One that is ignored, as ``nohup`` has it of SIGHUP, stays ignored.

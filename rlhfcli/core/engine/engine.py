@@ -136,7 +136,7 @@ class Engine:
         Args:
             whole: Of stage 3, give the first rank the whole model; all ranks have to take part.
         """
-        fresh = self._put_together() if whole and self.zero_stage == 3 else {}
+        fresh = self._gather_parameters() if whole and self.zero_stage == 3 else {}
         self.engine.destroy()
         nn.functional.linear = _LINEAR
         for hook in self._hooks:
@@ -146,7 +146,7 @@ class Engine:
             for module in self.module.modules():
                 module._parameters = {name: fresh.get(p, p) for name, p in module._parameters.items()}
 
-    def _put_together(self) -> dict[nn.Parameter | None, nn.Parameter]:
+    def _gather_parameters(self) -> dict[nn.Parameter | None, nn.Parameter]:
         """Stage 3's parameters to whole ones, in the first rank's host memory: a GPU may not hold all of them."""
         fresh: dict[nn.Parameter | None, nn.Parameter] = {}
         for parameter in self.module.parameters():

@@ -90,7 +90,7 @@ def load_moments(engine: Engine, read: Callable[[str], Tensor], updates: int) ->
         for key in MOMENTS:
             _set_moment(engine, optimizer, parameter, key, read(f"{key}:{name}"))
     engine.engine.global_steps = updates
-    _wind_on(engine.scheduler, updates)
+    _fast_forward(engine.scheduler, updates)
 
 
 def _pieces(engine: Engine, optimizer: Any) -> list[Tensor]:
@@ -119,7 +119,7 @@ def _link(engine: Engine) -> None:
         engine.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _wind_on(scheduler: LambdaLR, updates: int) -> None:
+def _fast_forward(scheduler: LambdaLR, updates: int) -> None:
     """Bring a schedule to where it was after so many steps, without making them."""
     scheduler.last_epoch = updates
     scheduler._step_count = updates + 1

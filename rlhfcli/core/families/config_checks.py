@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from rlhfcli.core.parallel.zero3 import in_pieces
+from rlhfcli.core.parallel.zero3 import is_partitioned
 from rlhfcli.errors import ModelError
 
 _LENGTHS = (
@@ -206,7 +206,7 @@ def check_finite(model: nn.Module, name: str) -> None:
     Raises:
         ModelError: A weight is NaN or infinite.
     """
-    if in_pieces(model):
+    if is_partitioned(model):
         return
     broken = [key for key, weight in model.named_parameters() if not weight.sum().isfinite() and _broken(weight)]
     if broken:

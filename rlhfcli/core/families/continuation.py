@@ -24,11 +24,11 @@ from transformers import PreTrainedModel
 from rlhfcli.core.families.rotary import by_own_length
 from rlhfcli.errors import ModelError
 
-Way = Literal["together", "states", "alone", "anew"]
-TOGETHER: Way = "together"
-STATES: Way = "states"
-ALONE: Way = "alone"
-ANEW: Way = "anew"
+Strategy = Literal["together", "states", "alone", "anew"]
+TOGETHER: Strategy = "together"
+STATES: Strategy = "states"
+ALONE: Strategy = "alone"
+ANEW: Strategy = "anew"
 _FOUND = "_rlhf_continues"  # attribute of the model: the way that was found
 _CACHES = ("past_key_values", "cache_params", "state")  # what families call theirs
 _PROBE = (3, 11, 6)  # tokens of the prompts that a model is tried on: more pads than a convolution is wide
@@ -50,24 +50,24 @@ class Continuation(Protocol):
         """Continue with these rows only."""
 
 
-def continuation(model: PreTrainedModel, prompts: Sequence[list[int]], pad_id: int, way: Way) -> Continuation:
+def continuation(model: PreTrainedModel, prompts: Sequence[list[int]], pad_id: int, strategy: Strategy) -> Continuation:
     """Begin rows.
 
     Args:
         model: A causal language model.
-        prompts: The rows' beginnings; one alone unless ``way`` takes more.
+        prompts: The rows' beginnings; one alone unless ``strategy`` takes more.
         pad_id: What is written beside shorter rows.
-        way: What ``way_to_continue`` found.
+        strategy: What ``way_to_continue`` found.
     """
-    return _Anew(model, prompts) if way == ANEW else _Cached(model, prompts, pad_id, way)
+    return _Anew(model, prompts) if strategy == ANEW else _Cached(model, prompts, pad_id, strategy)
 
 
-def shares_batches(way: Way) -> bool:
+def shares_batches(strategy: Strategy) -> bool:
     """Whether several rows may be continued at once."""
-    return way in (TOGETHER, STATES)
+    return strategy in (TOGETHER, STATES)
 
 
-def way_to_continue(model: Any) -> Way:
+def way_to_continue(model: Any) -> Strategy:
     """The fastest exact way in which a model continues rows; tried once.
 
     Args:
@@ -76,7 +76,7 @@ def way_to_continue(model: Any) -> Way:
     Raises:
         ModelError: It does not even compute a row of tokens.
     """
-    found: Way | None = getattr(model, _FOUND, None)
+    found: Strategy | None = getattr(model, _FOUND, None)
     if found is None:
         training = model.training
         model.eval()
@@ -88,7 +88,7 @@ def way_to_continue(model: Any) -> Way:
     return found
 
 
-def slow_because(model: Any) -> str:
+def slow_reason(model: Any) -> str:
     """What to tell people about a model that does not answer many prompts at a time; empty for the others.
 
     Args:
@@ -102,7 +102,7 @@ def slow_because(model: Any) -> str:
 
 
 @torch.inference_mode()
-def _tried(model: Any) -> Way:
+def _tried(model: Any) -> Strategy:
     vocabulary = model.get_input_embeddings().num_embeddings
     longest = max(_PROBE) + _STEPS
     rows = [[(5 * row + 7 * i + 1) % vocabulary for i in range(n + _STEPS)] for row, n in enumerate(_PROBE)]
@@ -118,17 +118,17 @@ def _tried(model: Any) -> Way:
             hint="Is this a causal language model of tokens, and are all the packages installed that its family needs?",
         ) from error
     tolerance = _EXACT.get(model.dtype, 3e-2) * float(max(each.abs().max() for each in expected))
-    for way, groups in ((TOGETHER, [[0, 1, 2]]), (STATES, [[0, 1, 2]]), (ALONE, [[0], [1]])):
-        if all(_same(model, way, [(rows[i], expected[i]) for i in group], tolerance) for group in groups):
-            return way
+    for strategy, groups in ((TOGETHER, [[0, 1, 2]]), (STATES, [[0, 1, 2]]), (ALONE, [[0], [1]])):
+        if all(_same(model, strategy, [(rows[i], expected[i]) for i in group], tolerance) for group in groups):
+            return strategy
     return ANEW
 
 
-def _same(model: Any, way: Way, known: list[tuple[list[int], Tensor]], tolerance: float) -> bool:
+def _same(model: Any, strategy: Strategy, known: list[tuple[list[int], Tensor]], tolerance: float) -> bool:
     """Whether rows with the cache, one of which leaves, have the logits of whole rows."""
     prompts = [row[:-_STEPS] for row, _ in known]
     try:
-        cached = _Cached(model, prompts, 0, way)
+        cached = _Cached(model, prompts, 0, strategy)
         for step in range(_STEPS):
             wanted = torch.stack([logits[len(row) - _STEPS - 1 + step] for row, logits in known])
             if not bool((cached.logits - wanted).abs().max() <= tolerance):  # also where it is NaN
@@ -159,8 +159,8 @@ def _accepted(model: Any, **options: Any) -> dict[str, Any]:
 class _Cached:
     """Rows padded on the left, with the family's own cache."""
 
-    def __init__(self, model: Any, prompts: Sequence[list[int]], pad_id: int, way: Way) -> None:
-        self._model, self._way = model, way
+    def __init__(self, model: Any, prompts: Sequence[list[int]], pad_id: int, strategy: Strategy) -> None:
+        self._model, self._way = model, strategy
         self._device = next(model.parameters()).device
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]

@@ -39,7 +39,7 @@ def border_of(config: Any) -> int | None:
     return min((int(border) for border in borders if border), default=None)
 
 
-def why_lengths_matter(model: Any, longest: int) -> str | None:
+def length_dependence(model: Any, longest: int) -> str | None:
     """Why sequences of a model need a row each.
 
     Args:

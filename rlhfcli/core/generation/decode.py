@@ -82,12 +82,12 @@ def generate(
     # Neighbours in length share a batch: little padding, and the batch that needs most memory comes first.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     batch_tokens = BATCH_TOKENS.get(next(model.parameters()).device.type, BATCH_TOKENS["cpu"])
-    way = way_to_continue(model) if prompts else TOGETHER
+    strategy = way_to_continue(model) if prompts else TOGETHER
     while order:
         longest = len(prompts[order[0]]) + settings.max_new_tokens
-        rows_at_once = max(1, batch_tokens // longest) if shares_batches(way) else 1
+        rows_at_once = max(1, batch_tokens // longest) if shares_batches(strategy) else 1
         rows, order = order[:rows_at_once], order[rows_at_once:]
-        cache = continuation(model, [prompts[i] for i in rows], pad_id, way)
+        cache = continuation(model, [prompts[i] for i in rows], pad_id, strategy)
         room = [rooms[i] for i in rows]
         for i, answer in zip(rows, _answer(cache, settings, draws[rows], room, end_ids), strict=True):
             answers[i] = answer

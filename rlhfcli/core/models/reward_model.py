@@ -30,15 +30,15 @@ from transformers import PreTrainedModel, set_seed
 
 from rlhfcli.core.families.config_checks import pad_of
 from rlhfcli.core.families.embeddings import check_ids
-from rlhfcli.core.families.rotary import why_lengths_matter
+from rlhfcli.core.families.rotary import length_dependence
 from rlhfcli.core.hardware import computes_bf16
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.models.sequence_classifier import load_for_scoring
 from rlhfcli.core.packing import layout
 from rlhfcli.core.packing.backbone import backbone_of
-from rlhfcli.core.packing.last_layer import each_once, reading
+from rlhfcli.core.packing.last_layer import reading, unique_indices
 from rlhfcli.core.packing.micro_batches import MicroBatches
-from rlhfcli.core.packing.strategy import Way, computing, way_of
+from rlhfcli.core.packing.strategy import Strategy, choose_strategy, computing_with
 from rlhfcli.core.parallel.zero3 import whole
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
@@ -103,15 +103,15 @@ class RewardModel(nn.Module):
         with torch.autocast(kind, enabled=False):
             return nn.functional.linear(chosen.float(), self.score.weight.float()).squeeze(-1)
 
-    def _way(self, longest: int) -> Way:
+    def _way(self, longest: int) -> Strategy:
         """How the model computes: tried once, and not for every answer of a chat."""
-        if why_lengths_matter(self.model, longest):
-            return way_of(self.model, longest)
+        if length_dependence(self.model, longest):
+            return choose_strategy(self.model, longest)
         return self._short_way
 
     @cached_property
-    def _short_way(self) -> Way:
-        return way_of(self.model)
+    def _short_way(self) -> Strategy:
+        return choose_strategy(self.model)
 
     @torch.no_grad()
     def rewards(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> Tensor:
@@ -128,14 +128,14 @@ class RewardModel(nn.Module):
         if pooling == "mean" and prompt_lengths is None:
             raise ValueError("a reward model with mean pooling has to know where the answers begin")
         check_ids(self.model, sequences)
-        way = self._way(max(map(len, sequences), default=0))
-        sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=way.packed)
+        strategy = self._way(max(map(len, sequences), default=0))
+        sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=strategy.packed)
         result = torch.empty(len(sequences))
-        with computing(self.model, way):
+        with computing_with(self.model, strategy):
             # what begins alike stands together
-            for rows in sizes.cut(range(len(sequences)), way.fitting(SCORING_TOKENS)):
+            for rows in sizes.cut(range(len(sequences)), strategy.row_budget(SCORING_TOKENS)):
                 first = [prompt_lengths[i] for i in rows] if prompt_lengths and pooling == "mean" else None
-                result[rows] = self._rewards([sequences[i] for i in rows], first, way.packed)
+                result[rows] = self._rewards([sequences[i] for i in rows], first, strategy.packed)
         return result
 
     def _rewards(self, sequences: list[Sequence[int]], first: list[int] | None, packed: bool) -> Tensor:
@@ -143,7 +143,7 @@ class RewardModel(nn.Module):
         places, segments = layout.spans(batch.lengths - 1 if first is None else torch.tensor(first), batch.lengths)
         target = self.score.weight.device
         at = batch.index[segments, places]
-        scores = self(at.to(target), each_once(at).to(target), **batch.to(target).inputs())
+        scores = self(at.to(target), unique_indices(at).to(target), **batch.to(target).inputs())
         return mean_by_segment(scores, segments.to(target), len(sequences)).cpu()
 
     @property

@@ -29,7 +29,7 @@ _TRIED, _ROWS = 24, (4, 13, 23)  # tokens of the trial, and those that are read
 
 
 @torch.no_grad()
-def narrowable(model: Any) -> tuple[str, ...]:
+def prunable_layers(model: Any) -> tuple[str, ...]:
     """The linear layers of the last layer whose result only matters for the tokens that are read.
 
     Args:
@@ -52,7 +52,7 @@ def narrowable(model: Any) -> tuple[str, ...]:
             return (result[0] if isinstance(result, tuple) else result).flatten(0, 1)[rows]  # type: ignore[no-any-return]
 
         def same(names: Sequence[str]) -> bool:
-            with _narrowed(layer, [layer.get_submodule(name) for name in names]), reading(layer, rows, _TRIED):
+            with _pruned(layer, [layer.get_submodule(name) for name in names]), reading(layer, rows, _TRIED):
                 return bool((states() - whole).abs().max() <= 1e-5 * whole.abs().max())
 
         whole = states()
@@ -103,23 +103,23 @@ def narrowed(model: Any, names: Sequence[str]) -> Iterator[None]:
 
     Args:
         model: The model.
-        names: What ``narrowable`` gave; adapted by LoRA meanwhile or not.
+        names: What ``prunable_layers`` gave; adapted by LoRA meanwhile or not.
     """
-    with _narrowed(model, narrowable_modules(model, names)):
+    with _pruned(model, prunable_modules(model, names)):
         yield
 
 
 @contextmanager
-def _narrowed(owner: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
+def _pruned(owner: nn.Module, modules: Sequence[nn.Module]) -> Iterator[None]:
     with ExitStack() as stack:
         for module in modules:
             stack.callback(delattr, module, "forward")  # of the instance: the class's is seen again
-            module.forward = _narrow(owner, module.forward)
+            module.forward = _prune_rows(owner, module.forward)
         yield
 
 
-def narrowable_modules(model: Any, names: Sequence[str]) -> list[nn.Module]:
-    """The modules that ``narrowable`` has named; those that LoRA has put in their place, where it did."""
+def prunable_modules(model: Any, names: Sequence[str]) -> list[nn.Module]:
+    """The modules that ``prunable_layers`` has named; those that LoRA has put in their place, where it did."""
     layer = _last_layer(model) if names else None
     return [layer.get_submodule(name) for name in names] if layer is not None else []
 
@@ -139,12 +139,12 @@ def _parts(model: Any) -> dict[str, type]:
     return {} if layer is None else {name: type(part) for name, part in layer.named_modules()}
 
 
-def worth_narrowing(read: int, tokens: int) -> bool:
+def worth_pruning(read: int, tokens: int) -> bool:
     """Whether to leave out what is not read of so many tokens."""
     return read <= _WORTH * tokens
 
 
-def _narrow(owner: nn.Module, whole: Any) -> Any:
+def _prune_rows(owner: nn.Module, whole: Any) -> Any:
     def forward(x: Tensor) -> Tensor:
         rows, tokens = getattr(owner, _READ, None) or (None, 0)
         if rows is None or x.shape[:-1].numel() != tokens:  # of an expert that sees some tokens alone
@@ -157,7 +157,7 @@ def _narrow(owner: nn.Module, whole: Any) -> Any:
     return forward
 
 
-def each_once(at: Tensor) -> Tensor:
+def unique_indices(at: Tensor) -> Tensor:
     """The different ones of some indices, for ``reading``; best found on the CPU, where nobody has to wait for it."""
     once: Tensor = torch.unique(at)
     return once
@@ -172,7 +172,7 @@ def reading(model: nn.Module, rows: Tensor | None, tokens: int) -> Iterator[None
         rows: ``(n,)`` different indices into the flattened tokens; ``None``: all.
         tokens: Of how many.
     """
-    setattr(model, _READ, (rows, tokens) if rows is not None and worth_narrowing(len(rows), tokens) else None)
+    setattr(model, _READ, (rows, tokens) if rows is not None and worth_pruning(len(rows), tokens) else None)
     try:
         yield
     finally:

@@ -2,7 +2,8 @@
 
 Token trees (see ``forest``) need no padding and compute what sequences share once. The model has to do two things: take
 positions from us, and hand the plan of the forest on to the attention function that is registered for it (see
-``attention``). ``why_padded`` finds out by comparing both layouts on a few tokens; other families get the rectangle.
+``tree_attention``). ``packing_unsupported`` finds out by comparing both layouts on a few tokens; other families get the
+rectangle.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core.packing.backbone import backbone_of, probe_ids
-from rlhfcli.core.token_trees.attention_plan import Plan, make_plan
-from rlhfcli.core.token_trees.forest import grow, rectangle
+from rlhfcli.core.token_trees.attention_plan import AttentionPlan, make_plan
+from rlhfcli.core.token_trees.forest import build_forest, pad_right
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
 
 
@@ -38,7 +39,7 @@ class Layout:
     ids: Tensor
     positions: Tensor
     mask: Tensor | None
-    plan: Plan | None
+    plan: AttentionPlan | None
     index: Tensor
     lengths: Tensor
     tokens: int
@@ -71,11 +72,11 @@ def lay_out(sequences: Sequence[Sequence[int]], *, packed: bool, pad_id: int, sh
         The layout, on the CPU.
     """
     if packed:
-        forest = grow(sequences, share=share)
+        forest = build_forest(sequences, share=share)
         plan = make_plan(forest)
         ids, positions = forest.ids[None], forest.positions[None]
         return Layout(ids, positions, None, plan, forest.index, forest.lengths, ids.shape[1])
-    lengths, ids = rectangle(sequences, pad_id)
+    lengths, ids = pad_right(sequences, pad_id)
     columns = torch.arange(ids.shape[1])
     mask = columns < lengths[:, None]
     index = torch.arange(ids.numel()).view_as(ids)
@@ -98,7 +99,7 @@ def spans(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     return begins.repeat_interleave(sizes) + offsets, segments
 
 
-def why_padded(model: Any) -> str | None:
+def packing_unsupported(model: Any) -> str | None:
     """Why a model cannot compute token trees: tried, not looked up in a table of families.
 
     Args:
@@ -111,11 +112,11 @@ def why_padded(model: Any) -> str | None:
         return f"{type(model).__name__} cuts its attention into chunks"  # longer ones than a small probe would notice
     ids = probe_ids(model, 24)
     sequences = [ids[:5], ids[:9], ids[:4] + ids[9:14], ids[14:16], ids[16:]]
-    return why_wrong(model, sequences, attention(model, TREES))
+    return probe_mismatch(model, sequences, attention(model, TREES))
 
 
 @torch.no_grad()
-def why_wrong(model: Any, sequences: Sequence[Sequence[int]], trees: AbstractContextManager[None]) -> str | None:
+def probe_mismatch(model: Any, sequences: Sequence[Sequence[int]], trees: AbstractContextManager[None]) -> str | None:
     """Why a model computes some token trees wrongly: its hidden states are compared with those of the padded layout.
 
     Args:

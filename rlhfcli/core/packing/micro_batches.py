@@ -38,7 +38,7 @@ class MicroBatches:
             self._longest.append(len(beginning) + max(ends))
             if packed:
                 keys.append(np.array(beginning, ">u4").tobytes())
-        self._beginnings = Beginnings(keys) if packed else None
+        self._beginnings = PrefixIndex(keys) if packed else None
 
     def cut(self, rows: Sequence[int], budget: int) -> list[list[int]]:
         """Cut examples into micro-batches.
@@ -92,7 +92,7 @@ class MicroBatches:
             yield family
 
 
-class Beginnings:
+class PrefixIndex:
     """Which examples of a data set begin alike.
 
     Args:

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core.families.config_checks import set_pad
-from rlhfcli.core.families.rotary import by_own_length, why_lengths_matter
+from rlhfcli.core.families.rotary import by_own_length, length_dependence
 from rlhfcli.core.hardware import device
 from rlhfcli.core.packing import layout
 from rlhfcli.core.packing.backbone import backbone_of, head_is_apart, probe_ids
-from rlhfcli.core.packing.last_layer import narrowable, narrowed, same_last_layer
+from rlhfcli.core.packing.last_layer import narrowed, prunable_layers, same_last_layer
 from rlhfcli.core.token_trees import tree_attention_flex
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
-from rlhfcli.core.token_trees.tree_mask import MASK_TOKENS, masked, why_no_mask
+from rlhfcli.core.token_trees.tree_mask import MASK_TOKENS, mask_unsupported, masked
 from rlhfcli.recipe.schema import Phase
 
 MASK = "mask"
@@ -35,7 +35,7 @@ _PROBE_VOCABULARY = 64
 
 
 @dataclass(frozen=True)
-class Way:
+class Strategy:
     """How a model computes a batch.
 
     Args:
@@ -52,20 +52,20 @@ class Way:
     narrowed: tuple[str, ...] = ()
     head_apart: bool = False
 
-    def whole(self) -> Way:
+    def whole(self) -> Strategy:
         """The same with a whole last layer: what recomputes activations does not know any more which ones are read."""
         return replace(self, narrowed=())
 
-    def fitting(self, tokens: int) -> int:
+    def row_budget(self, tokens: int) -> int:
         """How many of so many tokens one row should hold: a mask has their square of cells."""
         return min(tokens, MASK_TOKENS) if self.attention == MASK else tokens
 
     def fitted(self, phase: Phase) -> Phase:
         """The section of a phase, with micro-batches that fit."""
-        return phase.model_copy(update={"micro_batch_tokens": self.fitting(phase.micro_batch_tokens)})
+        return phase.model_copy(update={"micro_batch_tokens": self.row_budget(phase.micro_batch_tokens)})
 
 
-def way_of(model: Any, longest: int = 0) -> Way:
+def choose_strategy(model: Any, longest: int = 0) -> Strategy:
     """Choose the way in which a model computes.
 
     Args:
@@ -75,21 +75,21 @@ def way_of(model: Any, longest: int = 0) -> Way:
     Returns:
         The fastest way that gives the right results.
     """
-    more: Any = {"narrowed": narrowable(model), "head_apart": head_is_apart(model)}
-    if lengths := why_lengths_matter(model, longest):
-        return Way(packed=False, attention=None, note=f"padded: {lengths}", **more)
-    why = layout.why_padded(model)
+    more: Any = {"narrowed": prunable_layers(model), "head_apart": head_is_apart(model)}
+    if lengths := length_dependence(model, longest):
+        return Strategy(packed=False, attention=None, note=f"padded: {lengths}", **more)
+    why = layout.packing_unsupported(model)
     if why is None:
-        return Way(packed=True, attention=TREES, note="token trees", **more)
-    reason = why_no_mask(model.config) or _why_wrong(model)
+        return Strategy(packed=True, attention=TREES, note="token trees", **more)
+    reason = mask_unsupported(model.config) or _mask_mismatch(model)
     if reason is None:
-        return Way(packed=True, attention=MASK, note=f"token trees as a 4-D mask: {why}", **more)
-    return Way(packed=False, attention=None, note=f"padded: {why}", **more)
+        return Strategy(packed=True, attention=MASK, note=f"token trees as a 4-D mask: {why}", **more)
+    return Strategy(packed=False, attention=None, note=f"padded: {why}", **more)
 
 
-def _why_wrong(model: Any) -> str | None:
+def _mask_mismatch(model: Any) -> str | None:
     """Try the mask on a row so long that distances in it and on a path differ by hundreds."""
-    return layout.why_wrong(model, _branching(model, 10), masked(model))
+    return layout.probe_mismatch(model, _branching(model, 10), masked(model))
 
 
 def _branching(model: Any, branches: int) -> list[list[int]]:
@@ -130,37 +130,37 @@ def _smaller(config: Any) -> Any:
     return config
 
 
-def for_real(way: Way, small: Any, model: Any) -> Way:
+def strategy_for(strategy: Strategy, small: Any, model: Any) -> Strategy:
     """The way of a model that was tried on a small one of its kind.
 
     Args:
-        way: What ``way_of`` chose for the small one.
+        strategy: What ``choose_strategy`` chose for the small one.
         small: What it was tried on.
         model: The model itself; its last layer may be of another kind, such as one with experts.
     """
-    return way if same_last_layer(small, model) else way.whole()
+    return strategy if same_last_layer(small, model) else strategy.whole()
 
 
-def fastest(way: Way, model: Any, *, bf16: bool) -> Way:
+def fastest_strategy(strategy: Strategy, model: Any, *, bf16: bool) -> Strategy:
     """The way to train in: FlexAttention where the plan is handed on and the model is on a GPU that can do it.
 
     Args:
-        way: What ``way_of`` chose.
+        strategy: What ``choose_strategy`` chose.
         model: The transformers model.
         bf16: Whether it computes in bfloat16.
 
     Returns:
         The way, or a faster one; its note says why not.
     """
-    if way.attention != TREES or model.device.type != "cuda":
-        return way
-    why = why_no_flex(model, bf16=bf16)
+    if strategy.attention != TREES or model.device.type != "cuda":
+        return strategy
+    why = flex_unsupported(model, bf16=bf16)
     if why is None:
-        return replace(way, attention=tree_attention_flex.FLEX, note=f"{way.note}, FlexAttention")
-    return replace(way, note=f"{way.note}, without FlexAttention: {why}")
+        return replace(strategy, attention=tree_attention_flex.FLEX, note=f"{strategy.note}, FlexAttention")
+    return replace(strategy, note=f"{strategy.note}, without FlexAttention: {why}")
 
 
-def why_no_flex(model: Any, *, bf16: bool) -> str | None:
+def flex_unsupported(model: Any, *, bf16: bool) -> str | None:
     """Why a model cannot use FlexAttention here: tried on two rows, forwards and backwards, as in training.
 
     Args:
@@ -189,11 +189,11 @@ def why_no_flex(model: Any, *, bf16: bool) -> str | None:
         model.train(training)
 
 
-def _tried(model: Any, branches: int, bf16: bool, way: AbstractContextManager[None]) -> list[Tensor]:
+def _tried(model: Any, branches: int, bf16: bool, strategy: AbstractContextManager[None]) -> list[Tensor]:
     """Hidden states of a forest, and one gradient where something is trained."""
     backbone, sequences = backbone_of(model), _branching(model, branches)
     inputs = layout.lay_out(sequences, packed=True, pad_id=0).to(model.device).inputs()
-    with way, torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+    with strategy, torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
         states = backbone(**inputs).last_hidden_state
     trained = next((parameter for parameter in backbone.parameters() if parameter.requires_grad), None)
     if trained is None:
@@ -202,8 +202,8 @@ def _tried(model: Any, branches: int, bf16: bool, way: AbstractContextManager[No
 
 
 @contextmanager
-def computing(model: Any, way: Way) -> Iterator[None]:
+def computing_with(model: Any, strategy: Strategy) -> Iterator[None]:
     """Let a transformers model compute in a certain way for a while."""
-    attending = masked(model) if way.attention == MASK else attention(model, way.attention)
-    with narrowed(model, way.narrowed), attending, by_own_length(model):
+    attending = masked(model) if strategy.attention == MASK else attention(model, strategy.attention)
+    with narrowed(model, strategy.narrowed), attending, by_own_length(model):
         yield

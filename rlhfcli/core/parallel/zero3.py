@@ -21,7 +21,7 @@ from rlhfcli.core.parallel.ranks import world_size
 from rlhfcli.recipe.schema import Deepspeed
 
 
-class _InPieces:
+class _Partitioned:
     """What transformers asks when it makes a model; its own class of this kind needs accelerate."""
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ def loading(section: Deepspeed, max_grad_norm: float, files: Files | None = None
         yield
         return
     ensure_process_group()
-    settings = _InPieces(
+    settings = _Partitioned(
         configuration(section, max_grad_norm, cuda=torch.cuda.is_available(), files=files, ranks=world_size())
     )
     set_hf_deepspeed_config(settings)
@@ -55,7 +55,7 @@ def loading(section: Deepspeed, max_grad_norm: float, files: Files | None = None
         unset_hf_deepspeed_config()
 
 
-def in_pieces(module: nn.Module) -> bool:
+def is_partitioned(module: nn.Module) -> bool:
     """Whether a module's parameters are cut."""
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 

@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from rlhfcli.core.families.config_checks import pad_of
 from rlhfcli.core.hardware import device
 from rlhfcli.core.models import deepspeed_chat
-from rlhfcli.core.publish.reference_outputs import Reference, longest_of
+from rlhfcli.core.publish.reference_outputs import ReferenceOutputs, longest_of
 
 TOLERANCE = 1e-4
 _BATCH = 8
@@ -84,7 +84,7 @@ class Report:
         return self.compared and all(outcome.agrees for outcome in self.outcomes)
 
 
-def in_transformers(folder: Path, ours: Reference) -> Iterator[Outcome]:
+def in_transformers(folder: Path, ours: ReferenceOutputs) -> Iterator[Outcome]:
     """Load a model folder as everybody does, and compare.
 
     Args:
@@ -108,12 +108,12 @@ def in_transformers(folder: Path, ours: Reference) -> Iterator[Outcome]:
             yield _outcome(right, lambda: _padded(model, ours, "right", _BATCH), ours.values)
             yield _left(model, ours)
         if ours.scores:
-            yield _outcome("text-classification pipeline", lambda: _in_pipeline(model, folder, ours), ours.of_texts)
+            yield _outcome("text-classification pipeline", lambda: _in_pipeline(model, folder, ours), ours.text_scores)
         if ours.dialogues:
             yield _outcome(MESSAGES, lambda: _of_messages(model, folder, ours), ours.of_dialogues)
 
 
-def in_peft(folder: Path, base: str, ours: Reference) -> Outcome:
+def in_peft(folder: Path, base: str, ours: ReferenceOutputs) -> Outcome:
     """Put an adapter on its base model with PEFT, and compare.
 
     Args:
@@ -136,7 +136,7 @@ def in_peft(folder: Path, base: str, ours: Reference) -> Outcome:
         return _outcome(PEFT, values, ours.with_dialogues)
 
 
-def in_deepspeed_chat(folder: Path, ours: Reference) -> Outcome:
+def in_deepspeed_chat(folder: Path, ours: ReferenceOutputs) -> Outcome:
     """Read a folder as DeepSpeed-Chat's third phase does, and compare.
 
     Args:
@@ -161,7 +161,7 @@ def in_deepspeed_chat(folder: Path, ours: Reference) -> Outcome:
         return _outcome("DeepSpeed-Chat: rwtransformer + v_head", values, ours.with_dialogues)
 
 
-def _loaded(folder: Path | str, ours: Reference) -> PreTrainedModel:
+def _loaded(folder: Path | str, ours: ReferenceOutputs) -> PreTrainedModel:
     if ours.scores:  # the very call that TRL makes
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **_PLAIN)
     else:
@@ -170,7 +170,7 @@ def _loaded(folder: Path | str, ours: Reference) -> PreTrainedModel:
     return found
 
 
-def _left(model: PreTrainedModel, ours: Reference) -> Outcome:
+def _left(model: PreTrainedModel, ours: ReferenceOutputs) -> Outcome:
     client = f"transformers, {_BATCH} at a time, padded on the left"
     plain = _outcome(client, lambda: _padded(model, ours, "left", _BATCH), ours.values)
     if plain.agrees:
@@ -182,7 +182,7 @@ def _left(model: PreTrainedModel, ours: Reference) -> Outcome:
     return Outcome(client, told.difference, note)
 
 
-def _in_pipeline(model: PreTrainedModel, folder: Path, ours: Reference) -> Tensor:
+def _in_pipeline(model: PreTrainedModel, folder: Path, ours: ReferenceOutputs) -> Tensor:
     classify: Any = pipeline(
         "text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder, **_NO_CODE)
     )
@@ -193,19 +193,19 @@ def _in_pipeline(model: PreTrainedModel, folder: Path, ours: Reference) -> Tenso
 
 
 @torch.no_grad()
-def _of_messages(model: Any, folder: Path | str, ours: Reference) -> Tensor:
+def _of_messages(model: Any, folder: Path | str, ours: ReferenceOutputs) -> Tensor:
     """The scores that a user gets who writes what the model card says."""
     ids = (torch.tensor([each], device=model.device) for each in _ids_of_messages(folder, ours))
     return torch.stack([model(each).logits[0, 0].float().cpu() for each in ids])
 
 
-def _ids_of_messages(folder: Path | str, ours: Reference) -> list[list[int]]:
+def _ids_of_messages(folder: Path | str, ours: ReferenceOutputs) -> list[list[int]]:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, **_NO_CODE)
     return [tokenizer.apply_chat_template(each, return_dict=True)["input_ids"] for each in ours.dialogues]
 
 
 @torch.no_grad()
-def _padded(model: Any, ours: Reference, side: str, size: int, positions: bool = False) -> Tensor:
+def _padded(model: Any, ours: ReferenceOutputs, side: str, size: int, positions: bool = False) -> Tensor:
     """The model's own answer to plain padded batches."""
     sequences, pad, found = ours.sequences, pad_of(model.config), []
     for begin in range(0, len(sequences), size):

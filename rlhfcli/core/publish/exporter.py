@@ -25,7 +25,7 @@ from rlhfcli.core.models.loading import load_config, load_tokenizer, resolve
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.publish import conformance, model_card, reference_outputs, saving
 from rlhfcli.core.publish.conformance import Outcome, Report
-from rlhfcli.core.publish.reference_outputs import Reference
+from rlhfcli.core.publish.reference_outputs import ReferenceOutputs
 from rlhfcli.data.store.manifest import damage, read_manifest
 from rlhfcli.data.store.prepared import Prepared
 from rlhfcli.data.templates.scored_template import ending_at_score
@@ -199,7 +199,7 @@ def write(source: Source, target: Path, how: How | None = None) -> Report | None
     return report
 
 
-def check(folder: Path, reference: Reference | None = None, label: str | None = None) -> Report:
+def check(folder: Path, reference: ReferenceOutputs | None = None, label: str | None = None) -> Report:
     """Load a folder as other programs do, and compare.
 
     Args:
@@ -249,7 +249,7 @@ def _load(folder: Path, label: str | None = None, *, trusted: bool = False) -> t
     return model, tokenizer
 
 
-def _in_peft(adapter: Path, reference: Reference) -> Outcome:
+def _in_peft(adapter: Path, reference: ReferenceOutputs) -> Outcome:
     base = base_of(adapter)
     try:
         load_config(base)

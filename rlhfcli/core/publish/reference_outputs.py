@@ -16,7 +16,7 @@ from rlhfcli.core.generation.score_position import Reader
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.packing import layout
-from rlhfcli.core.packing.strategy import computing, way_of
+from rlhfcli.core.packing.strategy import choose_strategy, computing_with
 from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.errors import DataError
 
@@ -32,7 +32,7 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceOutputs:
     """Examples, and what this program computes for them.
 
     Args:
@@ -49,8 +49,8 @@ class Reference:
     sequences: list[list[int]]
     values: Tensor
     texts: list[str]
-    of_texts: Tensor
-    of_data: int
+    text_scores: Tensor
+    num_validation: int
     mean: bool
     dialogues: tuple[Messages, ...] = ()
     of_dialogues: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -68,10 +68,10 @@ class Reference:
     @property
     def about(self) -> str:
         """What is compared, for people."""
-        rest = len(self.sequences) - self.of_data
+        rest = len(self.sequences) - self.num_validation
         parts = [
             f"{count} {what}"
-            for count, what in ((self.of_data, "of the validation data"), (rest, "drawn at random"))
+            for count, what in ((self.num_validation, "of the validation data"), (rest, "drawn at random"))
             if count
         ]
         text = f"{'scores' if self.scores else 'logits'} at the last token of {' and '.join(parts)}"
@@ -97,7 +97,7 @@ def longest_of(config: Any) -> int:
     return limit_of(config) or 2048
 
 
-def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Sequence[int]] = ()) -> Reference:
+def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Sequence[int]] = ()) -> ReferenceOutputs:
     """Compute what other programs have to find.
 
     Args:
@@ -110,8 +110,10 @@ def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Seq
     chosen = [*known, *drawn(tokenizer, longest)][:EXAMPLES]
     texts = [tokenizer.decode(ids) for ids in chosen]
     ids = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts]
-    of_texts = _computed(model, ids) if isinstance(model, RewardModel) else torch.empty(0)
-    reference = Reference(chosen, _computed(model, chosen), texts, of_texts, len(known), _by_mean(model.config))
+    text_scores = _computed(model, ids) if isinstance(model, RewardModel) else torch.empty(0)
+    reference = ReferenceOutputs(
+        chosen, _computed(model, chosen), texts, text_scores, len(known), _by_mean(model.config)
+    )
     return _with_dialogues(reference, model, tokenizer) if reference.scores and tokenizer.chat_template else reference
 
 
@@ -119,7 +121,9 @@ def _by_mean(config: Any) -> bool:
     return bool((getattr(config, "rlhf", None) or {}).get("pooling") == "mean")
 
 
-def _with_dialogues(reference: Reference, model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> Reference:
+def _with_dialogues(
+    reference: ReferenceOutputs, model: RewardModel, tokenizer: PreTrainedTokenizerBase
+) -> ReferenceOutputs:
     """The same with those dialogues that the chat template can write."""
     reader, roles = Reader(model, tokenizer), ("user", "assistant")
     kept: list[Messages] = []
@@ -140,12 +144,12 @@ def _with_dialogues(reference: Reference, model: RewardModel, tokenizer: PreTrai
 def _computed(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
     language = not isinstance(model, RewardModel)
     inner = model if language else model.model
-    way = way_of(inner, max(map(len, sequences), default=0))
+    strategy = choose_strategy(inner, max(map(len, sequences), default=0))
     found: list[Tensor] = []
-    with computing(inner, way):
+    with computing_with(inner, strategy):
         for begin in range(0, len(sequences), _BATCH):
             rows = sequences[begin : begin + _BATCH]
-            batch = layout.lay_out(rows, packed=way.packed, pad_id=pad_of(inner.config))
+            batch = layout.lay_out(rows, packed=strategy.packed, pad_id=pad_of(inner.config))
             at = batch.index[torch.arange(len(rows)), batch.lengths - 1].to(inner.device)
             read = (CausalLM(model) if language else model)(at, **batch.to(inner.device).inputs())
             found.append(read.float().cpu())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core import losses
-from rlhfcli.core.packing.last_layer import each_once
+from rlhfcli.core.packing.last_layer import unique_indices
 from rlhfcli.core.packing.layout import Layout, lay_out, spans
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.tasks.task import Batch, Forward, KnowsTrees, Sums, origin_of
@@ -84,7 +84,7 @@ class RewardTask:
             begins = answers if self.pooling == "mean" else batch.lengths - 1
             places, target = spans(begins, batch.lengths)
             at = batch.index[target, places]
-        return Batch(batch, at, each_once(at), target, len(pairs), tuple(rows), extra)
+        return Batch(batch, at, unique_indices(at), target, len(pairs), tuple(rows), extra)
 
     def weight(self, batch: Batch) -> int:
         """Number of preferences."""

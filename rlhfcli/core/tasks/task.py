@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rlhfcli.core.packing.last_layer import each_once
+from rlhfcli.core.packing.last_layer import unique_indices
 from rlhfcli.core.packing.layout import Layout, lay_out, spans
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.data.encoding.encoded import EncodedDialogue
@@ -164,7 +164,7 @@ class SftTask:
         places, which = spans(begins, ends)
         labels = batch.ids.flatten()[batch.index[sequence[which], places]]
         at = batch.index[sequence[which], places - 1]
-        return Batch(batch, at, each_once(at), labels, len(rows), tuple(rows))
+        return Batch(batch, at, unique_indices(at), labels, len(rows), tuple(rows))
 
     def _learnt(self, dialogue: EncodedDialogue) -> list[tuple[int, int]]:
         return [(0, len(dialogue.ids))] if self.loss_on == "all" else dialogue.spans

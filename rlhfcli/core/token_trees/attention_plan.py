@@ -1,8 +1,8 @@
 """Where the branches of a forest stand during attention: which tokens ask, and which they can see.
 
 Each branch is a small problem of its own: its queries are its new tokens, its keys its whole path from the root, and a
-token sees the keys up to its own position. A ``Plan`` gathers branches of similar shape into rectangles, just for the
-kernel, and says where the results belong.
+token sees the keys up to its own position. An ``AttentionPlan`` gathers branches of similar shape into rectangles,
+just for the kernel, and says where the results belong.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Branches:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AttentionPlan:
     """Where the tokens of a forest stand during attention.
 
     Args:
@@ -67,13 +67,13 @@ class Plan:
     ends: Tensor
     derived: dict[Any, Any] = field(default_factory=dict, compare=False)
 
-    def to(self, device: torch.device | str) -> Plan:
+    def to(self, device: torch.device | str) -> AttentionPlan:
         """The same on another device."""
         groups = tuple(group.to(device) for group in self.groups)
-        return Plan(groups, self.scatter.to(device), self.positions.to(device), self.ends.to(device))
+        return AttentionPlan(groups, self.scatter.to(device), self.positions.to(device), self.ends.to(device))
 
 
-def make_plan(forest: Forest) -> Plan:
+def make_plan(forest: Forest) -> AttentionPlan:
     """Group the branches of a forest into rectangles.
 
     A branch that shares less than half of its path asks with the whole path, and what the shared tokens get is thrown
@@ -103,7 +103,7 @@ def make_plan(forest: Forest) -> Plan:
         positions = torch.arange(real.shape[1])[None] if roots else positions
         reach = tuple(int(block.max()) + 1 for block in torch.split(positions, BLOCK, dim=1))
         groups.append(Branches(queries, paths, positions, roots, reach))
-    return Plan(tuple(groups), scatter, forest.positions, forest.ends)
+    return AttentionPlan(tuple(groups), scatter, forest.positions, forest.ends)
 
 
 def _alike(lengths: Tensor, chosen: Tensor) -> Iterator[Tensor]:

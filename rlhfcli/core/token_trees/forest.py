@@ -48,7 +48,7 @@ class Forest:
     ends: Tensor
 
 
-def grow(sequences: Sequence[Sequence[int]], *, share: bool = True) -> Forest:
+def build_forest(sequences: Sequence[Sequence[int]], *, share: bool = True) -> Forest:
     """Merge sequences where they begin alike.
 
     Args:
@@ -59,7 +59,7 @@ def grow(sequences: Sequence[Sequence[int]], *, share: bool = True) -> Forest:
         The forest.
     """
     order = sorted(range(len(sequences)), key=lambda i: list(sequences[i]))
-    lengths, ids = rectangle([sequences[i] for i in order], filling=-1)
+    lengths, ids = pad_right([sequences[i] for i in order], pad_id=-1)
     columns = torch.arange(ids.shape[1])
     real = columns < lengths[:, None]
     alike = (ids[1:] == ids[:-1]) & real[1:] & share
@@ -75,12 +75,12 @@ def grow(sequences: Sequence[Sequence[int]], *, share: bool = True) -> Forest:
     return Forest(ids[new], columns.expand_as(new)[new], index[back], lengths[back], shared[back], ends)
 
 
-def rectangle(sequences: Sequence[Sequence[int]], filling: int) -> tuple[Tensor, Tensor]:
+def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Sequences as rows of a rectangle, filled up on the right.
 
     Args:
         sequences: Token ids.
-        filling: What stands behind the end of a sequence.
+        pad_id: What stands behind the end of a sequence.
 
     Returns:
         ``(sequences,)`` lengths and ``(sequences, longest)`` ids.
@@ -89,6 +89,6 @@ def rectangle(sequences: Sequence[Sequence[int]], filling: int) -> tuple[Tensor,
     # numpy reads Python's integers several times faster than torch
     flat = np.fromiter(chain.from_iterable(sequences), np.int64, int(lengths.sum()))
     longest = int(lengths.max())
-    ids = torch.full((len(sequences), longest), filling)
+    ids = torch.full((len(sequences), longest), pad_id)
     ids[torch.arange(longest) < lengths[:, None]] = torch.from_numpy(flat)
     return lengths, ids

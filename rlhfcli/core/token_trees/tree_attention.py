@@ -1,6 +1,7 @@
 """Attention over token trees, registered with transformers as ``rlhf_trees``.
 
-Only attention has to know where the branches of a forest are; every other layer works token by token. A ``Plan``
+Only attention has to know where the branches of a forest are; every other layer works token by token. An
+``AttentionPlan``
 gathers branches of similar shape into a rectangle just for the kernel, and scatters the results back. A shared key is
 gathered for each branch that sees it, but its gradient is summed where it stands in the row: the result is exact.
 
@@ -20,7 +21,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from rlhfcli.core.token_trees import tree_attention_cpu
-from rlhfcli.core.token_trees.attention_plan import Plan
+from rlhfcli.core.token_trees.attention_plan import AttentionPlan
 
 TREES = "rlhf_trees"
 _UNKNOWN = ("position_bias", "s_aux")  # what some families' attention adds to the plain one
@@ -32,7 +33,7 @@ def tree_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    plan: Plan | None = None,
+    plan: AttentionPlan | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention along each path of a forest; registered with transformers as ``rlhf_trees``.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlhfcli.core.token_trees.attention_plan import BLOCK, Branches, Plan
+from rlhfcli.core.token_trees.attention_plan import BLOCK, AttentionPlan, Branches
 
 LONGEST = {torch.float32: 1024, torch.bfloat16: 1024}  # of longer rows the weights would take too much memory
 
@@ -80,7 +80,7 @@ class _Forest:
     scatter: Tensor
 
     @classmethod
-    def of(cls, plan: Plan, heads: int, key_heads: int, window: int | None, dtype: torch.dtype) -> _Forest:
+    def of(cls, plan: AttentionPlan, heads: int, key_heads: int, window: int | None, dtype: torch.dtype) -> _Forest:
         """What a plan means for so many heads; worked out once for all layers."""
         name = ("cpu", heads, key_heads, window, dtype)
         if name not in plan.derived:
@@ -96,7 +96,9 @@ class _Forest:
         return found
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, plan: Plan, *, window: int | None, scale: float) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, *, window: int | None, scale: float
+) -> Tensor:
     """Causal attention along each path of a forest, on a CPU.
 
     Args:

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
-from rlhfcli.core.token_trees.attention_plan import Plan
+from rlhfcli.core.token_trees.attention_plan import AttentionPlan
 from rlhfcli.core.token_trees.tree_attention import refuse_unknown, tree_attention
 
 FLEX = "rlhf_trees_flex"
 BLOCK = 128
 
 
-def block_mask(plan: Plan, window: int | None = None) -> BlockMask:
+def block_mask(plan: AttentionPlan, window: int | None = None) -> BlockMask:
     """The rule of a forest, and which blocks of the square it leaves empty or full; kept in the plan for all layers.
 
     As all that grows from a token stands behind it without a gap, a block of queries sees something of an earlier
@@ -71,7 +71,7 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.sum(1, dtype=torch.int32)[None, None], which.int()[None, None]
 
 
-def _rule(plan: Plan, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _rule(plan: AttentionPlan, window: int | None) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     ends, positions, reach = plan.ends, plan.positions, window or 0
 
     def on_the_path(_: Tensor, __: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def flex_tree_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    plan: Plan | None = None,
+    plan: AttentionPlan | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The same as ``tree_attention``, which it calls for what FlexAttention cannot do.

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhfcli.core.token_trees.attention_plan import Plan
+from rlhfcli.core.token_trees.attention_plan import AttentionPlan
 
 MASK_TOKENS = 2048  # longest row of several examples; the scores of one head are 16 MiB then, in float32
 _FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
 
 
-def sees(plan: Plan, window: int | None = None) -> Tensor:
+def sees(plan: AttentionPlan, window: int | None = None) -> Tensor:
     """Which tokens of a row see which.
 
     Args:
@@ -35,7 +35,7 @@ def sees(plan: Plan, window: int | None = None) -> Tensor:
     return seen if window is None else seen & (plan.positions[:, None] - plan.positions < window)
 
 
-def why_no_mask(config: Any) -> str | None:
+def mask_unsupported(config: Any) -> str | None:
     """Why a family cannot be told by a mask which tokens see which, so far as its config says.
 
     Args:
@@ -58,7 +58,7 @@ def _kinds(config: Any) -> set[str]:
     return set(getattr(config.get_text_config(), "layer_types", None) or ())
 
 
-def attention_mask(config: Any, plan: Plan, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+def attention_mask(config: Any, plan: AttentionPlan, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
     """The forest as the mask that a family takes.
 
     Args:

@@ -20,11 +20,11 @@ from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.hardware import memory_gb
 from rlhfcli.core.parallel import out_of_memory
 from rlhfcli.core.parallel.ranks import from_first, highest, rank, summed, world_size
-from rlhfcli.core.result import Result, Schedule, Window
+from rlhfcli.core.result import Result, StepPlan, Window
 from rlhfcli.core.tasks.task import Task
 from rlhfcli.core.training.journal import Journal
 from rlhfcli.core.training.measure import CutShort, sums
-from rlhfcli.core.training.rank_batches import Parts, Share, ahead, cut, divide, on_gpu, share_of
+from rlhfcli.core.training.rank_batches import Parts, RankBatches, batches_of_rank, cut, divide, on_gpu, prefetch
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
@@ -54,12 +54,12 @@ class Loop:
         self.validation_task: Task = validation
         self.validation = self._validation_share()
         self._began = 0.0  # when this training did, earlier sittings counted
-        self._ready: Iterator[Share] = iter(())  # this rank's share of each step to come
+        self._ready: Iterator[RankBatches] = iter(())  # this rank's share of each step to come
 
-    def schedule(self) -> Schedule:
+    def schedule(self) -> StepPlan:
         """The arithmetic, for the run header."""
         tokens = [sum(self.lengths[row] for row in rows) for rows in self.steps]
-        return Schedule(len(self.lengths), len(self.steps), self.phase.batch_size, self._most[0], sum(tokens))
+        return StepPlan(len(self.lengths), len(self.steps), self.phase.batch_size, self._most[0], sum(tokens))
 
     @cached_property
     def _most(self) -> tuple[int, list[int]]:
@@ -75,7 +75,7 @@ class Loop:
         self.task.step(module, self.task.collate(self._most[1]).to(device))["loss"].backward()
         module.zero_grad(set_to_none=True)
 
-    def rehearse_in_pieces(self, engine: Engine) -> None:
+    def rehearse_partitioned(self, engine: Engine) -> None:
         """The same with a model that only the engine can run; nothing is added to any gradient."""
         engine.train()
         engine.accumulate(self.task, self.task.collate(self._most[1]), 1, counts=False)
@@ -105,7 +105,7 @@ class Loop:
             if not result.history:
                 self._record(result, {"step": start.step} | self._evaluate(engine))
             self._ready = self._laid_out(engine.device, start.step)
-            with checkpoints.listening() if checkpoints else nullcontext():
+            with checkpoints.handling_signals() if checkpoints else nullcontext():
                 if self._evaluates_after(start.step) and not _evaluation_of(result):  # the last sitting ended meanwhile
                     self._evaluate_or_end(engine, checkpoints, window, result)
                 for number, rows in enumerate(self.steps[start.step :], start=start.step + 1):
@@ -208,27 +208,27 @@ class Loop:
         figures = self.validation_task.summary(dict(zip(totals, values, strict=True)), round(all_weight))
         return {f"eval_{name}": value for name, value in figures.items()}
 
-    def _validation_share(self) -> Share:
+    def _validation_share(self) -> RankBatches:
         """Cut and laid out once; all evaluations use the same, and every example counts once over all ranks."""
         task, lengths = self.validation_task, self.validation_task.lengths()
         parts = task.cut(range(len(lengths)), self.phase.micro_batch_tokens)
         if self.recipe.eval.batches != "all":
             parts = random.Random(self.recipe.seed).sample(parts, min(self.recipe.eval.batches, len(parts)))
-        return share_of(task, divide(parts, lengths, world_size()), rank())
+        return batches_of_rank(task, divide(parts, lengths, world_size()), rank())
 
     def _shares(self, rows: Sequence[int]) -> list[Parts]:
         """The micro-batches of a step, for each rank."""
         return cut(self.task, rows, self.phase.micro_batch_tokens, world_size())
 
-    def _laid_out(self, device: torch.device, done: int) -> Iterator[Share]:
+    def _laid_out(self, device: torch.device, done: int) -> Iterator[RankBatches]:
         """What this rank computes in every step after the first ``done``."""
 
-        def lay_out(rows: Sequence[int]) -> Share:
-            share = share_of(self.task, self._shares(rows), rank())
+        def lay_out(rows: Sequence[int]) -> RankBatches:
+            share = batches_of_rank(self.task, self._shares(rows), rank())
             return on_gpu(share, device) if device.type == "cuda" else share
 
         steps = self.steps[done:]
-        return ahead(lay_out, steps) if device.type == "cuda" else map(lay_out, steps)
+        return prefetch(lay_out, steps) if device.type == "cuda" else map(lay_out, steps)
 
     @property
     def _seconds(self) -> float:

@@ -10,9 +10,9 @@ import torch
 
 from rlhfcli.core.families.config_checks import pad_of
 from rlhfcli.core.models.language_model import CausalLM
-from rlhfcli.core.packing.strategy import computing, way_of
+from rlhfcli.core.packing.strategy import choose_strategy, computing_with
 from rlhfcli.core.tasks.task import Batch, Forward, SftTask, Task
-from rlhfcli.core.training.rank_batches import Share
+from rlhfcli.core.training.rank_batches import RankBatches
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 
 
@@ -37,7 +37,7 @@ class CutShort(Exception):
 
 @torch.no_grad()
 def sums(
-    task: Task, forward: Forward, share: Share, device: torch.device, ends: Callable[[], bool] | None = None
+    task: Task, forward: Forward, share: RankBatches, device: torch.device, ends: Callable[[], bool] | None = None
 ) -> tuple[dict[str, float], int]:
     """The task's sums over some batches.
 
@@ -75,7 +75,7 @@ def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torc
     Returns:
         What ``Task.summary`` gives, and the ``weight`` it was averaged over.
     """
-    totals, weight = sums(task, forward, Share(list(batches), []), device)
+    totals, weight = sums(task, forward, RankBatches(list(batches), []), device)
     return task.summary(totals, weight) | {"weight": float(weight)}
 
 
@@ -99,11 +99,11 @@ def measure_dialogues(
     Returns:
         Sums over all target tokens.
     """
-    way = way_of(model, max((len(dialogue.ids) for dialogue in dialogues), default=0))
-    task = SftTask(dialogues, loss_on, packed=way.packed, pad_id=pad_of(model.config))
-    groups = task.cut(range(len(dialogues)), way.fitting(micro_batch_tokens))
-    module = CausalLM(model, bf16=bf16, head_apart=way.head_apart)
-    with computing(model, way):
+    strategy = choose_strategy(model, max((len(dialogue.ids) for dialogue in dialogues), default=0))
+    task = SftTask(dialogues, loss_on, packed=strategy.packed, pad_id=pad_of(model.config))
+    groups = task.cut(range(len(dialogues)), strategy.row_budget(micro_batch_tokens))
+    module = CausalLM(model, bf16=bf16, head_apart=strategy.head_apart)
+    with computing_with(model, strategy):
         figures = measure(task, module, [task.collate(group) for group in groups], model.device)
     tokens = int(figures["weight"])
     return LanguageSums(figures["loss"] * tokens, tokens, round(figures["token_accuracy"] * tokens))

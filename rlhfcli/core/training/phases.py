@@ -17,11 +17,11 @@ from transformers import (
     set_seed,
 )
 
-from rlhfcli.core.checkpoints.manager import Checkpoints, Sitting
+from rlhfcli.core.checkpoints.manager import Checkpoints, TrainingSession
 from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.engine.nvme_offload import OffloadFiles, parameters_in_memory
 from rlhfcli.core.families.config_checks import notes_of
-from rlhfcli.core.families.continuation import slow_because
+from rlhfcli.core.families.continuation import slow_reason
 from rlhfcli.core.families.dropout import dropout_of
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.hardware import computes_bf16
@@ -29,10 +29,17 @@ from rlhfcli.core.models import adapters, lora, reward_tokenizers
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
-from rlhfcli.core.packing.strategy import Way, computing, fastest, for_real, small_model, way_of
+from rlhfcli.core.packing.strategy import (
+    Strategy,
+    choose_strategy,
+    computing_with,
+    fastest_strategy,
+    small_model,
+    strategy_for,
+)
 from rlhfcli.core.parallel.deepspeed_config import in_effect
 from rlhfcli.core.parallel.ranks import rank, world_size
-from rlhfcli.core.parallel.zero3 import in_pieces, loading
+from rlhfcli.core.parallel.zero3 import is_partitioned, loading
 from rlhfcli.core.publish import model_card
 from rlhfcli.core.publish.saving import Adapter, rehearse_saving, save_model
 from rlhfcli.core.result import Result
@@ -76,7 +83,7 @@ class Project:
     tokenizer: PreTrainedTokenizerBase
     folder: Path
     sink: Sink
-    sitting: Sitting = field(default_factory=Sitting)
+    session: TrainingSession = field(default_factory=TrainingSession)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Parts:
         module: The model with its head.
         tasks: Training and validation.
         adapter: What is written beside the model where LoRA is used.
-        way: How the model computes a batch.
+        strategy: How the model computes a batch.
         files: Where ``deepspeed.nvme`` has this process put what it offloads.
     """
 
@@ -96,7 +103,7 @@ class Parts:
     module: Any
     tasks: tuple[Any, Any]
     adapter: Adapter | None
-    way: Way
+    strategy: Strategy
     files: OffloadFiles | None = None
 
 
@@ -130,24 +137,24 @@ def sft_parts(project: Project) -> Parts:
                 section.name, trust_remote_code=section.trust_remote_code, dropout=section.dropout
             )
             added = fit_embeddings(model, project.tokenizer, recipe.seed)
-        way = _way_to_train(AutoModelForCausalLM, model, recipe)
+        strategy = _strategy_to_train(AutoModelForCausalLM, model, recipe)
     _note(project, added)
-    _note(project, "" if in_pieces(model) else slow_because(model))
+    _note(project, "" if is_partitioned(model) else slow_reason(model))
     set_seed(recipe.seed)  # however many numbers were drawn meanwhile
-    return replace(sft_parts_of(project, model, way), files=files)
+    return replace(sft_parts_of(project, model, strategy), files=files)
 
 
-def sft_parts_of(project: Project, model: Any, way: Way) -> Parts:
+def sft_parts_of(project: Project, model: Any, strategy: Strategy) -> Parts:
     """What phase 1 trains, around a language model that computes in a certain way."""
     recipe, phase = project.recipe, project.recipe.sft
     pad_id = project.tokenizer.pad_token_id
     train, validation = (
-        SftTask(project.prepared.dialogues(part), phase.loss_on, packed=way.packed, pad_id=pad_id)
+        SftTask(project.prepared.dialogues(part), phase.loss_on, packed=strategy.packed, pad_id=pad_id)
         for part in ("train", "validation")
     )
     adapter = _adapt(model, phase, recipe.model, recipe.model.name, "CAUSAL_LM")
-    module = CausalLM(model, bf16=computes_bf16(recipe.model.dtype), head_apart=way.head_apart)
-    return Parts(way.fitted(phase), module, (train, validation), adapter, way)
+    module = CausalLM(model, bf16=computes_bf16(recipe.model.dtype), head_apart=strategy.head_apart)
+    return Parts(strategy.fitted(phase), module, (train, validation), adapter, strategy)
 
 
 def train_reward(project: Project) -> Result:
@@ -179,24 +186,24 @@ def reward_parts(project: Project) -> Parts:
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
             module = adapters.reward_model_to_train(recipe.model, base, recipe.seed)
             added = fit_embeddings(module.model, project.tokenizer, recipe.seed)
-        way = _way_to_train(AutoModelForSequenceClassification, module.model, recipe)
+        strategy = _strategy_to_train(AutoModelForSequenceClassification, module.model, recipe)
     _note(project, added)
     if module.head != "a new head":
         _note(project, reward_tokenizers.other_template(base, project.tokenizer, recipe))
     set_seed(recipe.seed)
-    return replace(reward_parts_of(project, module, base, way), files=files)
+    return replace(reward_parts_of(project, module, base, strategy), files=files)
 
 
-def reward_parts_of(project: Project, module: RewardModel, base: str, way: Way) -> Parts:
+def reward_parts_of(project: Project, module: RewardModel, base: str, strategy: Strategy) -> Parts:
     """What phase 2 trains, around a reward model that comes from ``base`` and computes in a certain way."""
     phase = project.recipe.reward
     train, validation = (
-        RewardTask(project.prepared.pairs(part), phase, packed=way.packed, pad_id=project.tokenizer.pad_token_id)
+        RewardTask(project.prepared.pairs(part), phase, packed=strategy.packed, pad_id=project.tokenizer.pad_token_id)
         for part in ("train", "validation")
     )
     adapter = _adapt(module.model, phase, project.recipe.model, base, "SEQ_CLS")
     module.score.requires_grad_(True)
-    return Parts(way.fitted(phase), module, (train, validation), adapter, way)
+    return Parts(strategy.fitted(phase), module, (train, validation), adapter, strategy)
 
 
 def _note(project: Project, text: str) -> None:
@@ -204,13 +211,13 @@ def _note(project: Project, text: str) -> None:
         project.sink.note(text)
 
 
-def _way_to_train(kind: Any, model: Any, recipe: Recipe) -> Way:
+def _strategy_to_train(kind: Any, model: Any, recipe: Recipe) -> Strategy:
     """The fastest way of a model; of one that is in pieces, that of a small one of its kind."""
     section, tried = recipe.model, model
-    if in_pieces(model):
+    if is_partitioned(model):
         tried = small_model(kind, model.config, trust_remote_code=section.trust_remote_code)
-    way = for_real(way_of(tried, recipe.data.max_length), tried, model)
-    return fastest(way, tried, bf16=computes_bf16(section.dtype))
+    strategy = strategy_for(choose_strategy(tried, recipe.data.max_length), tried, model)
+    return fastest_strategy(strategy, tried, bf16=computes_bf16(section.dtype))
 
 
 def _files(project: Project, kind: Any, base: str) -> OffloadFiles:
@@ -228,14 +235,14 @@ def _adapt(model: Any, phase: Phase, section: Model, base: str, task_type: str) 
 
 
 def _train(project: Project, parts: Parts) -> tuple[Result, Checkpoints]:
-    checkpoints = Checkpoints(project.folder, project.recipe, parts.tasks[0], project.sitting, project.sink)
-    checkpoints.take_up(parts.module)
+    checkpoints = Checkpoints(project.folder, project.recipe, parts.tasks[0], project.session, project.sink)
+    checkpoints.load_latest(parts.module)
     with started(project, parts) as (loop, engine):
         checkpoints.restore(engine)
         result = loop.run(engine, checkpoints)
         parts.module.eval()
     if rank() == 0:  # which has the whole model now, and saves it
-        taken = checkpoints.take_best(parts.module, result.steps, result.evaluation)
+        taken = checkpoints.load_best(parts.module, result.steps, result.evaluation)
         result.evaluation, result.best = taken
     return result, checkpoints
 
@@ -254,18 +261,18 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
     recipe, sink, module, (train, validation) = project.recipe, project.sink, parts.module, parts.tasks
     with ExitStack() as stack:
         files = stack.enter_context(parts.files).used if parts.files else None
-        way, recomputing = parts.way, recipe.model.gradient_checkpointing
-        stack.enter_context(computing(module.model, way.whole() if recomputing else way))
+        strategy, recomputing = parts.strategy, recipe.model.gradient_checkpointing
+        stack.enter_context(computing_with(module.model, strategy.whole() if recomputing else strategy))
         if recomputing:
             stack.enter_context(models.recomputed_activations(module.model))
         with sink.stage("laying out the batches"):
             loop = Loop(recipe, parts.phase, train, validation, project.folder / train.name, sink)
-        for line in header(loop, module, recipe, way.note):
+        for line in header(loop, module, recipe, strategy.note):
             sink.note(line)
         if rank() == 0:
             rehearse_saving(module.model, project.tokenizer)
         module.train()
-        pieces = in_pieces(module)
+        pieces = is_partitioned(module)
         if not pieces:
             with sink.stage("rehearsing the largest batch"), loop.in_memory("rehearsing the largest batch"):
                 loop.rehearse(module, module.model.device)
@@ -273,7 +280,7 @@ def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
             engine = stack.enter_context(Engine(module, parts.phase, len(loop.steps), recipe.deepspeed, files))
         if pieces:
             with sink.stage("rehearsing the largest batch"), loop.in_memory("rehearsing the largest batch"):
-                loop.rehearse_in_pieces(engine)
+                loop.rehearse_partitioned(engine)
         if rank() > 0:
             torch.manual_seed(recipe.seed + rank())  # so that dropout differs among the ranks
         yield loop, engine

@@ -25,7 +25,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Share:
+class RankBatches:
     """What one rank computes.
 
     Args:
@@ -57,7 +57,7 @@ def cut(task: Task, rows: Sequence[int], budget: int, ranks: int) -> list[Parts]
     # a micro-batch is seldom quite full: with a little more room there are as few of them as can be
     tried = {min(budget, even + extra) for extra in (0, longest // 2, longest)}
     divisions = [divide(task.cut(rows, room), lengths, ranks) for room in sorted(tried)]
-    return min(divisions, key=lambda shares: (passes(shares), max(_tokens(parts, lengths) for parts in shares)))
+    return min(divisions, key=lambda shares: (num_passes(shares), max(_tokens(parts, lengths) for parts in shares)))
 
 
 def divide(parts: Parts, lengths: Sequence[int], ranks: int) -> list[Parts]:
@@ -80,12 +80,12 @@ def divide(parts: Parts, lengths: Sequence[int], ranks: int) -> list[Parts]:
     return shares
 
 
-def passes(shares: Sequence[Parts]) -> int:
+def num_passes(shares: Sequence[Parts]) -> int:
     """How many passes every rank makes."""
     return max(len(parts) for parts in shares)
 
 
-def share_of(task: Task, shares: Sequence[Parts], rank: int) -> Share:
+def batches_of_rank(task: Task, shares: Sequence[Parts], rank: int) -> RankBatches:
     """Lay out what one rank computes.
 
     Args:
@@ -93,15 +93,15 @@ def share_of(task: Task, shares: Sequence[Parts], rank: int) -> Share:
         shares: Those of all ranks.
         rank: Which one.
     """
-    missing = passes(shares) - len(shares[rank])
+    missing = num_passes(shares) - len(shares[rank])
     if not missing:
-        return Share([task.collate(part) for part in shares[rank]], [])
+        return RankBatches([task.collate(part) for part in shares[rank]], [])
     lengths = task.lengths()
     shortest = min((row for parts in shares for part in parts for row in part), key=lengths.__getitem__)
-    return Share([task.collate(part) for part in shares[rank]], [task.collate([shortest])] * missing)
+    return RankBatches([task.collate(part) for part in shares[rank]], [task.collate([shortest])] * missing)
 
 
-def on_gpu(share: Share, device: torch.device) -> Share:
+def on_gpu(share: RankBatches, device: torch.device) -> RankBatches:
     """The same on a GPU; the host does not wait for the copies, which queue behind what the GPU computes.
 
     Args:
@@ -109,11 +109,11 @@ def on_gpu(share: Share, device: torch.device) -> Share:
         device: The GPU.
     """
     with torch.cuda.device(device):  # a thread begins with the first one
-        moved: Share = _each(share, lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+        moved: RankBatches = _each(share, lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
         return moved
 
 
-def ahead(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
+def prefetch(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
     """``map``, but each result is made in the background while the one before it is used.
 
     Args:

@@ -6,7 +6,7 @@ import math
 import random
 
 from rlhfcli.core.tasks.task import Task
-from rlhfcli.core.training.rank_batches import cut, passes
+from rlhfcli.core.training.rank_batches import cut, num_passes
 from rlhfcli.recipe.schema import Phase
 
 
@@ -46,7 +46,7 @@ def largest_micro_batch(task: Task, steps: list[list[int]], budget: int, ranks: 
     """
     lengths, most, largest, size = task.lengths(), 0, [0], -1
     for shares in (cut(task, rows, budget, ranks) for rows in steps):
-        most = max(most, passes(shares))
+        most = max(most, num_passes(shares))
         for part in (part for share in shares for part in share):
             tokens = sum(lengths[row] for row in part)
             if tokens > size:

@@ -142,7 +142,7 @@ def code_identity(package: str) -> str:
     """
     folder = Path(str(importlib.import_module(package).__file__)).parent
     digest = blake2b(digest_size=16)
-    for file in sorted(folder.glob("*.py")):
+    for file in sorted(folder.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -32,7 +32,7 @@ def test_to_go_on_and_to_begin_again_exclude_each_other():
 def test_the_clock_runs_from_the_beginning_of_the_command():
     wish = going("run", resume=True, overwrite=False, max_time="1s")
     time.sleep(1.0)
-    sitting = wish.sitting("data", "rlhf run --resume")
-    assert sitting.stop.reason == "the time is over"
-    assert (sitting.resume, sitting.fingerprint, sitting.go_on) == (True, "data", "rlhf run --resume")
-    assert going("run", resume=False, overwrite=False, max_time=None).sitting("", "").stop.reason is None
+    session = wish.session("data", "rlhf run --resume")
+    assert session.stop.reason == "the time is over"
+    assert (session.resume, session.fingerprint, session.resume_command) == (True, "data", "rlhf run --resume")
+    assert going("run", resume=False, overwrite=False, max_time=None).session("", "").stop.reason is None

@@ -16,7 +16,7 @@ from rlhfcli.core.capacity import activation_memory
 from rlhfcli.core.capacity import dry_run as dry
 from rlhfcli.core.capacity.memory_model import Needs, estimate
 from rlhfcli.core.models import loading as models
-from rlhfcli.core.packing.strategy import Way
+from rlhfcli.core.packing.strategy import Strategy
 from rlhfcli.core.training import phases
 from tests.core import families
 from tests.core.training.test_phases import _project
@@ -67,10 +67,12 @@ class Given:
 
 def test_the_most_that_is_alive_is_counted():
     rows, width = 1024, 16
-    with activation_memory.without_memory():
+    with activation_memory.fake_tensors():
         module = Chain(width)
     task = Given(torch.zeros(rows, width))
-    found = activation_memory.activation_bytes(module, task, task, way=Way(False, None, ""), checkpointing=False)
+    found = activation_memory.activation_bytes(
+        module, task, task, strategy=Strategy(False, None, ""), checkpointing=False
+    )
     one = 4 * rows * width
     # two results of tanh stay; the last layer's gradient, and those of its input and of tanh's, come on top
     assert 4 * one <= found <= 6 * one

@@ -12,7 +12,7 @@ from rlhfcli.core.capacity import bench, useful_flops
 from rlhfcli.core.models import lora
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel
-from rlhfcli.core.packing.last_layer import narrowable, narrowable_modules
+from rlhfcli.core.packing.last_layer import prunable_layers, prunable_modules
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.tasks.task import SftTask
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
@@ -77,11 +77,11 @@ def test_sizes_grow_until_the_limit_or_the_end_of_the_data():
 
 
 LIMITS = {
-    "optimizer": ({"passes": 0.6, "optimizer": 0.35, "batches": 0.05}, 0.5, "token trees"),
-    "building batches": ({"passes": 0.8, "optimizer": 0.05, "batches": 0.15}, 0.5, "token trees"),
-    "padding": ({"passes": 0.95, "optimizer": 0.05, "batches": 0.0}, 0.5, "padded"),
-    "close to what the machine can do": ({"passes": 0.95, "optimizer": 0.05, "batches": 0.0}, 0.8, "token trees"),
-    "not a matrix multiplication": ({"passes": 0.95, "optimizer": 0.05, "batches": 0.0}, 0.2, "token trees"),
+    "optimizer": ({"num_passes": 0.6, "optimizer": 0.35, "batches": 0.05}, 0.5, "token trees"),
+    "building batches": ({"num_passes": 0.8, "optimizer": 0.05, "batches": 0.15}, 0.5, "token trees"),
+    "padding": ({"num_passes": 0.95, "optimizer": 0.05, "batches": 0.0}, 0.5, "padded"),
+    "close to what the machine can do": ({"num_passes": 0.95, "optimizer": 0.05, "batches": 0.0}, 0.8, "token trees"),
+    "not a matrix multiplication": ({"num_passes": 0.95, "optimizer": 0.05, "batches": 0.0}, 0.2, "token trees"),
 }
 
 
@@ -95,7 +95,7 @@ def test_what_the_last_layer_leaves_out_is_not_counted():
     model.requires_grad_(True)
     pairs = [EncodedPreference.pair([5, 6, 7, 8], [9, 2], [10, 11, 2])]
     batch = RewardTask(pairs, Reward(), packed=True, pad_id=0).collate([0])
-    names = narrowable(model)
-    left_out = sum(layer.weight.numel() for layer in narrowable_modules(model, names))
+    names = prunable_layers(model)
+    left_out = sum(layer.weight.numel() for layer in prunable_modules(model, names))
     layers = sum(weight.numel() for weight in useful_flops.linear_weights(model))
     assert useful_flops.useful_flops(model, batch, "reward", names) == 6 * ((layers - left_out) * 9 + left_out * 2)

@@ -14,7 +14,7 @@ import pytest
 from rlhfcli.core import hardware
 from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.background import Background
-from rlhfcli.core.checkpoints.manager import Sitting
+from rlhfcli.core.checkpoints.manager import TrainingSession
 from rlhfcli.core.training import phases
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.progress import Silent
@@ -29,19 +29,19 @@ def fail() -> None:
 
 
 def test_work_runs_beside_and_is_waited_for() -> None:
-    go_on, done = threading.Event(), []
+    resume_command, done = threading.Event(), []
     with Background() as background:
-        background.start(lambda: done.append(go_on.wait(TIMEOUT)))
+        background.start(lambda: done.append(resume_command.wait(TIMEOUT)))
         assert not done
-        go_on.set()
+        resume_command.set()
     assert done == [True]
 
 
 def test_the_next_work_waits_for_the_one_before() -> None:
-    go_on, order = threading.Event(), []
+    resume_command, order = threading.Event(), []
     with Background() as background:
-        background.start(lambda: order.append((1, go_on.wait(TIMEOUT))))
-        threading.Timer(0.05, go_on.set).start()
+        background.start(lambda: order.append((1, resume_command.wait(TIMEOUT))))
+        threading.Timer(0.05, resume_command.set).start()
         background.start(lambda: order.append((2, True)))
     assert order == [(1, True), (2, True)]
 
@@ -61,21 +61,21 @@ def test_an_error_comes_out_once(ask: str) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, Interrupted])
 def test_an_error_of_the_training_waits_for_the_work(error: type[Exception]) -> None:
-    go_on, done = threading.Event(), []
+    resume_command, done = threading.Event(), []
     with pytest.raises(error), Background() as background:
-        background.start(lambda: done.append(go_on.wait(TIMEOUT)))
-        threading.Timer(0.05, go_on.set).start()
+        background.start(lambda: done.append(resume_command.wait(TIMEOUT)))
+        threading.Timer(0.05, resume_command.set).start()
         raise error("of the training")
     assert done == [True]
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
-    go_on = threading.Event()
+    resume_command = threading.Event()
     with pytest.raises(KeyboardInterrupt), Background() as background:
-        background.start(lambda: go_on.wait(TIMEOUT) and None)
+        background.start(lambda: resume_command.wait(TIMEOUT) and None)
         raise KeyboardInterrupt
     assert background._thread is not None and background._thread.is_alive()
-    go_on.set()
+    resume_command.set()
     background.wait()
 
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_written_ends_the_training_at_the_next_step(tmp_path: Pat
         phases.train_sft(replace(project, sink=Waits()))
     assert [folder.name for folder in (tmp_path / "run/sft/checkpoints").iterdir()] == ["step-00000003"]
     monkeypatch.undo()
-    phases.train_sft(replace(project, sitting=Sitting(resume=True)))
+    phases.train_sft(replace(project, session=TrainingSession(resume=True)))
 
 
 def test_a_stop_says_so_when_the_checkpoint_is_there(tmp_path: Path, monkeypatch: Any) -> None:
@@ -170,7 +170,7 @@ def test_a_stop_says_so_when_the_checkpoint_is_there(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(checkpoint_files, "save", slow)
     with pytest.raises(Interrupted, match="after step 4 of 11, a checkpoint is written"):
-        phases.train_sft(replace(project, sitting=Sitting(stop=After(4))))
+        phases.train_sft(replace(project, session=TrainingSession(stop=After(4))))
     assert threads == ["checkpoint", "MainThread"]
     names = sorted(folder.name for folder in (tmp_path / "run/sft/checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000004"]

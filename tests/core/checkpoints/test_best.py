@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhfcli.core.checkpoints import checkpoint_files
-from rlhfcli.core.checkpoints.best import Best, best_by
+from rlhfcli.core.checkpoints.best import BestCriterion, best_by
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.tasks.task import SftTask
 from rlhfcli.core.training import phases
@@ -58,7 +58,7 @@ def best_line(project: phases.Project, phase: str) -> dict[str, float]:
 
 
 def test_better_is_strictly_better() -> None:
-    loss, accuracy = Best("eval_loss", False), Best("eval_accuracy", True)
+    loss, accuracy = BestCriterion("eval_loss", False), BestCriterion("eval_accuracy", True)
     assert loss.better({"eval_loss": 1.0}, {"eval_loss": 1.5}) and not loss.better(
         {"eval_loss": 1.5}, {"eval_loss": 1.5}
     )
@@ -71,7 +71,7 @@ def test_better_is_strictly_better() -> None:
 def test_evaluations_in_a_row_without_a_better_one() -> None:
     def since(*losses: float) -> int:
         lines = [{"step": step, "eval_loss": loss} for step, loss in enumerate(losses)]
-        return Best("eval_loss", False).evaluations_since([*lines, {"step": 99, "loss": 0.0}])
+        return BestCriterion("eval_loss", False).evaluations_since([*lines, {"step": 99, "loss": 0.0}])
 
     assert since() == since(1.0) == 0  # the one before training is no rival
     assert since(1.0, 2.0) == 0 and since(1.0, 2.0, 3.0) == 1 and since(9, 2.0, 2.0, math.nan) == 2

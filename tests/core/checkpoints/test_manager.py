@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhfcli.core.checkpoints import checkpoint_files
-from rlhfcli.core.checkpoints.manager import Sitting
+from rlhfcli.core.checkpoints.manager import TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.training import phases
 from rlhfcli.core.training.journal import cut_back
@@ -49,14 +49,16 @@ class Listening(Silent):
 def stopped(project: phases.Project, phase: str, steps: int, *, resume: bool = False) -> str:
     """Train for so many steps; what is said then."""
     with pytest.raises(Interrupted) as caught:
-        TRAIN[phase](replace(project, sitting=Sitting(resume, stop=After(steps), go_on="rlhf sft --resume")))
+        TRAIN[phase](
+            replace(project, session=TrainingSession(resume, stop=After(steps), resume_command="rlhf sft --resume"))
+        )
     return str(caught.value)
 
 
 def resumed(project: phases.Project, phase: str) -> list[str]:
     """Train to the end; what is told on the way."""
     sink = Listening()
-    TRAIN[phase](replace(project, sitting=Sitting(resume=True), sink=sink))
+    TRAIN[phase](replace(project, session=TrainingSession(resume=True), sink=sink))
     return sink.notes
 
 
@@ -233,7 +235,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, leave: int, checked: bool
     with monkeypatch.context() as patch, pytest.raises(OutputError) as caught:
         if not checked:  # somebody else has taken the room meanwhile
             patch.setattr(checkpoint_files, "_check_space", lambda *_: None)
-        TRAIN["sft"](replace(parted, sitting=Sitting(resume=True, stop=After(1))))
+        TRAIN["sft"](replace(parted, session=TrainingSession(resume=True, stop=After(1))))
     assert caught.value.what.startswith(said), caught.value
     assert {file for file in (parted.folder / "sft/checkpoints").rglob("*") if file.is_file()} == set(kept)
     assert all(file.read_bytes() == content for file, content in kept.items())
@@ -363,9 +365,9 @@ def test_other_settings_are_refused_and_shown(tmp_path: Path, changes: dict[str,
 def test_other_data_is_refused(tmp_path: Path) -> None:
     project = _project(tmp_path)
     with pytest.raises(Interrupted):
-        phases.train_sft(replace(project, sitting=Sitting(fingerprint="a", stop=After(2))))
+        phases.train_sft(replace(project, session=TrainingSession(fingerprint="a", stop=After(2))))
     with pytest.raises(OutputError, match=r'prepared data: "a" \(checkpoint\) "b" \(now\)'):
-        phases.train_sft(replace(project, sitting=Sitting(resume=True, fingerprint="b")))
+        phases.train_sft(replace(project, session=TrainingSession(resume=True, fingerprint="b")))
 
 
 def test_harmless_settings_may_change(tmp_path: Path) -> None:
@@ -386,7 +388,7 @@ def test_the_reward_model_depends_on_how_its_base_was_trained(tmp_path: Path) ->
 def test_time_is_over(tmp_path: Path) -> None:
     project = _project(tmp_path)
     with pytest.raises(Interrupted, match="the time is over after step 1 of 10, a checkpoint is written"):
-        phases.train_sft(replace(project, sitting=Sitting(stop=Stop(0.0))))
+        phases.train_sft(replace(project, session=TrainingSession(stop=Stop(0.0))))
     assert Stop(60).reason is None is Stop().reason
 
 
@@ -395,7 +397,7 @@ def test_the_first_signal_is_a_wish_the_second_what_it_was(kind: signal.Signals)
     stop, before = Stop(), signal.signal(kind, signal.default_int_handler)
     said: queue.Queue[str] = queue.Queue()
     try:
-        with pytest.raises(KeyboardInterrupt), stop.listening(said.put):
+        with pytest.raises(KeyboardInterrupt), stop.handling_signals(said.put):
             os.kill(os.getpid(), kind)
             assert stop.reason == "asked to stop"
             os.kill(os.getpid(), kind)
@@ -411,11 +413,11 @@ def test_what_nohup_ignores_stays_ignored(ranks: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("rlhfcli.core.checkpoints.stop.world_size", lambda: int(ranks))
     stop, before = Stop(), signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop.listening(print):
+        with stop.handling_signals(print):
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.wanted and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with stop.listening(print):
+        with stop.handling_signals(print):
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.wanted
     finally:
@@ -426,7 +428,7 @@ def test_another_thread_listens_to_nothing() -> None:
     handlers = [signal.getsignal(signal.SIGINT)]
 
     def listen() -> None:
-        with Stop().listening(print):
+        with Stop().handling_signals(print):
             handlers.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=listen)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhfcli.core.families.continuation import ALONE, ANEW, STATES, TOGETHER, slow_because, way_to_continue
+from rlhfcli.core.families.continuation import ALONE, ANEW, STATES, TOGETHER, slow_reason, way_to_continue
 from rlhfcli.core.generation.decode import Decoding, generate, stream
 from rlhfcli.errors import ModelError
 from tests.core import families
@@ -37,7 +37,7 @@ def test_every_prompt_gets_what_it_gets_alone(family: str) -> None:
     assert [list(stream(model, prompt, Decoding(10), ends)) for prompt in PROMPTS[:2]] == expected[:2]
     assert len({len(answer) for answer in expected}) > 1, "some have to end before others"
     assert way_to_continue(model) == OTHERS.get(family, TOGETHER)
-    assert bool(slow_because(model)) == (way_to_continue(model) in (ALONE, ANEW))
+    assert bool(slow_reason(model)) == (way_to_continue(model) in (ALONE, ANEW))
 
 
 def test_the_usual_families_share_batches() -> None:

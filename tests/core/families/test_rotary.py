@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhfcli.core.families.rotary import border_of, by_own_length
 from rlhfcli.core.generation.decode import Decoding, generate
 from rlhfcli.core.models.reward_model import RewardModel
-from rlhfcli.core.packing.strategy import way_of
+from rlhfcli.core.packing.strategy import choose_strategy
 from rlhfcli.core.training.measure import measure_dialogues
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 from tests.core import families
@@ -80,9 +80,11 @@ def test_only_long_sequences_are_padded() -> None:
     for family in CONFIGS:
         model = _made(family)
         assert border_of(model.config) == BORDER
-        assert way_of(model, BORDER).packed
-        way = way_of(model, BORDER + 1)
-        assert not way.packed and f"rotates sequences of more than {BORDER} tokens by their length" in way.note
+        assert choose_strategy(model, BORDER).packed
+        strategy = choose_strategy(model, BORDER + 1)
+        assert (
+            not strategy.packed and f"rotates sequences of more than {BORDER} tokens by their length" in strategy.note
+        )
     assert border_of(families.config("llama")) is None
 
 

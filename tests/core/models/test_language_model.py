@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 from rlhfcli.core.models import language_model
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.packing.backbone import head_is_apart
-from rlhfcli.core.packing.strategy import computing, way_of
+from rlhfcli.core.packing.strategy import choose_strategy, computing_with
 from rlhfcli.core.tasks.task import SftTask
 from rlhfcli.core.training import phases
 from rlhfcli.core.training.journal import read_metrics
@@ -25,12 +25,14 @@ DIALOGUES = [EncodedDialogue(ids, [(3, 8), (9, len(ids))]) for ids in families.t
 
 
 def _loss_and_gradients(model: Any, *, bf16: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor], list[int]]:
-    way, rows = way_of(model), []
-    task = SftTask(DIALOGUES, "assistant", packed=way.packed, pad_id=0)
+    strategy, rows = choose_strategy(model), []
+    task = SftTask(DIALOGUES, "assistant", packed=strategy.packed, pad_id=0)
     head = model.get_output_embeddings().register_forward_hook(lambda _, args, out: rows.append(out[..., 0].numel()))
     model.zero_grad()
-    with computing(model, way):
-        sums = task.step(CausalLM(model, bf16=bf16, head_apart=way.head_apart), task.collate(range(len(DIALOGUES))))
+    with computing_with(model, strategy):
+        sums = task.step(
+            CausalLM(model, bf16=bf16, head_apart=strategy.head_apart), task.collate(range(len(DIALOGUES)))
+        )
         sums["loss"].backward()
     head.remove()
     return sums, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, rows

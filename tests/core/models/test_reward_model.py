@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model, load_reward_model, reward_model_to_train
 from rlhfcli.core.packing.layout import spans
-from rlhfcli.core.packing.strategy import way_of
+from rlhfcli.core.packing.strategy import choose_strategy
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 from tests.core import families
@@ -103,7 +103,9 @@ def test_spans_against_a_loop() -> None:
 
 def test_how_it_computes_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
-    monkeypatch.setattr("rlhfcli.core.models.reward_model.way_of", lambda model: tried.append(model) or way_of(model))
+    monkeypatch.setattr(
+        "rlhfcli.core.models.reward_model.choose_strategy", lambda model: tried.append(model) or choose_strategy(model)
+    )
     model = RewardModel(families.classifier("opt"))
     first = model.rewards([[5, 6, 7]])
     assert torch.equal(model.rewards([[5, 6, 7]]), first)

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from rlhfcli.core.models import lora
 from rlhfcli.core.packing.backbone import head_is_apart
-from rlhfcli.core.packing.last_layer import narrowable, narrowed, reading
+from rlhfcli.core.packing.last_layer import narrowed, prunable_layers, reading
 from rlhfcli.core.packing.layout import lay_out
-from rlhfcli.core.packing.strategy import computing, for_real, small_model, way_of
+from rlhfcli.core.packing.strategy import choose_strategy, computing_with, small_model, strategy_for
 from rlhfcli.recipe.schema import Lora
 from tests.core import families
 
@@ -21,10 +21,10 @@ SEQUENCES = families.token_ids([19, 7, 12], seed=5)
 
 
 def _states_and_gradients(model: Any, rows: Tensor, read: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-    way = way_of(model)
-    layout = lay_out(SEQUENCES, packed=way.packed, pad_id=0)
+    strategy = choose_strategy(model)
+    layout = lay_out(SEQUENCES, packed=strategy.packed, pad_id=0)
     model.zero_grad()
-    with computing(model, way), reading(model, read, layout.ids.numel()):
+    with computing_with(model, strategy), reading(model, read, layout.ids.numel()):
         backbone = getattr(model, model.base_model_prefix)
         states = backbone(**layout.inputs()).last_hidden_state.flatten(0, 1)[rows]
     (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
@@ -34,7 +34,7 @@ def _states_and_gradients(model: Any, rows: Tensor, read: Tensor | None) -> tupl
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_the_tokens_that_are_read_and_all_gradients_are_the_same(family: str) -> None:
     model, rows = families.causal_lm(family), torch.tensor([18, 3, 11])
-    assert narrowable(model)
+    assert prunable_layers(model)
     expected, gradients = _states_and_gradients(model, rows, None)
     states, found = _states_and_gradients(model, rows, rows)
     torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5)
@@ -53,14 +53,14 @@ def test_the_tokens_that_are_read_and_all_gradients_are_the_same(family: str) ->
     ],
 )
 def test_keys_and_values_are_never_left_out(family: str, expected: set[str]) -> None:
-    assert set(narrowable(families.causal_lm(family))) == expected
+    assert set(prunable_layers(families.causal_lm(family))) == expected
 
 
 def test_rows_that_are_not_read_are_not_computed() -> None:
     model = families.causal_lm("llama")
     seen = []
     down = model.model.layers[-1].mlp.down_proj
-    with narrowed(model, narrowable(model)):
+    with narrowed(model, prunable_layers(model)):
         down.register_forward_hook(lambda _, args, result: seen.append(result))
         with reading(model, torch.tensor([2, 5]), tokens=9):
             model(torch.arange(9)[None])
@@ -72,14 +72,14 @@ def test_rows_that_are_not_read_are_not_computed() -> None:
 
 def test_where_most_tokens_are_read_nothing_is_left_out() -> None:
     model = families.causal_lm("llama")
-    with narrowed(model, narrowable(model)), reading(model, torch.tensor([0, 1, 2, 4]), tokens=5):
+    with narrowed(model, prunable_layers(model)), reading(model, torch.tensor([0, 1, 2, 4]), tokens=5):
         states = model.model(torch.arange(5)[None]).last_hidden_state
     torch.testing.assert_close(states, model.model(torch.arange(5)[None]).last_hidden_state)
 
 
 def test_layers_with_an_adapter() -> None:
     model, rows = families.causal_lm("opt"), torch.tensor([4, 10])
-    names = narrowable(model)
+    names = prunable_layers(model)
     lora.inject(model, Lora())
     for _, layer in lora.adapted_layers(model):
         torch.nn.init.normal_(layer.lora_b, std=0.1)
@@ -95,17 +95,17 @@ def test_layers_with_an_adapter() -> None:
 def test_weights_that_are_zero_hide_nothing(zero: str) -> None:
     """With these, keys or values of other tokens do not matter yet; after the first step they do."""
     model = families.causal_lm("llama")
-    expected = narrowable(model)
+    expected = prunable_layers(model)
     with torch.no_grad():
         model.model.layers[-1].get_submodule(zero).weight.zero_()
-    assert narrowable(model) == expected
+    assert prunable_layers(model) == expected
 
 
 def test_a_layer_that_sees_some_tokens_alone_computes_them_all() -> None:
     model = families.causal_lm("llama")
     down = model.model.layers[-1].mlp.down_proj
     x = torch.randn(1, 5, 64)
-    with narrowed(model, narrowable(model)), reading(model, torch.tensor([2]), tokens=9):
+    with narrowed(model, prunable_layers(model)), reading(model, torch.tensor([2]), tokens=9):
         assert torch.equal(down(x), torch.nn.functional.linear(x, down.weight))
 
 
@@ -113,12 +113,12 @@ def test_looking_at_a_layer_changes_nothing() -> None:
     model = families.causal_lm("opt")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    narrowable(model)
+    prunable_layers(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("tried", [narrowable, head_is_apart])
+@pytest.mark.parametrize("tried", [prunable_layers, head_is_apart])
 def test_too_little_memory_for_a_trial_is_told(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = families.causal_lm("llama")
 
@@ -139,8 +139,8 @@ def test_what_was_tried_on_a_layer_of_another_kind_is_not_taken_over() -> None:
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
     small = small_model(AutoModelForCausalLM, config, trust_remote_code=False)
-    way = way_of(small)
-    assert way.narrowed and not for_real(way, small, model).narrowed
+    strategy = choose_strategy(small)
+    assert strategy.narrowed and not strategy_for(strategy, small, model).narrowed
     llama = families.causal_lm("llama")
     small = small_model(AutoModelForCausalLM, llama.config, trust_remote_code=False)
-    assert for_real(way_of(small), small, llama).narrowed
+    assert strategy_for(choose_strategy(small), small, llama).narrowed

@@ -13,7 +13,7 @@ from rlhfcli.core.models.loading import recomputed_activations
 from rlhfcli.core.packing import layout
 from rlhfcli.core.token_trees import tree_attention_cpu
 from rlhfcli.core.token_trees.attention_plan import make_plan
-from rlhfcli.core.token_trees.forest import grow
+from rlhfcli.core.token_trees.forest import build_forest
 from rlhfcli.core.token_trees.tree_attention import TREES, attention, tree_attention
 from tests.core import families
 
@@ -74,7 +74,7 @@ def _loss_and_gradients(model: Any, states: Iterable[Tensor]) -> tuple[Tensor, d
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_which_families_compute_token_trees(family: str) -> None:
-    why = layout.why_padded(families.causal_lm(family))
+    why = layout.packing_unsupported(families.causal_lm(family))
     assert (why is None) == (family not in families.PADDED)
     assert why is None or "BloomForCausalLM" in why
 
@@ -108,12 +108,12 @@ def test_torch_s_kernels_give_the_same_as_written_out(family: str, monkeypatch: 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 @pytest.mark.parametrize("way", ["trees", "side by side", "padded"])
-def test_same_hidden_states_as_one_at_a_time(family: str, way: str) -> None:
+def test_same_hidden_states_as_one_at_a_time(family: str, strategy: str) -> None:
     model = families.causal_lm(family)
-    if way != "padded" and family in families.PADDED:
+    if strategy != "padded" and family in families.PADDED:
         pytest.skip("needs the padded layout")
     sequences = FORESTS["nested"] + FORESTS["apart"]
-    together = _hidden(model, sequences, packed=way != "padded", share=way == "trees")
+    together = _hidden(model, sequences, packed=strategy != "padded", share=strategy == "trees")
     for states, alone in zip(together, _one_at_a_time(model, sequences), strict=True):
         torch.testing.assert_close(states, alone, rtol=1e-4, atol=1e-4)
 
@@ -156,7 +156,7 @@ def test_branches_are_blind_to_each_other_and_trees_to_each_other() -> None:
 
 def test_a_family_whose_attention_does_more_is_refused_not_approximated() -> None:
     rows = torch.randn(1, 2, 3, 4)
-    plan = make_plan(grow([[1, 2, 3]]))
+    plan = make_plan(build_forest([[1, 2, 3]]))
     with pytest.raises(ValueError, match="its attention has s_aux"):
         tree_attention(torch.nn.Module(), rows, rows, rows, None, plan, s_aux=torch.zeros(2))
 
@@ -164,7 +164,7 @@ def test_a_family_whose_attention_does_more_is_refused_not_approximated() -> Non
 def test_chunked_attention_is_padded() -> None:
     model = families.causal_lm("llama")
     model.config.layer_types = ["chunked_attention", "full_attention"]
-    assert "into chunks" in str(layout.why_padded(model))
+    assert "into chunks" in str(layout.packing_unsupported(model))
 
 
 def test_the_rectangle_is_padded_on_the_right() -> None:

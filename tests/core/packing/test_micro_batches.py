@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.core.packing.micro_batches import MicroBatches
-from rlhfcli.core.token_trees.forest import grow
+from rlhfcli.core.token_trees.forest import build_forest
 from tests.core import families
 
 IDS = st.lists(st.integers(0, 2), max_size=10)
@@ -25,7 +25,7 @@ def test_every_row_once_and_within_the_budget(
     assert sorted(row for part in parts for row in part) == sorted(rows)
     for part in parts:
         sequences = [trees[row][0] + answer for row in part for answer in trees[row][1]]
-        cost = len(grow(sequences).ids) if packed else len(sequences) * max(map(len, sequences))
+        cost = len(build_forest(sequences).ids) if packed else len(sequences) * max(map(len, sequences))
         assert cost <= budget or len(part) == 1
 
 

@@ -14,7 +14,7 @@ import torch
 from rlhfcli.core.engine.engine import parameter_groups
 from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
 from rlhfcli.core.models.lora import inject
-from rlhfcli.core.parallel.zero3 import in_pieces, loading, shape_of, whole
+from rlhfcli.core.parallel.zero3 import is_partitioned, loading, shape_of, whole
 from rlhfcli.recipe.schema import Deepspeed, Lora
 from tests.core import families
 from tests.core.parallel.test_ranks import ROOT
@@ -45,7 +45,7 @@ def test_what_looks_at_shapes_before_the_engine_sees_whole_ones(tmp_path: Path) 
     plain = load_causal_lm(str(tmp_path))
     with loading(Deepspeed(zero_stage=3), 1.0):
         model = load_causal_lm(str(tmp_path))
-    assert in_pieces(model) and not in_pieces(plain)
+    assert is_partitioned(model) and not is_partitioned(plain)
     sizes = [[len(group["params"]) for group in parameter_groups(each, 0.1)] for each in (plain, model)]
     assert sizes[0] == sizes[1] and len(sizes[0]) == 2
     names = [inject(each, Lora(rank=3)) for each in (plain, model)]
@@ -71,4 +71,4 @@ def test_what_is_changed_while_it_is_whole_stays(tmp_path: Path) -> None:
 def test_the_other_stages_load_whole_models(tmp_path: Path, stage: int) -> None:
     families.causal_lm("llama").save_pretrained(tmp_path)
     with loading(Deepspeed(zero_stage=stage), 1.0):
-        assert not in_pieces(load_causal_lm(str(tmp_path)))
+        assert not is_partitioned(load_causal_lm(str(tmp_path)))

@@ -59,7 +59,7 @@ def _pairs() -> list[EncodedPreference]:
 @pytest.mark.parametrize("loss_on", ["assistant", "all"])
 def test_sft_loss_is_the_sum_over_single_dialogues(family: str, loss_on: str) -> None:
     model = families.causal_lm(family)
-    packed = layout.why_padded(model) is None
+    packed = layout.packing_unsupported(model) is None
     task = SftTask(_dialogues(), loss_on, packed=packed, pad_id=1)
     batch = task.collate([2, 0, 3, 1])
     with torch.no_grad(), attention(model, TREES if packed else None):
@@ -139,7 +139,7 @@ def test_reward_loss_is_the_mean_over_the_comparisons_of_each_preference(
     family: str, pooling: str, loss: dict[str, object]
 ) -> None:
     model = RewardModel(families.classifier(family))
-    packed = layout.why_padded(model.model) is None
+    packed = layout.packing_unsupported(model.model) is None
     settings = Reward.model_validate({"pooling": pooling, "loss": loss})
     task = RewardTask(_pairs(), settings, packed=packed, pad_id=1)
     batch = task.collate([1, 4, 0, 2, 3])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.core.token_trees.attention_plan import make_plan
-from rlhfcli.core.token_trees.forest import Forest, grow
+from rlhfcli.core.token_trees.forest import Forest, build_forest
 from tests.core import families
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=20)
@@ -19,7 +19,7 @@ def _paths(forest: Forest) -> list[list[int]]:
 @settings(max_examples=300, deadline=None)
 @given(SEQUENCES)
 def test_each_distinct_beginning_stands_once_and_every_token_is_found(sequences: list[list[int]]) -> None:
-    forest = grow(sequences)
+    forest = build_forest(sequences)
     beginnings = {tuple(ids[: t + 1]) for ids in sequences for t in range(len(ids))}
     assert len(forest.ids) == len(beginnings) == int((forest.lengths - forest.shared).sum())
     for ids, cells in zip(sequences, _paths(forest), strict=True):
@@ -31,7 +31,7 @@ def test_each_distinct_beginning_stands_once_and_every_token_is_found(sequences:
 @settings(max_examples=100, deadline=None)
 @given(SEQUENCES)
 def test_two_sequences_stand_in_the_same_cells_exactly_as_far_as_they_agree(sequences: list[list[int]]) -> None:
-    paths = _paths(grow(sequences))
+    paths = _paths(build_forest(sequences))
     for a, left in zip(sequences, paths, strict=True):
         for b, right in zip(sequences, paths, strict=True):
             for t, (i, j) in enumerate(zip(left, right, strict=False)):
@@ -41,7 +41,7 @@ def test_two_sequences_stand_in_the_same_cells_exactly_as_far_as_they_agree(sequ
 @settings(max_examples=100, deadline=None)
 @given(SEQUENCES)
 def test_without_sharing_the_sequences_stand_side_by_side(sequences: list[list[int]]) -> None:
-    forest = grow(sequences, share=False)
+    forest = build_forest(sequences, share=False)
     cells = [cell for path in _paths(forest) for cell in path]
     assert sorted(cells) == list(range(sum(map(len, sequences))))
     assert not forest.shared.any()
@@ -50,7 +50,7 @@ def test_without_sharing_the_sequences_stand_side_by_side(sequences: list[list[i
 @settings(max_examples=300, deadline=None)
 @given(SEQUENCES)
 def test_in_the_plan_every_token_asks_once_and_sees_its_path(sequences: list[list[int]]) -> None:
-    forest = grow(sequences)
+    forest = build_forest(sequences)
     plan = make_plan(forest)
     asked, seen = [], []
     for group in plan.groups:
@@ -65,7 +65,7 @@ def test_in_the_plan_every_token_asks_once_and_sees_its_path(sequences: list[lis
 @settings(max_examples=300, deadline=None)
 @given(SEQUENCES, st.booleans())
 def test_a_token_sees_its_path_which_is_what_the_ends_say(sequences: list[list[int]], share: bool) -> None:
-    forest = grow(sequences, share=share)
+    forest = build_forest(sequences, share=share)
     paths = {path[t]: path[: t + 1] for path in _paths(forest) for t in range(len(path))}
     for query in range(len(forest.ids)):
         seen = [key for key in range(query + 1) if query < forest.ends[key]]
@@ -76,7 +76,7 @@ def test_a_token_sees_its_path_which_is_what_the_ends_say(sequences: list[list[i
 def test_the_row_of_the_introduction() -> None:
     the, cat, sat, dot, ran, away, mark, who, what = range(9)
     sequences = [[the, cat, sat, dot], [the, cat, ran, away, mark], [who, what]]
-    forest = grow(sequences)
+    forest = build_forest(sequences)
     assert forest.ids.tolist() == [the, cat, sat, dot, ran, away, mark, who, what]
     assert forest.positions.tolist() == [0, 1, 2, 3, 2, 3, 4, 0, 1]
     assert _paths(forest)[1] == [0, 1, 4, 5, 6]
@@ -87,7 +87,7 @@ def test_the_row_of_the_introduction() -> None:
 def test_a_branch_that_shares_little_asks_with_its_whole_path() -> None:
     """And so needs no mask; each token still takes one answer, that of the branch it belongs to."""
     start, *rest = families.token_ids([5, 20, 19, 18])
-    forest = grow([start + ids for ids in rest])
+    forest = build_forest([start + ids for ids in rest])
     (group,) = make_plan(forest).groups
     assert group.roots and group.keys.shape == (3, 25) and group.queries.shape == (3, 25)
     assert len(forest.ids) == 5 + 20 + 19 + 18
@@ -95,7 +95,7 @@ def test_a_branch_that_shares_little_asks_with_its_whole_path() -> None:
 
 def test_a_branch_asks_only_with_its_own_tokens() -> None:
     prompt, *answers = families.token_ids([30, 4, 5, 6, 7])
-    plan = make_plan(grow([prompt + answer for answer in answers]))
+    plan = make_plan(build_forest([prompt + answer for answer in answers]))
     root, branches = plan.groups
     assert root.roots and not branches.roots
     assert max(root.queries.shape[1], root.keys.shape[1]) <= 37 and len(root.keys) == 1

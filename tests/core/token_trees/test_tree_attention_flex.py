@@ -15,8 +15,8 @@ from torch.nn.attention import flex_attention as torch_flex
 
 from rlhfcli.core.packing import strategy
 from rlhfcli.core.token_trees import tree_attention_flex
-from rlhfcli.core.token_trees.attention_plan import Plan, make_plan
-from rlhfcli.core.token_trees.forest import grow
+from rlhfcli.core.token_trees.attention_plan import AttentionPlan, make_plan
+from rlhfcli.core.token_trees.forest import build_forest
 from rlhfcli.core.token_trees.tree_attention import TREES, tree_attention
 from rlhfcli.core.token_trees.tree_mask import sees
 from tests.core import families
@@ -41,7 +41,7 @@ def _rows(tokens: int, heads: int = 4, key_heads: int = 4, dimension: int = 16) 
     return [torch.randn(1, count, tokens, dimension) for count in (heads, key_heads, key_heads)]
 
 
-def _same(plan: Plan, rows: list[torch.Tensor], options: dict[str, Any]) -> None:
+def _same(plan: AttentionPlan, rows: list[torch.Tensor], options: dict[str, Any]) -> None:
     module = SimpleNamespace(num_key_value_groups=rows[0].shape[1] // rows[1].shape[1], training=False)
     expected, _ = tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
     result, _ = tree_attention_flex.flex_tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def _same(plan: Plan, rows: list[torch.Tensor], options: dict[str, Any]) -> None
 )
 def test_blocks_and_rule_are_the_mask(sequences: list[list[int]], window: int | None, size: int) -> None:
     """An empty block has nothing to see (but for a window, where it may be kept), a full one is seen by all."""
-    plan = make_plan(grow(sequences))
+    plan = make_plan(build_forest(sequences))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tree_attention_flex, "BLOCK", size)
         blocks = tree_attention_flex.block_mask(plan, window)
@@ -96,7 +96,7 @@ def _dense(counts: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 @pytest.mark.parametrize("case", CASES)
 def test_same_as_the_rectangles(case: str, key_heads: int) -> None:
-    plan = make_plan(grow(LONG))
+    plan = make_plan(build_forest(LONG))
     assert len(plan.ends) > tree_attention_flex.BLOCK
     _same(plan, _rows(len(plan.ends), key_heads=key_heads), CASES[case])
 
@@ -105,8 +105,8 @@ def test_same_as_the_rectangles(case: str, key_heads: int) -> None:
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma2", "mistral"])
 def test_families_that_train_nothing_below_can_take_it_even_here(family: str) -> None:
     model = families.causal_lm(family).requires_grad_(False)
-    assert strategy.why_no_flex(model, bf16=False) is None
-    assert strategy.why_no_flex(model, bf16=True) is None
+    assert strategy.flex_unsupported(model, bf16=False) is None
+    assert strategy.flex_unsupported(model, bf16=True) is None
 
 
 @pytest.mark.usefixtures("eager")
@@ -115,33 +115,33 @@ def test_the_blocks_are_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatc
     rule: Callable[..., Any] = tree_attention_flex._rule
     monkeypatch.setattr(tree_attention_flex, "_rule", lambda plan, window: made.append(window) or rule(plan, window))
     model = families.causal_lm("gemma2").requires_grad_(False)
-    tree_attention_flex._tried(model, 4, False, strategy.attention(model, tree_attention_flex.FLEX))
+    strategy._tried(model, 4, False, strategy.attention(model, tree_attention_flex.FLEX))
     assert sorted(made, key=str) == [6, None]  # it has a layer of each kind
 
 
 @pytest.mark.usefixtures("eager")
 def test_torch_has_no_way_back_on_a_cpu_and_that_is_the_reason_given() -> None:
-    why = strategy.why_no_flex(families.causal_lm("opt"), bf16=False)
+    why = strategy.flex_unsupported(families.causal_lm("opt"), bf16=False)
     assert why is not None and "does not support backward on CPU" in why
 
 
 def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_attention_flex, "_compiled", lambda: lambda query, *_, **__: query)
     model = families.causal_lm("opt").requires_grad_(False)
-    assert strategy.why_no_flex(model, bf16=False) == "it gives other results here"
+    assert strategy.flex_unsupported(model, bf16=False) == "it gives other results here"
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.1}, {}])
 def test_dropout_and_short_rows_go_through_the_rectangles(options: dict[str, Any], monkeypatch: Any) -> None:
     monkeypatch.setattr(tree_attention_flex, "_compiled", lambda: pytest.fail("compiled"))
-    plan = make_plan(grow(LONG if options else FORESTS["apart"]))
+    plan = make_plan(build_forest(LONG if options else FORESTS["apart"]))
     rows = _rows(len(plan.ends))
     result, _ = tree_attention_flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, **options)
     assert result.shape == (1, len(plan.ends), 4, 16)
 
 
 def test_what_a_family_adds_is_refused() -> None:
-    plan = make_plan(grow(LONG))
+    plan = make_plan(build_forest(LONG))
     rows = _rows(len(plan.ends))
     with pytest.raises(ValueError, match="its attention has s_aux"):
         tree_attention_flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, s_aux=torch.zeros(4))
@@ -157,13 +157,15 @@ def test_what_a_family_adds_is_refused() -> None:
 def test_a_gpu_takes_it_where_it_works_and_says_why_not(
     why: str | None, attention: str, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree_attention_flex, "why_not", lambda *_, **__: why)
+    monkeypatch.setattr(strategy, "flex_unsupported", lambda *_, **__: why)
     gpu, cpu = (SimpleNamespace(device=torch.device(kind)) for kind in ("cuda", "cpu"))
-    way = strategy.Way(packed=True, attention=TREES, note="token trees")
-    assert strategy.fastest(way, gpu, bf16=True) == strategy.Way(packed=True, attention=attention, note=note)
-    assert strategy.fastest(way, cpu, bf16=True) is way
-    padded = strategy.Way(packed=False, attention=None, note="padded: it has to be")
-    assert strategy.fastest(padded, gpu, bf16=True) is padded
+    trees = strategy.Strategy(packed=True, attention=TREES, note="token trees")
+    assert strategy.fastest_strategy(trees, gpu, bf16=True) == strategy.Strategy(
+        packed=True, attention=attention, note=note
+    )
+    assert strategy.fastest_strategy(trees, cpu, bf16=True) is trees
+    padded = strategy.Strategy(packed=False, attention=None, note="padded: it has to be")
+    assert strategy.fastest_strategy(padded, gpu, bf16=True) is padded
 
 
 def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +177,7 @@ def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPat
     lengths = set()
     for branches in (4, 7, 9, 12, 15, 20, 5, 6):
         prompt = families.token_ids([40], seed=branches)[0]
-        plan = make_plan(grow([prompt + answer for answer in families.token_ids([50 + branches] * branches)]))
+        plan = make_plan(build_forest([prompt + answer for answer in families.token_ids([50 + branches] * branches)]))
         with torch.no_grad():
             _same(plan, _rows(len(plan.ends), key_heads=2), {})
         lengths.add(len(plan.ends))
@@ -189,6 +191,6 @@ def test_same_as_the_rectangles_compiled(case: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         tree_attention_flex, "_compiled", lambda: torch.compile(torch_flex.flex_attention, dynamic=False)
     )
-    plan = make_plan(grow(LONG))
+    plan = make_plan(build_forest(LONG))
     with torch.no_grad():
         _same(plan, _rows(len(plan.ends)), CASES[case])

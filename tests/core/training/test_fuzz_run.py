@@ -237,9 +237,9 @@ def look(whole: tuple[Path, dict[Any, Any]], kind: Kind, number: int, change: Ca
     """Change one file, and let all read it."""
     folder, expected = whole
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    fitting = [name for name in names if fnmatch(name, kind.pattern) and not name.endswith("README.md")]
+    row_budget = [name for name in names if fnmatch(name, kind.pattern) and not name.endswith("README.md")]
     with copy(folder) as target:
-        file = target / fitting[number % len(fitting)]
+        file = target / row_budget[number % len(row_budget)]
         replace(file)
         change(file)
         for reader in kind.readers:

@@ -22,7 +22,7 @@ from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutOfMemory, TrainingError, ran_out_of_memory
 from rlhfcli.evaluation.reward import ranking, score_pairs
 from rlhfcli.progress import Silent
-from rlhfcli.recipe.schema import Phase, Recipe, Schedule
+from rlhfcli.recipe.schema import Phase, Recipe, StepPlan
 from tests.core import families
 
 
@@ -293,11 +293,11 @@ def test_out_of_memory_says_where_and_what_to_lower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, place: int, told: str
 ) -> None:
     """The error comes out of the model itself, at one of its passes."""
-    passes, step = [0], SftTask.step
+    num_passes, step = [0], SftTask.step
 
     def failing(self: SftTask, forward: Any, batch: Any) -> Any:
-        passes[0] += 1
-        if passes[0] == place:
+        num_passes[0] += 1
+        if num_passes[0] == place:
             raise error
         return step(self, forward, batch)
 
@@ -337,15 +337,15 @@ def test_every_epoch_takes_each_example_once_in_a_new_order(epochs: float, sizes
 
 
 def test_schedules_against_their_definitions() -> None:
-    factor = schedule_factor(Schedule(name="cosine", warmup_ratio=0.1, final_ratio=0.1), 100)
+    factor = schedule_factor(StepPlan(name="cosine", warmup_ratio=0.1, final_ratio=0.1), 100)
     assert factor(0) == pytest.approx(1 / 11) and factor(10) == pytest.approx(1.0)
     assert factor(54) == pytest.approx(0.56, abs=1e-2) and factor(99) == pytest.approx(0.1)
     for name in ("linear", "cosine"):  # the last step that is made is number steps - 1
         for steps, warmup in ((1, 0.0), (2, 0.0), (7, 0.0), (7, 0.3), (100, 0.03)):
-            last = schedule_factor(Schedule(name=name, warmup_ratio=warmup, final_ratio=0.25), steps)
+            last = schedule_factor(StepPlan(name=name, warmup_ratio=warmup, final_ratio=0.25), steps)
             assert last(steps - 1) == pytest.approx(0.25 if steps > 1 else 1.0), (name, steps, warmup)
-            zero = schedule_factor(Schedule(name=name, warmup_ratio=warmup), steps)
+            zero = schedule_factor(StepPlan(name=name, warmup_ratio=warmup), steps)
             assert zero(steps - 1) > 0 and zero(steps) == pytest.approx(0.0)
-    assert schedule_factor(Schedule(name="linear", warmup_ratio=0.0), 10)(5) == pytest.approx(0.5)
-    constant = schedule_factor(Schedule(name="constant", warmup_ratio=0.0), 10)
+    assert schedule_factor(StepPlan(name="linear", warmup_ratio=0.0), 10)(5) == pytest.approx(0.5)
+    constant = schedule_factor(StepPlan(name="constant", warmup_ratio=0.0), 10)
     assert {constant(step) for step in range(10)} == {1.0}

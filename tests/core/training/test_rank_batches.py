@@ -12,7 +12,7 @@ import torch
 from rlhfcli.core.packing.layout import lay_out
 from rlhfcli.core.tasks.task import SftTask
 from rlhfcli.core.training import rank_batches as shares
-from rlhfcli.core.training.rank_batches import ahead, cut, divide, passes, share_of
+from rlhfcli.core.training.rank_batches import batches_of_rank, cut, divide, num_passes, prefetch
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 
 
@@ -43,14 +43,14 @@ def test_ranks_have_about_as_much_to_compute_in_as_few_passes_as_can_be(budget: 
     shares = cut(task(LENGTHS), range(64), budget, ranks)
     load = [sum(LENGTHS[row] for part in share for row in part) for share in shares]
     assert max(load) <= 1.15 * sum(load) / ranks
-    assert passes(shares) <= -(-sum(LENGTHS) // (ranks * budget)) + 1
+    assert num_passes(shares) <= -(-sum(LENGTHS) // (ranks * budget)) + 1
 
 
 def test_a_rank_without_work_repeats_the_shortest_row_which_does_not_count() -> None:
     examples = task([9, 5, 30])
     shares = divide([[0, 1], [2]], examples.lengths(), 3)
     assert shares == [[[2]], [[0, 1]], []]
-    made = [share_of(examples, shares, rank) for rank in range(3)]
+    made = [batches_of_rank(examples, shares, rank) for rank in range(3)]
     assert [[batch.rows for batch in share.batches] for share in made] == [[(2,)], [(0, 1)], []]
     assert [[batch.rows for batch in share.repeats] for share in made] == [[], [], [(1,)]]
 
@@ -67,21 +67,21 @@ def test_results_are_made_one_ahead_and_in_order() -> None:
         made.append(number)
         return 10 * number
 
-    results = ahead(make, range(4))
+    results = prefetch(make, range(4))
     assert next(results) == 0
     for thread in threading.enumerate():
         if thread.name == "batches":
             thread.join()
     assert made == [0, 1]  # the next one is there, and no more
     assert list(results) == [10, 20, 30]
-    assert list(ahead(make, [])) == []
+    assert list(prefetch(make, [])) == []
 
 
 def test_an_error_in_the_background_is_raised_when_its_result_is_due() -> None:
     def make(number: int) -> int:
         return 6 // (2 - number)
 
-    results = ahead(make, range(4))
+    results = prefetch(make, range(4))
     assert [next(results), next(results)] == [3, 6]
     with pytest.raises(ZeroDivisionError):
         next(results)

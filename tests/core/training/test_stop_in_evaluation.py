@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core.checkpoints.manager import Checkpoints, Sitting
+from rlhfcli.core.checkpoints.manager import Checkpoints, TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.training import measure
@@ -75,11 +75,11 @@ def test_an_evaluation_that_was_cut_short_is_made_again(
     for batch, step in ((1, 4), (2, 4), (each, 4), (each + 2, 8), (2 * each + 2, 11)):
         parted = _project(tmp_path / str(batch), reward={"init_from": "base"}, **settings(1, **SMALL))
         with pytest.raises(Interrupted, match=f"asked to stop after step {step} of 11, a checkpoint is written"):
-            TRAIN[phase](replace(parted, sitting=Sitting(stop=Asked(batch))))
+            TRAIN[phase](replace(parted, session=TrainingSession(stop=Asked(batch))))
         assert max(line["step"] for line in lines(parted, phase) if "eval_loss" in line) < step
         assert not (parted.folder / phase / "final").exists()
         with pytest.raises(Interrupted, match=f"after step {step} of 11"):  # and again, when it is made again
-            TRAIN[phase](replace(parted, sitting=Sitting(resume=True, stop=Asked(2))))
+            TRAIN[phase](replace(parted, session=TrainingSession(resume=True, stop=Asked(2))))
         assert f"going on after step {step}: " in "\n".join(resumed(parted, phase))
         same(whole, parted, phase)
 
@@ -94,5 +94,5 @@ def test_the_time_is_looked_at_in_an_evaluation(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Checkpoints, "ends", late)
     with pytest.raises(Interrupted, match="the time is over after step 4 of 11, a checkpoint is written"):
-        TRAIN["sft"](replace(project, sitting=Sitting(stop=stop)))
+        TRAIN["sft"](replace(project, session=TrainingSession(stop=stop)))
     assert [line["step"] for line in lines(project, "sft") if "eval_loss" in line] == [0]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core.checkpoints.manager import Sitting
+from rlhfcli.core.checkpoints.manager import TrainingSession
 from rlhfcli.core.training import phases, trackers
 from rlhfcli.core.training.phases import Project
 from rlhfcli.errors import Interrupted, UserError
@@ -31,7 +31,7 @@ def in_sittings(folder: Path, *to: str) -> Project:
     project = _project(folder, **changes)
     for number, steps in enumerate(SITTINGS):
         try:
-            phases.train_sft(replace(project, sitting=Sitting(resume=number > 0, stop=After(steps))))
+            phases.train_sft(replace(project, session=TrainingSession(resume=number > 0, stop=After(steps))))
         except Interrupted:
             continue
     assert (project.folder / "sft/final").exists()
