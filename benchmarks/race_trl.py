@@ -161,7 +161,7 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     from rlhfcli.core.packing.strategy import choose_strategy, fastest_strategy
     from rlhfcli.core.tasks.reward import RewardTask
     from rlhfcli.core.tasks.task import SftTask
-    from rlhfcli.core.training.phases import Parts, Project, started
+    from rlhfcli.core.training.phases import Parts, PhaseInputs, started
     from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
     from rlhfcli.recipe.schema import Recipe
 
@@ -188,7 +188,7 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     module.requires_grad_(True)
     sink: Any = OurSink(turn)
     phase = recipe.sft if options.task == "sft" else recipe.reward
-    project = Project(recipe, None, None, Path(job["folder"]), sink)  # type: ignore[arg-type]
+    project = PhaseInputs(recipe, None, None, Path(job["folder"]), sink)  # type: ignore[arg-type]
     with started(project, Parts(strategy.fitted(phase), module, (task, few), None, strategy)) as (loop, engine):
         loop.steps = job["steps"]
         turn.ready()

@@ -42,10 +42,10 @@ def _estimate(job: Work, phase: str, ranks: Plan) -> dict[str, Any]:
     tokenizer = work.tokenizer_of(job)
     with job.sink.stage("importing the core"):
         from rlhfcli.core.capacity.dry_run import Assumed, dry_run
-        from rlhfcli.core.training.phases import Project
+        from rlhfcli.core.training.phases import PhaseInputs
         from rlhfcli.data.preparation.prepare import ready
     recipe, section = job.recipe, job.recipe.sft if phase == "sft" else job.recipe.reward
     assumed = Assumed(section.micro_batch_tokens, recipe.data.max_length, len(tokenizer))
-    project = Project(recipe, ready(recipe, job.run.data) or assumed, tokenizer, job.run.path, job.sink)
+    project = PhaseInputs(recipe, ready(recipe, job.run.data) or assumed, tokenizer, job.run.path, job.sink)
     with job.sink.stage(f"{phase}: a step of the model without memory"):
         return dry_run(project, phase, ranks.per_node * ranks.nodes, ranks.per_node)

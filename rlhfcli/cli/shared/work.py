@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rlhfcli.cli.shared.training_options import TrainingOptions
     from rlhfcli.core.result import Result
-    from rlhfcli.core.training.phases import Project
+    from rlhfcli.core.training.phases import PhaseInputs
     from rlhfcli.data.preparation.prepare import Prepared
 
 
@@ -207,7 +207,7 @@ def overlap(work: Work, prepared: Prepared) -> dict[str, Any]:
         return find_overlap(prepared.folder, work.recipe.eval, work.recipe.seed)
 
 
-def project_of(work: Work, going: TrainingOptions) -> Project:
+def project_of(work: Work, going: TrainingOptions) -> PhaseInputs:
     """Everything that a phase needs."""
     if launch.first():
         with work.run.starting():
@@ -220,7 +220,7 @@ def project_of(work: Work, going: TrainingOptions) -> Project:
             from rlhfcli.core.families.config_checks import check_reward_form
             from rlhfcli.core.models.loading import language_config, peek_config
             from rlhfcli.core.parallel.process_group import check_accelerator
-            from rlhfcli.core.training.phases import Project
+            from rlhfcli.core.training.phases import PhaseInputs
         check_accelerator()
         section = work.recipe.model  # looked at before the data is prepared, which may take long
         if going.verb != "reward":
@@ -232,10 +232,10 @@ def project_of(work: Work, going: TrainingOptions) -> Project:
     launch.log_into(work.run.path / "logs")
     resume = typed(f"rlhf {going.verb} --resume{machines(sys.argv[1:])}", work.recipe, later=True)
     session = going.session(str(prepared.manifest["fingerprint"]), resume)
-    return Project(work.recipe, prepared, tokenizer, work.run.path, work.sink, session)
+    return PhaseInputs(work.recipe, prepared, tokenizer, work.run.path, work.sink, session)
 
 
-def look_ahead(work: Work, project: Project) -> None:
+def look_ahead(work: Work, project: PhaseInputs) -> None:
     """Meet now what would end ``rlhf run`` after its training: no rows for a phase, or nothing to measure with.
 
     Raises:
@@ -251,7 +251,7 @@ def look_ahead(work: Work, project: Project) -> None:
         read_pairs(file, work.recipe.seed)
 
 
-def train(work: Work, project: Project, phase: str) -> Result:
+def train(work: Work, project: PhaseInputs, phase: str) -> Result:
     """Run a phase and note it in ``run.json``.
 
     Args:

@@ -60,12 +60,12 @@ def _measure(job: Work, phases: Sequence[str], steps: int, find_size: bool) -> l
     tokenizer = work.tokenizer_of(job)
     with job.sink.stage("importing the core"):
         from rlhfcli.core.capacity.bench import bench_phase
-        from rlhfcli.core.training.phases import Project
+        from rlhfcli.core.training.phases import PhaseInputs
         from rlhfcli.data.preparation.prepare import prepare, ready
     reward = job.recipe.reward.model_copy(update={"init_from": "base"})  # as fast, and there without the SFT phase
     recipe = job.recipe.model_copy(update={"reward": reward})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepared = ready(job.recipe, job.run.data) or prepare(job.recipe, tokenizer, folder / "data", job.sink)
-        project = Project(recipe, prepared, tokenizer, folder, job.sink)
+        project = PhaseInputs(recipe, prepared, tokenizer, folder, job.sink)
         return [bench_phase(project, name, steps, find_size=find_size) for name in phases]

@@ -18,7 +18,7 @@ from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.hardware import memory_limit_gb, peak_gb, reset_peak
 from rlhfcli.core.tasks.task import Batch
 from rlhfcli.core.training.loop import Loop
-from rlhfcli.core.training.phases import Project, reward_parts, sft_parts, started
+from rlhfcli.core.training.phases import PhaseInputs, reward_parts, sft_parts, started
 from rlhfcli.words import percent
 
 _WARM_UP = 2  # steps whose time does not count: memory is allocated, kernels are chosen
@@ -38,7 +38,7 @@ class Timing:
     tokens: int = 0
     examples: int = 0
     flops: float = 0.0
-    parts: dict[str, float] = field(default_factory=lambda: {"batches": 0.0, "num_passes": 0.0, "optimizer": 0.0})
+    parts: dict[str, float] = field(default_factory=lambda: {"batches": 0.0, "passes": 0.0, "optimizer": 0.0})
 
     @property
     def seconds(self) -> float:
@@ -82,7 +82,7 @@ def _time_step(loop: Loop, engine: Engine, rows: Sequence[int], narrowed: Sequen
     return timing
 
 
-def bench_phase(project: Project, name: str, steps: int, *, find_size: bool) -> dict[str, Any]:
+def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool) -> dict[str, Any]:
     """Measure one phase of a recipe on this machine. Nothing is saved.
 
     Args:

@@ -23,7 +23,7 @@ from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.packing.strategy import choose_strategy, small_model, strategy_for
 from rlhfcli.core.parallel.deepspeed_config import Files, in_effect
-from rlhfcli.core.training.phases import Parts, Project, reward_parts_of, sft_parts_of
+from rlhfcli.core.training.phases import Parts, PhaseInputs, reward_parts_of, sft_parts_of
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.recipe.schema import Deepspeed
@@ -57,7 +57,7 @@ class Assumed:
         return [(number + 7 * place) % self.vocabulary for place in range(length)]
 
 
-def dry_run(project: Project, name: str, ranks: int, here: int) -> dict[str, Any]:
+def dry_run(project: PhaseInputs, name: str, ranks: int, here: int) -> dict[str, Any]:
     """Find out what a phase needs. No weights are loaded, nothing is written.
 
     Args:
@@ -144,7 +144,7 @@ def resident() -> int:
     return int(status.read_text().partition("VmRSS:")[2].split()[0]) * 1024
 
 
-def _parts(project: Project, name: str) -> Parts:
+def _parts(project: PhaseInputs, name: str) -> Parts:
     """What a phase trains, without memory."""
     recipe, section = project.recipe, project.recipe.model
     tuned = project.folder / "sft" / "final"

@@ -66,7 +66,7 @@ class Prepared(Protocol):
 
 
 @dataclass(frozen=True)
-class Project:
+class PhaseInputs:
     """What every phase needs.
 
     Args:
@@ -107,7 +107,7 @@ class Parts:
     files: OffloadFiles | None = None
 
 
-def train_sft(project: Project) -> Result:
+def train_sft(project: PhaseInputs) -> Result:
     """Phase 1. Writes ``sft/metrics.jsonl`` and ``sft/final``.
 
     Args:
@@ -126,7 +126,7 @@ def train_sft(project: Project) -> Result:
     return result
 
 
-def sft_parts(project: Project) -> Parts:
+def sft_parts(project: PhaseInputs) -> Parts:
     """Load what phase 1 needs."""
     recipe = project.recipe
     section, phase = recipe.model, recipe.sft
@@ -144,7 +144,7 @@ def sft_parts(project: Project) -> Parts:
     return replace(sft_parts_of(project, model, strategy), files=files)
 
 
-def sft_parts_of(project: Project, model: Any, strategy: Strategy) -> Parts:
+def sft_parts_of(project: PhaseInputs, model: Any, strategy: Strategy) -> Parts:
     """What phase 1 trains, around a language model that computes in a certain way."""
     recipe, phase = project.recipe, project.recipe.sft
     pad_id = project.tokenizer.pad_token_id
@@ -157,7 +157,7 @@ def sft_parts_of(project: Project, model: Any, strategy: Strategy) -> Parts:
     return Parts(strategy.fitted(phase), module, (train, validation), adapter, strategy)
 
 
-def train_reward(project: Project) -> Result:
+def train_reward(project: PhaseInputs) -> Result:
     """Phase 2. Writes ``reward/metrics.jsonl`` and ``reward/final``.
 
     Args:
@@ -177,7 +177,7 @@ def train_reward(project: Project) -> Result:
     return result
 
 
-def reward_parts(project: Project) -> Parts:
+def reward_parts(project: PhaseInputs) -> Parts:
     """Load what phase 2 needs."""
     recipe, phase = project.recipe, project.recipe.reward
     base = str(project.folder / "sft" / "final") if phase.init_from == "sft" else recipe.model.name
@@ -194,7 +194,7 @@ def reward_parts(project: Project) -> Parts:
     return replace(reward_parts_of(project, module, base, strategy), files=files)
 
 
-def reward_parts_of(project: Project, module: RewardModel, base: str, strategy: Strategy) -> Parts:
+def reward_parts_of(project: PhaseInputs, module: RewardModel, base: str, strategy: Strategy) -> Parts:
     """What phase 2 trains, around a reward model that comes from ``base`` and computes in a certain way."""
     phase = project.recipe.reward
     train, validation = (
@@ -206,7 +206,7 @@ def reward_parts_of(project: Project, module: RewardModel, base: str, strategy: 
     return Parts(strategy.fitted(phase), module, (train, validation), adapter, strategy)
 
 
-def _note(project: Project, text: str) -> None:
+def _note(project: PhaseInputs, text: str) -> None:
     if text:
         project.sink.note(text)
 
@@ -220,7 +220,7 @@ def _strategy_to_train(kind: Any, model: Any, recipe: Recipe) -> Strategy:
     return fastest_strategy(strategy, tried, bf16=computes_bf16(section.dtype))
 
 
-def _files(project: Project, kind: Any, base: str) -> OffloadFiles:
+def _files(project: PhaseInputs, kind: Any, base: str) -> OffloadFiles:
     in_memory = partial(parameters_in_memory, kind, base, project.tokenizer, project.recipe.model)
     return OffloadFiles(project.recipe.deepspeed, in_memory, project.sink)
 
@@ -234,7 +234,7 @@ def _adapt(model: Any, phase: Phase, section: Model, base: str, task_type: str) 
     return Adapter(phase.lora, models.resolve(base), task_type)
 
 
-def _train(project: Project, parts: Parts) -> tuple[Result, Checkpoints]:
+def _train(project: PhaseInputs, parts: Parts) -> tuple[Result, Checkpoints]:
     checkpoints = Checkpoints(project.folder, project.recipe, parts.tasks[0], project.session, project.sink)
     checkpoints.load_latest(parts.module)
     with started(project, parts) as (loop, engine):
@@ -248,7 +248,7 @@ def _train(project: Project, parts: Parts) -> tuple[Result, Checkpoints]:
 
 
 @contextmanager
-def started(project: Project, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
+def started(project: PhaseInputs, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
     """Everything of a training but its steps: the batches, the rehearsal, DeepSpeed.
 
     Args:

@@ -98,7 +98,7 @@ class Steps(Silent):
             return self.changed.wait_for(lambda: self.step >= step, TIMEOUT)
 
 
-def written(project: phases.Project, monkeypatch: Any, *, held: bool) -> list[dict[str, Any]]:
+def written(project: phases.PhaseInputs, monkeypatch: Any, *, held: bool) -> list[dict[str, Any]]:
     """What the manifests say of every checkpoint of a training of both phases in eleven steps, seconds aside.
 
     Args:

@@ -46,7 +46,7 @@ class Listening(Silent):
         self.notes.append(text)
 
 
-def stopped(project: phases.Project, phase: str, steps: int, *, resume: bool = False) -> str:
+def stopped(project: phases.PhaseInputs, phase: str, steps: int, *, resume: bool = False) -> str:
     """Train for so many steps; what is said then."""
     with pytest.raises(Interrupted) as caught:
         TRAIN[phase](
@@ -55,23 +55,23 @@ def stopped(project: phases.Project, phase: str, steps: int, *, resume: bool = F
     return str(caught.value)
 
 
-def resumed(project: phases.Project, phase: str) -> list[str]:
+def resumed(project: phases.PhaseInputs, phase: str) -> list[str]:
     """Train to the end; what is told on the way."""
     sink = Listening()
     TRAIN[phase](replace(project, session=TrainingSession(resume=True), sink=sink))
     return sink.notes
 
 
-def weights(project: phases.Project, phase: str) -> dict[str, torch.Tensor]:
+def weights(project: phases.PhaseInputs, phase: str) -> dict[str, torch.Tensor]:
     return load_file(project.folder / phase / "final" / "model.safetensors")
 
 
-def lines(project: phases.Project, phase: str) -> list[dict[str, float]]:
+def lines(project: phases.PhaseInputs, phase: str) -> list[dict[str, float]]:
     found = map(json.loads, (project.folder / phase / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
 
 
-def same(one: phases.Project, two: phases.Project, phase: str) -> None:
+def same(one: phases.PhaseInputs, two: phases.PhaseInputs, phase: str) -> None:
     a, b = weights(one, phase), weights(two, phase)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)

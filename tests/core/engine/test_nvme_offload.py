@@ -49,7 +49,7 @@ def files(tmp_path: Path) -> Path:
 def test_what_lies_in_files_trains_and_goes_on_like_what_is_in_memory(
     tmp_path: Path, files: Path, offload: str
 ) -> None:
-    def project(name: str, **more: Any) -> phases.Project:
+    def project(name: str, **more: Any) -> phases.PhaseInputs:
         layout = settings(3, max_steps=6, learning_rate=1e-4) | {"deepspeed": {"zero_stage": 3} | more}
         return _project(tmp_path / name, "llama-wide", **layout)
 

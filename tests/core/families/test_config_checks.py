@@ -127,7 +127,7 @@ def test_what_cannot_be_saved_is_known_before_the_first_step(tmp_path: Path) -> 
             raise NotImplementedError("this tokenizer saves nothing")
 
     project = _project(tmp_path, "opt")
-    project = phases.Project(project.recipe, project.prepared, Unwilling(), project.folder, project.sink)  # type: ignore[arg-type]
+    project = phases.PhaseInputs(project.recipe, project.prepared, Unwilling(), project.folder, project.sink)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="the trained model could not be saved: this tokenizer saves nothing"):
         phases.train_sft(project)
     assert not (project.folder / "sft" / "metrics.jsonl").exists()
@@ -201,7 +201,7 @@ def test_a_text_model_inside_of_a_larger_one(tmp_path: Path) -> None:
     project = _project(tmp_path, "gemma3", phase={"epochs": 1, "max_steps": 2})
     assert pad_of(load_config(project.recipe.model.name)) == 1
     sink = Listening()
-    project = phases.Project(project.recipe, project.prepared, project.tokenizer, project.folder, sink)
+    project = phases.PhaseInputs(project.recipe, project.prepared, project.tokenizer, project.folder, sink)
     parts = phases.sft_parts(project)
     rows = project.prepared.dialogues("validation")
     assert measure_dialogues(parts.module.model, rows, "all", 64).tokens > 0

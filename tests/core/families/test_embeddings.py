@@ -88,10 +88,10 @@ def test_the_same_seed_gives_the_same_model_however_much_was_drawn_before(tmp_pa
     assert any("1 row drawn anew ('<|pad|>')" in note for note in listening.notes)
 
 
-def _parts(project: phases.Project, sink: Listening, drawn: int) -> phases.Parts:
+def _parts(project: phases.PhaseInputs, sink: Listening, drawn: int) -> phases.Parts:
     torch.manual_seed(drawn)
     made: Any = tokenizer(families.VOCABULARY, "<|pad|>")
-    return phases.sft_parts(phases.Project(project.recipe, project.prepared, made, project.folder, sink))
+    return phases.sft_parts(phases.PhaseInputs(project.recipe, project.prepared, made, project.folder, sink))
 
 
 def test_an_id_without_a_row_is_one_error() -> None:

@@ -57,7 +57,7 @@ class Data:
         return [EncodedPreference.pair([2, *row], [row[-1], 5, 2], [row[0], 6, 7, 2]) for row in rows]
 
 
-def _project(tmp_path: Path, family: str = "opt", data: Any = None, **changes: Any) -> phases.Project:
+def _project(tmp_path: Path, family: str = "opt", data: Any = None, **changes: Any) -> phases.PhaseInputs:
     source = tmp_path / f"base-{family}"
     if not source.exists():
         families.causal_lm(family).save_pretrained(source)
@@ -73,7 +73,7 @@ def _project(tmp_path: Path, family: str = "opt", data: Any = None, **changes: A
         }
         | changes
     )
-    return phases.Project(recipe, data or Data(), Tokenizer(), tmp_path / "run", Silent())  # type: ignore[arg-type]
+    return phases.PhaseInputs(recipe, data or Data(), Tokenizer(), tmp_path / "run", Silent())  # type: ignore[arg-type]
 
 
 def _lines(tmp_path: Path, phase: str) -> Iterator[dict[str, float]]:

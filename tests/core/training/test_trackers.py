@@ -13,7 +13,7 @@ import pytest
 
 from rlhfcli.core.checkpoints.manager import TrainingSession
 from rlhfcli.core.training import phases, trackers
-from rlhfcli.core.training.phases import Project
+from rlhfcli.core.training.phases import PhaseInputs
 from rlhfcli.errors import Interrupted, UserError
 from rlhfcli.recipe.schema import Recipe
 from tests.core.resume_worker import After, settings
@@ -22,11 +22,11 @@ from tests.core.training.test_phases import _project
 SITTINGS = (4, 5, 99)  # steps of each
 
 
-def lines(project: Project) -> list[dict[str, float]]:
+def lines(project: PhaseInputs) -> list[dict[str, float]]:
     return [json.loads(line) for line in (project.folder / "sft/metrics.jsonl").read_text().splitlines()]
 
 
-def in_sittings(folder: Path, *to: str) -> Project:
+def in_sittings(folder: Path, *to: str) -> PhaseInputs:
     changes = settings(0) | {"logging": {"every": 2, "to": list(to)}, "checkpoint": {"every": 3}}
     project = _project(folder, **changes)
     for number, steps in enumerate(SITTINGS):
