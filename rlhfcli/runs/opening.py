@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rlhfcli.errors import RecipeError, UserError
 from rlhfcli.recipe import builtin
-from rlhfcli.runs import recent
 from rlhfcli.recipe.loader import SEE, Loaded, load_recipe
+from rlhfcli.runs import recent
 
 RUNS = Path("runs")
 

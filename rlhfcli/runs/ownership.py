@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlhfcli.errors import OutputError
-from rlhfcli.files import folder_lock, atomic
+from rlhfcli.files import atomic, folder_lock
 
 SUMS = "B2SUMS"  # of a model folder: its files, one a line
 DATA_MANIFEST = "manifest.json"

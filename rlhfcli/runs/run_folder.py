@@ -27,11 +27,11 @@ from typing import Any, Literal
 
 from rlhfcli import __version__
 from rlhfcli.errors import OutputError
-from rlhfcli.runs import ownership, provenance, run_record, resumable
 from rlhfcli.files import folder_lock, strict_yaml
 from rlhfcli.files.atomic import write_text
 from rlhfcli.files.redact import command_line, hidden_keys, without_secrets
 from rlhfcli.recipe.schema import Recipe
+from rlhfcli.runs import ownership, provenance, resumable, run_record
 
 Part = Literal["data", "sft", "reward", "eval"]
 Phase = Literal["sft", "reward"]

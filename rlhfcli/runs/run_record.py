@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rlhfcli.errors import OutputError
-from rlhfcli.recipe import messages
 from rlhfcli.files.strict_yaml import dotted
+from rlhfcli.recipe import messages
 
 FILE = "run.json"
 

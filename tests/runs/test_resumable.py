@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 
 from rlhfcli.errors import OutputError
-from rlhfcli.runs.run_folder import RunFolder
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.runs.resumable import checkpoints, differences, refuse_changes, refuse_new_data, refuse_other_settings, settings, step_of
+from rlhfcli.runs.resumable import (
+    checkpoints,
+    differences,
+    refuse_changes,
+    refuse_new_data,
+    refuse_other_settings,
+    settings,
+    step_of,
+)
+from rlhfcli.runs.run_folder import RunFolder
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:

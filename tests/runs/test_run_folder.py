@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rlhfcli.errors import OutputError
-from rlhfcli.runs.run_folder import RunFolder
 from rlhfcli.recipe.schema import Recipe
+from rlhfcli.runs.run_folder import RunFolder
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,6 @@
+"""Run folders: which one a command works in, what is in it, what it was made from, and whether it can be resumed.
+
+May import ``recipe`` and ``files``; no torch.
+"""
+
+__all__ = ["opening", "ownership", "recent", "resumable", "run_folder"]
