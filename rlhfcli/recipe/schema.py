@@ -116,10 +116,14 @@ class Lora(Section):
 
     rank: Positive = Field(16, description="inner dimension of the update")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
-    dropout: Share = Field(0.0, description="on the input of the update")
+    dropout: Share = Field(
+        0.0, description="on the input of the update; experts stacked in one parameter are adapted with 0 only"
+    )
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead")
     targets: str | list[str] = Field(
-        "all-linear", description="all-linear, or names (or ends of names) of the layers to adapt"
+        "all-linear",
+        description="all-linear (with the experts of a mixture, without its routers), or names (or ends "
+        "of names) of the layers and experts to adapt, such as q_proj or experts.down_proj",
     )
 
 

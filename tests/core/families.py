@@ -130,6 +130,32 @@ STATES: dict[str, Any] = {
         decoder_ffn_dim=64, encoder_ffn_dim=64, max_position_embeddings=128,
     ),
 }  # fmt: skip
+_SPARSE = _GROUPED | {"num_experts_per_tok": 2}
+_DEEPSEEK = NEW | {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "kv_lora_rank": 8,
+    "q_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1, "n_shared_experts": 1,
+}  # fmt: skip
+# mixtures whose experts are stacked in one parameter; some have dense layers and experts for everybody besides
+EXPERTS: dict[str, Any] = {
+    "mixtral": lambda: transformers.MixtralConfig(**_SPARSE, num_local_experts=4),
+    "qwen2-moe": lambda: transformers.Qwen2MoeConfig(
+        **_SPARSE, num_experts=4, moe_intermediate_size=16, shared_expert_intermediate_size=24, mlp_only_layers=[0]
+    ),
+    "qwen3-moe": lambda: transformers.Qwen3MoeConfig(
+        **_SPARSE, num_experts=4, moe_intermediate_size=16, head_dim=8, mlp_only_layers=[0]
+    ),
+    "gpt-oss": MASKED["gpt-oss"],
+    "olmoe": lambda: transformers.OlmoeConfig(**_SPARSE, num_experts=4),
+    "deepseek-v2": lambda: transformers.DeepseekV2Config(**_DEEPSEEK),
+    "deepseek-v3": lambda: transformers.DeepseekV3Config(**_DEEPSEEK),
+    "granite-moe": lambda: transformers.GraniteMoeConfig(**_SPARSE, num_local_experts=4),
+    "lfm2-moe": lambda: transformers.Lfm2MoeConfig(
+        **_SPARSE, num_experts=4, moe_intermediate_size=16, num_dense_layers=1, layer_types=["conv", "full_attention"]
+    ),
+    "jamba": STATES["jamba"],
+    "qwen3-next": STATES["qwen3-next"],
+}  # fmt: skip
 GPT_NEO = GPTNeoConfig(**IDS, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]])
 FAMILIES = list(CONFIGS)
 PADDED = ("bloom",)  # its position biases count the cells of a row
@@ -143,7 +169,7 @@ DIVIDED: dict[str, Any] = {"zero_optimization": {"reduce_bucket_size": 2000, "su
 
 
 def config(family: str) -> Any:
-    return (CONFIGS | MASKED | WIDE | STATES)[family]()
+    return (CONFIGS | MASKED | WIDE | STATES | EXPERTS)[family]()
 
 
 def causal_lm(family: str, seed: int = 0) -> Any:

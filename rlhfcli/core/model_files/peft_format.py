@@ -24,7 +24,7 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # the othe
 _HIGHEST_ALPHA = 1e5  # usual are 8 to 256; scores of a damaged one would overflow
 _UNSUPPORTED = (
     "layers_to_transform", "layers_pattern", "exclude_modules", "use_dora", "rank_pattern", "alpha_pattern",
-    "layer_replication", "lora_bias", "target_parameters", "use_qalora", "trainable_token_indices", "use_bdlora",
+    "layer_replication", "lora_bias", "use_qalora", "trainable_token_indices", "use_bdlora",
     "alora_invocation_tokens",
     "arrow_config", "megatron_config", "velora_config", "monteclora_config", "kasa_config",
 )  # fmt: skip
@@ -74,7 +74,9 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], Lora, dict[str, Tensor]]
     settings = settings_of(config, str(folder / ADAPTER_CONFIG))
     tensors = _read_tensors(folder)
     ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_A.weight") and tensor.dim() == 2}
-    if ranks != {settings.rank}:  # before anything of this size is made
+    stacks = bool(config.get("target_parameters"))  # A of several experts, one below the other
+    if not ranks or any(rank % settings.rank if stacks else rank != settings.rank for rank in ranks):
+        # before anything of this size is made
         found = ", ".join(str(rank) for rank in sorted(ranks)) or "none"
         raise ModelError(
             f"the adapter's configuration says rank {settings.rank}, its weights have {found}", where=str(folder)
@@ -92,13 +94,15 @@ def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> Lora:
     Raises:
         ModelError: It lacks something, or says what cannot be.
     """
-    targets = config.get("target_modules")
+    targets, parameters = config.get("target_modules"), config.get("target_parameters") or []
+    if not isinstance(parameters, list) or not all(isinstance(name, str) for name in parameters):
+        raise ModelError(f"target_parameters cannot be {parameters!r:.60}: names are needed", where=where)
     values = {
         "rank": config.get("r"),
         "alpha": _number(config.get("lora_alpha")),
         "dropout": _number(config.get("lora_dropout", 0.0)),
         "rslora": config.get("use_rslora") or False,
-        "targets": sorted(targets) if isinstance(targets, set) else targets,
+        "targets": [] if parameters and targets is None else targets,
     }
     alpha = values["alpha"]
     if isinstance(alpha, int | float) and alpha > _HIGHEST_ALPHA:

@@ -3,4 +3,14 @@
 Begin with ``reward_model`` and ``lora``. May import ``core.packing`` and what lies below it.
 """
 
-__all__ = ["adapters", "deepspeed_chat", "language_model", "loading", "lora", "reward_model", "reward_tokenizers"]
+__all__ = [
+    "adapters",
+    "deepspeed_chat",
+    "language_model",
+    "loading",
+    "lora",
+    "lora_coverage",
+    "lora_layers",
+    "reward_model",
+    "reward_tokenizers",
+]

@@ -231,7 +231,8 @@ def _merge(model: Any, folder: Path, config: dict[str, Any]) -> Any:
     """Merge an adapter into its base model: plain LoRA by ourselves, everything else by PEFT."""
     why = beyond_plain(config)
     if not why:
-        _, others = lora.sorted_targets(model, settings_of(config, str(folder / ADAPTER_CONFIG)).targets)
+        settings_of(config, str(folder / ADAPTER_CONFIG))
+        _, others = lora.sorted_targets(model, config)
         why = [f"target_modules: {', '.join(others)}"] if others else []
     if why:
         return peft_adapters.merged(model, folder, why, tensors_in(weights_of(folder)))

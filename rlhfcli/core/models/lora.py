@@ -1,9 +1,4 @@
-"""Low-rank adaptation (LoRA, Hu et al., arXiv 2106.09685): train a small update beside each frozen weight.
-
-A linear layer ``y = W x + b`` becomes ``y = W x + b + s * B A x``. ``W`` and ``b`` stay as they are; only ``A``
-(rank x inputs) and ``B`` (outputs x rank) are trained. ``B`` starts at zero, so training starts from the unchanged
-model. The scale is ``s = alpha / rank`` (or ``alpha / sqrt(rank)``: rsLoRA, arXiv 2312.03732). When training is over,
-``s * B A`` is added to ``W`` and the layer is an ordinary one again.
+"""LoRA on a model: putting the layers of ``lora_layers`` in and out, and their files.
 
 Adapters are written in PEFT's format, so PEFT, vLLM and the others load them, and ours loads theirs.
 """
@@ -11,178 +6,101 @@ Adapters are written in PEFT's format, so PEFT, vLLM and the others load them, a
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from rlhfcli.core.models.lora_layers import LoraLayer, LoraLinear, LoraParameter
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import Lora
-from rlhfcli.words import percent
 
 _PREFIX = "base_model.model."  # what PEFT puts before every key
-
-
-class LoraLinear(nn.Module):
-    """A frozen linear layer with a trainable low-rank update.
-
-    Args:
-        base: The layer to adapt: ``nn.Linear``, or GPT-2's ``Conv1D``, whose weight is stored transposed.
-        settings: Rank, alpha, dropout, rsLoRA.
-    """
-
-    def __init__(self, base: nn.Linear | Conv1D, settings: Lora) -> None:
-        super().__init__()
-        shape = shape_of(base.weight)
-        outputs, inputs = shape if isinstance(base, nn.Linear) else reversed(shape)
-        device = base.weight.device
-        self.base = base
-        self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, device=device))
-        self.lora_b = nn.Parameter(torch.zeros(outputs, settings.rank, device=device))
-        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
-        self.dropout = nn.Dropout(settings.dropout)
-        self.scale = settings.alpha / (math.sqrt(settings.rank) if settings.rslora else settings.rank)
-        self.merged = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(..., inputs)`` to ``(..., outputs)``."""
-        y: Tensor = self.base(x)
-        if not self.merged:
-            update = self.dropout(x).to(self.lora_a.dtype) @ self.lora_a.T @ self.lora_b.T
-            y = y + (self.scale * update).to(y.dtype)
-        return y
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight with its update: state-space layers multiply by it themselves."""
-        weight: Tensor = self.base.weight
-        return weight if self.merged else weight + self.delta().to(weight.dtype)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The base layer's."""
-        return self.base.bias
-
-    def delta(self) -> Tensor:
-        """The update ``s * B A`` in the layout of the base weight, float32."""
-        delta = self.scale * (self.lora_b.float() @ self.lora_a.float())
-        return delta if isinstance(self.base, nn.Linear) else delta.T
-
-    @torch.no_grad()
-    def merge(self) -> None:
-        """Add the update to the base weight; the forward pass then costs nothing extra."""
-        if not self.merged:
-            self.base.weight += self.delta().to(self.base.weight.dtype)
-            self.merged = True
-
-    @torch.no_grad()
-    def unmerge(self) -> None:
-        """Take the update out of the base weight again (equal within rounding)."""
-        if self.merged:
-            self.base.weight -= self.delta().to(self.base.weight.dtype)
-            self.merged = False
+_WITHIN = re.compile(r"(\.base)+$")  # the place of one wrapper in another
+_ONCE_EXPERTS = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"}
 
 
 def inject(model: nn.Module, settings: Lora) -> list[str]:
-    """Put a ``LoraLinear`` around every targeted layer, and freeze everything else.
+    """Put a ``LoraLayer`` around everything that is targeted, and freeze the rest.
 
     Args:
         model: Changed in place.
-        settings: What to adapt and how.
+        settings: What to adapt and how. With dropout the experts of a mixture are left out.
 
     Returns:
-        The dotted names of the adapted layers.
+        The dotted names of the adapted layers and stacks of experts.
 
     Raises:
-        UserError: One of the wanted names fits no layer, or none is wanted.
+        UserError: One of the wanted names fits nothing, or none is wanted.
     """
-    there = [name for name, _ in _linear_layers(model)]
+    experts = [name for name, _ in expert_stacks(model)]
+    there = [name for name, _ in linear_layers(model)] + ([] if settings.dropout else experts)
     names = [name for name in there if _is_target(name, settings.targets)]
     wanted = [settings.targets] if isinstance(settings.targets, str) else settings.targets
     missing = [target for target in wanted if not any(_is_target(name, target) for name in there)]
     if missing or not names:
-        endings = sorted({name.rsplit(".", 1)[-1] for name in there})
+        endings = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in there}))
+        without = " Experts can be adapted with lora.dropout=0 only." if experts and settings.dropout else ""
         raise UserError(
             f"no linear layer of the model is called {', '.join(missing)}" if missing else "lora.targets is empty",
             where="lora.targets",
-            hint=f"Its linear layers end in: {', '.join(endings)}. all-linear takes all of them.",
+            hint=f"Its linear layers end in: {endings}. all-linear takes all of them.{without}",
         )
-    model.requires_grad_(False)
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        owner = model.get_submodule(parent)
-        setattr(owner, child, LoraLinear(getattr(owner, child), settings))
+    _wrap(model, names, settings)
     return names
 
 
-def sorted_targets(model: nn.Module, targets: str | list[str]) -> tuple[list[str], list[str]]:
-    """What of an adapter's targets ``inject`` can adapt in a model, and what is another kind of layer there.
+def _wrap(model: nn.Module, names: Sequence[str], settings: Lora) -> None:
+    """Adapt linear layers and parameters by their names; of several parameters of a module, the last is outermost."""
+    model.requires_grad_(False)
+    linear = dict(linear_layers(model))
+    for name in names:
+        module, _, parameter = name.rpartition(".")
+        place = name if name in linear else module
+        base = model.get_submodule(place)
+        parent, _, child = place.rpartition(".")
+        layer = LoraLinear(linear[name], settings) if name in linear else LoraParameter(base, parameter, settings)
+        setattr(model.get_submodule(parent), child, layer)
+
+
+def sorted_targets(model: nn.Module, config: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What of a model an adapter adapts, and which of its targets is another kind of layer there.
 
     PEFT passes over names that fit nothing at all, as people list those of several families: they are in neither.
 
     Args:
         model: A plain model.
-        targets: Names, or ends of names.
+        config: What ``adapter_config.json`` says.
+
+    Returns:
+        Names of linear layers and parameters; targets.
     """
-    wanted = [targets] if isinstance(targets, str) else targets
-    linear = [name for name, _ in _linear_layers(model)]
+    targets = config.get("target_modules") or []
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    linear = [name for name, _ in linear_layers(model)]
     others = [name for name, _ in model.named_modules() if name not in linear]
-    fit = [target for target in wanted if any(_is_target(name, target) for name in linear)]
-    return fit, [t for t in wanted if t not in fit and any(_is_target(name, t) for name in others)]
+    fit = {target for target in wanted if any(_is_target(name, target) for name in linear)}
+    names = [name for name in linear if any(_is_target(name, target) for target in fit)]
+    for name, _ in model.named_parameters():
+        if _is_target(name, config.get("target_parameters") or []):
+            layer = name.removesuffix(".weight")  # a linear layer may be named by its only matrix
+            names.append(layer if layer in linear else name)
+    return names, [t for t in wanted if t not in fit and any(_is_target(name, t) for name in others)]
 
 
-def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
-    """All adapted layers of a model with their dotted names."""
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    """All adapted layers of a model with their dotted names; a wrapper around another one before that one."""
     for name, module in model.named_modules():
-        if isinstance(module, LoraLinear):
+        if isinstance(module, LoraLayer):
             yield name, module
-
-
-def coverage(model: nn.Module) -> str:
-    """How much of a model its adapters reach, for the run's header; empty without adapters.
-
-    Args:
-        model: A transformers model with injected layers.
-    """
-    adapted = {id(layer.base): shape_of(layer.base.weight).numel() for _, layer in adapted_layers(model)}
-    if not adapted:
-        return ""
-    plain = {id(layer): shape_of(layer.weight).numel() for _, layer in _linear_layers(model)}
-    others = {name: shape_of(weight).numel() for name, weight in _other_matrices(model)}
-    reached, total = sum(adapted.values()), sum((plain | adapted).values()) + sum(others.values())
-    said = f"LoRA on {len(adapted):,} linear layers: {percent(reached / total)} of the weights in matrices"
-    if others:
-        names = ", ".join(sorted({_without_numbers(name) for name in others}))
-        said += f" · not adapted: {names} ({percent(sum(others.values()) / total)}; they are no plain linear layers)"
-    return said
-
-
-def _other_matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Matrices that no adapter can be put around: of many experts in one parameter, or of layers with more to do."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and not _is_plain(module):
-            yield name, module.weight
-        if isinstance(module, _ConvNd):  # its kernels have three dimensions, too
-            continue
-        for key, parameter in module.named_parameters(recurse=False):
-            if len(shape_of(parameter)) == 3 and min(shape_of(parameter)) > 1:
-                yield f"{name}.{key}", parameter
-
-
-def _without_numbers(name: str) -> str:
-    """``model.layers.3.mlp.experts.down_proj`` to ``mlp.experts.down_proj``: the same in every layer."""
-    parts = name.split(".")
-    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[numbers[-1] + 1 :] if numbers else parts)
 
 
 def merge(model: nn.Module) -> None:
@@ -199,7 +117,7 @@ def unmerge(model: nn.Module) -> None:
 
 def remove(model: nn.Module) -> None:
     """Put the base layers back in place, as they are now: merged ones keep what was learnt."""
-    for name, layer in list(adapted_layers(model)):
+    for name, layer in reversed(list(adapted_layers(model))):  # what is inside another one first
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.base)
 
@@ -215,23 +133,20 @@ def save_adapter(model: nn.Module, folder: Path, settings: Lora, base_model: str
         task_type: ``CAUSAL_LM`` or ``SEQ_CLS``; with the latter the head is saved as well.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors: dict[str, Tensor] = {}
-    for name, layer in adapted_layers(model):
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_a.detach()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = layer.lora_b.detach()
     head = _head(model) if task_type == "SEQ_CLS" else None
-    if head is not None:
-        tensors[f"{_PREFIX}{head[0]}.weight"] = head[1].weight.detach()
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / ADAPTER_WEIGHTS)
+    tensors = _tensors(model, head)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / ADAPTER_WEIGHTS)
+    modules, parameters = _targets(model)
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": task_type,
         "base_model_name_or_path": base_model,
         "r": settings.rank,
         "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
+        "lora_dropout": 0.0 if parameters else settings.dropout,  # PEFT refuses both
         "use_rslora": settings.rslora,
-        "target_modules": [name for name, _ in adapted_layers(model)],
+        "target_modules": modules,
+        "target_parameters": parameters or None,
         "modules_to_save": [head[0]] if head is not None else None,
         "bias": "none",
         "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for _, layer in adapted_layers(model)),
@@ -251,26 +166,53 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
         ModelError: A file is missing or damaged, or the adapter does not fit the model.
     """
     config, settings, tensors = read_adapter(folder)
-    fit, _ = sorted_targets(model, settings.targets)
-    if not fit:
-        there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(model)}))
+    names, _ = sorted_targets(model, config)
+    if not names:
+        there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in linear_layers(model)}))
         raise ModelError(
             f"the adapter belongs to another model: this one has none of its target_modules {settings.targets!r:.80}",
             where=str(folder / ADAPTER_CONFIG),
             hint=f"The linear layers of the base model end in: {there}",
         )
-    inject(model, settings.model_copy(update={"targets": fit}))
-    wanted: dict[str, Tensor] = {}
-    for name, layer in adapted_layers(model):
-        wanted[f"{_PREFIX}{name}.lora_A.weight"] = layer.lora_a
-        wanted[f"{_PREFIX}{name}.lora_B.weight"] = layer.lora_b
+    _wrap(model, names, settings)
     head = _head(model)
-    if head is not None and head[0] in (config.get("modules_to_save") or []):
-        wanted[f"{_PREFIX}{head[0]}.weight"] = head[1].weight
+    wanted = _tensors(model, head if head and head[0] in (config.get("modules_to_save") or []) else None)
     _check_fit(wanted, tensors, str(folder))
     with torch.no_grad():
         for key, parameter in wanted.items():
             parameter.copy_(tensors[key])
+
+
+def _tensors(model: nn.Module, head: tuple[str, nn.Linear] | None) -> dict[str, Tensor]:
+    """What an adapter's file holds, by PEFT's names."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in adapted_layers(model):
+        place = name
+        if isinstance(layer, LoraParameter):
+            place = _WITHIN.sub(lambda found: found[0].replace("base", "base_layer"), name)
+        tensors[f"{_PREFIX}{place}.lora_A.weight"] = layer.lora_a
+        tensors[f"{_PREFIX}{place}.lora_B.weight"] = layer.lora_b
+    if head is not None:
+        tensors[f"{_PREFIX}{head[0]}.weight"] = head[1].weight
+    return tensors
+
+
+def _targets(model: nn.Module) -> tuple[list[str], list[str]]:
+    """What is adapted, as PEFT's ``target_modules`` and ``target_parameters``.
+
+    In a model with experts PEFT takes linear layers of some names for those experts, as they were called in
+    transformers 4. Named by their parameter, which comes to the same, they are left to what they are.
+    """
+    modules, parameters = [], []
+    has_experts = next(expert_stacks(model), None) is not None
+    for name, layer in adapted_layers(model):
+        if isinstance(layer, LoraParameter):
+            parameters.append(f"{_WITHIN.sub('', name)}.{layer.name}")
+        elif has_experts and name.rsplit(".", 1)[-1] in _ONCE_EXPERTS:
+            parameters.append(f"{name}.weight")
+        else:
+            modules.append(name)
+    return modules, parameters
 
 
 def _check_fit(wanted: dict[str, Tensor], tensors: dict[str, Tensor], where: str) -> None:
@@ -288,18 +230,26 @@ def _check_fit(wanted: dict[str, Tensor], tensors: dict[str, Tensor], where: str
             )
 
 
-def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """The linear layers of the backbone: neither the language-model head nor the reward head is adapted."""
     head = _head(model)
     heads = [head[1]] if head else []
     if isinstance(model, PreTrainedModel):
         heads.append(model.get_output_embeddings())
     for name, module in model.named_modules():
-        if _is_plain(module) and not any(module is head for head in heads):
+        if is_plain(module) and not any(module is head for head in heads):
             yield name, module
 
 
-def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
+def expert_stacks(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters that hold a matrix for each expert: ``(experts, …, …)``."""
+    for name, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if len(shape_of(parameter)) == 3 and shape_of(parameter)[0] == getattr(module, "num_experts", 0):
+                yield f"{name}.{key}", parameter
+
+
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
     """Whether a module does what a linear layer does, and no more: a router may be one, and choose experts besides."""
     return type(module).forward in (nn.Linear.forward, Conv1D.forward)
 

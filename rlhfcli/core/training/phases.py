@@ -28,6 +28,7 @@ from rlhfcli.core.hardware import computes_bf16
 from rlhfcli.core.models import adapters, lora, reward_tokenizers
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.language_model import CausalLM
+from rlhfcli.core.models.lora_coverage import coverage
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
 from rlhfcli.core.packing.strategy import (
     Strategy,
@@ -299,7 +300,7 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
     head = getattr(module, "head", "")
     more = (
         f"the reward comes from {head}" if head else "", loop.task.formula(),
-        dropout_of(module.model).description(), lora.coverage(module.model), *notes_of(module.model.config),
+        dropout_of(module.model).description(), coverage(module.model), *notes_of(module.model.config),
     )  # fmt: skip
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({percent(trained / total)}) · {precision} · "
