@@ -13,8 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from rlhfcli.errors import ModelError
+from rlhfcli.files.run_layout import SUMS
 
-SUMS = "B2SUMS"
 _NOT_COVERED = (SUMS, "README.md")  # people write into the card
 _LINE = re.compile(r"([0-9a-f]{128})  ([^/\0]+)")
 

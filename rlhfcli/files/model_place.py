@@ -6,8 +6,9 @@ import difflib
 from pathlib import Path
 
 from rlhfcli.errors import ModelError
+from rlhfcli.files.run_layout import FINAL, PHASES, final
 
-_BELOW = ("final", "sft/final", "reward/final")  # where a run and its phases have their models
+_BELOW = (Path(FINAL), *(final(Path(), phase) for phase in PHASES))  # where a run and its phases have their models
 _HUB_OR_FOLDER = "Give a model folder, or a name on the hub."
 
 

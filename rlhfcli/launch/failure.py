@@ -11,8 +11,8 @@ from typing import Any
 
 from rlhfcli import errors
 from rlhfcli.errors import Interrupted, Problem, RankError, RecipeError, RlhfError, UserError
+from rlhfcli.files.run_layout import PHASES, checkpoints, list_checkpoints, step_of
 from rlhfcli.launch.rank import LOST, RUN, log_of, report_of
-from rlhfcli.runs.resumable import checkpoints, step_of
 
 _LESS_MEMORY = (
     "Lower sft.micro_batch_tokens or reward.micro_batch_tokens, train with LoRA, set "
@@ -84,7 +84,7 @@ def _resume(files: Path) -> str:
         run = Path((files / RUN).read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError:  # no rank has come as far as that
         return ""
-    phases = (checkpoints(run / phase / "checkpoints") for phase in ("reward", "sft"))
+    phases = (list_checkpoints(checkpoints(run, phase)) for phase in reversed(PHASES))
     left = next((found[-1] for found in phases if found), None)
     return "" if left is None else f"The same command with --resume goes on after step {step_of(left):,}."
 

@@ -1,4 +1,4 @@
-"""The recipes that ship with the package, by name."""
+"""What ships with the package, by name: the recipes, and the models and data that a recipe can name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
+
+PREFIX = "builtin:"
+TINY = "builtin:tiny"  # a model, data for both phases, prompts and pairs: all that is built in
+TINY_DIALOGUES = "builtin:tiny/dialogues"
+TINY_PAIRS = "builtin:tiny/pairs"
 
 _REPOSITORY = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rlhfcli.files.run_layout import PHASES
 from rlhfcli.files.strict_yaml import Path
-from rlhfcli.recipe import raw_deepspeed
+from rlhfcli.recipe import builtin, raw_deepspeed
 from rlhfcli.recipe.schema import Deepspeed, Recipe
 
-_MODELS = ("builtin:tiny",)
-_SOURCES = ("builtin:tiny", "builtin:tiny/dialogues", "builtin:tiny/pairs")
+_MODELS = (builtin.TINY,)
+_SOURCES = (builtin.TINY, builtin.TINY_DIALOGUES, builtin.TINY_PAIRS)
 _NAME, _WHOLE = 255, 4095  # bytes of a name, and of a path
 _ROOM = 200  # bytes of a path for what is written in a folder
 _TEMPLATES = ("human_assistant", "model")
@@ -63,14 +64,14 @@ def _builtin_names(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         named += [(("eval", key, name) if name else ("eval", key), file, _SOURCES[:1]) for name, file in sets.items()]
     named += [(("data", "sources", n, "path"), s.path, _SOURCES) for n, s in enumerate(recipe.data.sources)]
     for path, name, known in named:
-        if name is not None and name.startswith("builtin:") and name not in known:
+        if name is not None and name.startswith(builtin.PREFIX) and name not in known:
             yield path, f'"{name}" is not built in; there is {", ".join(known)}'
 
 
 def _phases(recipe: Recipe) -> Iterator[tuple[Path, str]]:
     split = recipe.data.phase_split
     if split is not None:
-        for phase in ("sft", "reward"):
+        for phase in PHASES:
             if getattr(split, phase) == 0 and recipe.reward.init_from == "sft":
                 what = f"must be greater than 0, got 0: the {phase} phase would have no rows"
                 yield ("data", "phase_split", phase), what

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from rlhfcli.errors import Problem, RecipeError, UserError
-from rlhfcli.files import strict_yaml
+from rlhfcli.files import run_layout, strict_yaml
 from rlhfcli.files.redact import HIDDEN, command_line, hidden_keys
 from rlhfcli.recipe import builtin, cross_checks, messages, overrides, raw_deepspeed
 from rlhfcli.recipe.paths import resolve
@@ -93,7 +93,7 @@ def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "", 
         found += [places.problem(*told) for told in _without_their_secrets(data)]
     if found or recipe is None:
         raise RecipeError([problem for _, problem in sorted(found, key=lambda pair: pair[0])], hint=SEE)
-    its_own = path is not None and path.name == "recipe.yaml" and os.path.isfile(path.parent / "run.json")
+    its_own = path is not None and path.name == run_layout.RECIPE and run_layout.is_run(path.parent)
     if path and its_own and ("output_dir",) not in made:
         # a run may have been moved, or be used from another folder: its recipe means the run that it lies in
         recipe = recipe.model_copy(update={"output_dir": str(path.parent)})
@@ -136,8 +136,8 @@ class _Places:
 
 def _is_in_a_run(file: Path) -> bool:
     """Whether a recipe lies where models lie, too: then they came together, perhaps from somebody else."""
-    models = (file.parent / phase / "final" for phase in ("sft", "reward"))
-    return os.path.isfile(file.parent / "run.json") or any(map(os.path.isdir, models))
+    models = (run_layout.final(file.parent, phase) for phase in run_layout.PHASES)
+    return run_layout.is_run(file.parent) or any(map(os.path.isdir, models))
 
 
 def _without_trust(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:

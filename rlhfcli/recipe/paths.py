@@ -7,9 +7,8 @@ from glob import glob
 from pathlib import Path
 
 from rlhfcli.files.strict_yaml import Path as Key
+from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import Recipe
-
-BUILTIN = "builtin:"
 
 
 def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -> Recipe:
@@ -65,7 +64,7 @@ def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -
 
 
 def _local(name: str, folder: Path | None) -> str:
-    if name.startswith(BUILTIN):
+    if name.startswith(builtin.PREFIX):
         return name
     path = Path(name).expanduser()
     places = [Path.cwd()] if folder is None else [folder, Path.cwd()]

@@ -141,7 +141,7 @@ class Schedule(Section):
     )
 
 
-class Phase(Section):
+class PhaseSection(Section):
     """What the two training phases have in common."""
 
     lora: Lora | None = Field(None, description="leave out for full fine-tuning")
@@ -158,7 +158,7 @@ class Phase(Section):
     schedule: Schedule = Field(Schedule(), description="the learning rate over the steps")
 
 
-class Sft(Phase):
+class Sft(PhaseSection):
     """Phase 1: supervised fine-tuning."""
 
     learning_rate: float = Field(2e-5, gt=0, description="AdamW's, at its highest; LoRA wants about ten times more")
@@ -178,7 +178,7 @@ class RewardLoss(Section):
     centering: float = Field(0.01, ge=0, description="weight of the squared sum of both scores; keeps them near zero")
 
 
-class Reward(Phase):
+class Reward(PhaseSection):
     """Phase 2: the reward model."""
 
     learning_rate: float = Field(1e-5, gt=0, description="AdamW's, at its highest; LoRA wants about ten times more")

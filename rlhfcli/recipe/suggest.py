@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
+from rlhfcli.files.run_layout import PHASES
 from rlhfcli.recipe.schema import Recipe
 
 Path = tuple[str | int, ...]
@@ -154,7 +155,7 @@ def _keys_at(path: Path) -> list[str]:
 def _place(ours: str, above: Path) -> str:
     """Fill in ``*``, and the entry of a list where the user already is in one."""
     if ours.startswith("*."):
-        if above and above[0] in ("sft", "reward"):
+        if above and above[0] in PHASES:
             return f"{above[0]}.{ours[2:]}"
         return f"sft.{ours[2:]} or reward.{ours[2:]}"
     if above[:2] == ("data", "sources") and len(above) == 3:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlhfcli.files import run_layout
+from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import Recipe
 
 
@@ -21,9 +23,9 @@ def notes(recipe: Recipe) -> Iterator[str]:
     if not recipe.model.trust_remote_code:
         return
     run, name = Path(recipe.output_dir), recipe.model.name
-    folders = [Path(name).expanduser(), run / "sft" / "final", run / "reward" / "final"]
+    folders = [Path(name).expanduser(), *(run_layout.final(run, phase) for phase in run_layout.PHASES)]
     found = [place for folder in folders for place in _code_of(folder)]
-    if not name.startswith("builtin:") and not folders[0].is_dir():
+    if not name.startswith(builtin.PREFIX) and not folders[0].is_dir():
         found.insert(0, f"{name} on the hub, if any")
     for place in dict.fromkeys(found):
         yield f"model.trust_remote_code: true: runs the Python code of {place}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhfcli.errors import RecipeError, UserError
+from rlhfcli.files.run_layout import RECIPE, recipe_file
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.loader import SEE, Loaded, load_recipe
 from rlhfcli.runs import recent
@@ -33,7 +34,7 @@ def find_recipe(
     if option is not None:
         return _named(option), "from --recipe"
     choice = recent.choose(runs, verb, changes)
-    return ("tiny" if choice.run is None else choice.run / "recipe.yaml"), choice.why
+    return ("tiny" if choice.run is None else recipe_file(choice.run)), choice.why
 
 
 def open_recipe(option: str | None, changes: Sequence[str] = (), runs: Path = RUNS, verb: str = "") -> Loaded:
@@ -66,10 +67,10 @@ def _named(option: str) -> str | Path:
         return option
     path = Path(option).expanduser()
     if path.is_dir():
-        if (path / "recipe.yaml").is_file():
-            return path / "recipe.yaml"
+        if recipe_file(path).is_file():
+            return recipe_file(path)
         hint = "--recipe takes a file, the folder of a run, or a built-in name."
-        raise UserError("this folder has no recipe.yaml", where=option, hint=hint)
+        raise UserError(f"this folder has no {RECIPE}", where=option, hint=hint)
     if path.is_file():
         return path
     known = ", ".join(builtin.names())

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from rlhfcli.errors import OutputError
 from rlhfcli.files import atomic, folder_lock
+from rlhfcli.files.run_layout import ADAPTER, DATA_MANIFEST, RECORD, SUMS, adapter_of, is_run
 
-SUMS = "B2SUMS"  # of a model folder: its files, one a line
-DATA_MANIFEST = "manifest.json"
 _SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}  # made by file managers
 _DATA = re.compile(r"manifest\.json|rejected_rows\.jsonl|((sft|reward)_(train|validation)|training_prompts)\.arrow")
 _SHOWN = 3
@@ -26,9 +25,9 @@ def refuse_other_folder(run: Path) -> None:
     if run.exists() and not run.is_dir():
         raise OutputError("the output folder is a file", where=str(run), hint="Choose another output_dir.")
     others = [name for name in _names(run) if name not in folder_lock.FILES and not atomic.is_one(name)]
-    if others and not (run / "run.json").is_file():
+    if others and not is_run(run):
         raise OutputError(
-            f"the output folder holds something else: it has files ({_some(others)}), but no run.json",
+            f"the output folder holds something else: it has files ({_some(others)}), but no {RECORD}",
             where=str(run),
             hint="Choose another one: --set output_dir=… (--overwrite replaces only what rlhf has made.)",
         )
@@ -57,7 +56,7 @@ def others_in_model(folder: Path) -> list[str]:
     except (OSError, ValueError):
         return _names(folder)
     ours = {line.partition("  ")[2] for line in lines} | {SUMS, "README.md"}
-    inner = {"adapter"} if (folder / "adapter").is_dir() and not others_in_model(folder / "adapter") else set()
+    inner = {ADAPTER} if adapter_of(folder).is_dir() and not others_in_model(adapter_of(folder)) else set()
     return [name for name in _names(folder) if name not in ours | inner]
 
 

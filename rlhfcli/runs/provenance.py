@@ -9,6 +9,7 @@ from typing import Any
 from rlhfcli.errors import OutputError, RecipeError
 from rlhfcli.files import strict_yaml
 from rlhfcli.files.redact import without_secrets
+from rlhfcli.files.run_layout import RECIPE, recipe_file
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.runs.resumable import differences, flat
 
@@ -42,8 +43,8 @@ def noted(run: Path, record: Mapping[str, Any], part: str) -> dict[str, Any]:
     if isinstance(made, dict):
         return made
     try:
-        text = (run / "recipe.yaml").read_text(encoding="utf-8")
-        return _chosen(strict_yaml.read(text, "recipe.yaml").data, part)
+        text = recipe_file(run).read_text(encoding="utf-8")
+        return _chosen(strict_yaml.read(text, RECIPE).data, part)
     except (OSError, ValueError, RecipeError):
         return {}
 

@@ -11,11 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from rlhfcli.errors import RecipeError
-from rlhfcli.files import strict_yaml
-from rlhfcli.runs import resumable
+from rlhfcli.files import run_layout, strict_yaml
+from rlhfcli.files.run_layout import PHASES, REWARD, SFT, Phase
 
 AHEAD = 3600.0  # seconds that a clock of another machine may be ahead of ours
-_PHASES = ("sft", "reward")
 _END = 32_500_000_000  # the year 2999: what is beyond is no moment
 
 
@@ -32,27 +31,27 @@ class Need:
     found: Callable[[Path], bool]
 
 
-def _made(*phases: str) -> Callable[[Path], bool]:
-    return lambda run: any(os.path.isdir(run / phase / "final") for phase in phases)
+def _made(*phases: Phase) -> Callable[[Path], bool]:
+    return lambda run: any(os.path.isdir(run_layout.final(run, phase)) for phase in phases)
 
 
 def _can_train_reward(run: Path) -> bool:
-    if _made("sft")(run) or resumable.checkpoints(run / "reward" / "checkpoints"):
+    if _made(SFT)(run) or run_layout.list_checkpoints(run_layout.checkpoints(run, REWARD)):
         return True
     try:
-        recipe = strict_yaml.read((run / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml").data
+        recipe = strict_yaml.read(run_layout.recipe_file(run).read_text(encoding="utf-8"), run_layout.RECIPE).data
     except (OSError, ValueError, RecipeError):
         return False
-    section = recipe.get("reward") if isinstance(recipe, dict) else None
+    section = recipe.get(REWARD) if isinstance(recipe, dict) else None
     return isinstance(section, dict) and section.get("init_from") == "base"
 
 
 NEEDS = {
     "reward": Need("sft/final", _can_train_reward),
-    "eval": Need("a trained model", _made(*_PHASES)),
-    "chat": Need("sft/final", _made("sft")),
-    "export sft": Need("sft/final", _made("sft")),
-    "export reward": Need("reward/final", _made("reward")),
+    "eval": Need("a trained model", _made(*PHASES)),
+    "chat": Need("sft/final", _made(SFT)),
+    "export sft": Need("sft/final", _made(SFT)),
+    "export reward": Need("reward/final", _made(REWARD)),
 }
 
 
@@ -102,7 +101,7 @@ def newest_first(runs: Path) -> list[Path]:
         entries = sorted(runs.iterdir())
     except OSError:
         return []
-    return sorted_by_use(entry for entry in entries if _is_file(entry / "recipe.yaml"))
+    return sorted_by_use(entry for entry in entries if _is_file(run_layout.recipe_file(entry)))
 
 
 def sorted_by_use(runs: Iterable[Path]) -> list[Path]:
@@ -122,10 +121,12 @@ def last_used(run: Path) -> float:
         run: Its folder; the ``updated`` of its ``run.json`` counts, and when its ``metrics.jsonl`` grew. What lies in
             the future was written by a clock that was wrong, and does not count if anything else is there.
     """
-    moments = [_said(run), *(_changed(run / phase / "metrics.jsonl") for phase in _PHASES)]
+    moments = [_said(run), *(_changed(run_layout.metrics(run, phase)) for phase in PHASES)]
     known = [moment for moment in moments if moment is not None]
     if all(map(is_ahead, known)):
-        known += [moment for name in ("run.json", "recipe.yaml") if (moment := _changed(run / name)) is not None]
+        known += [
+            moment for name in (run_layout.RECORD, run_layout.RECIPE) if (moment := _changed(run / name)) is not None
+        ]
     return max(known, key=_order, default=0.0)
 
 
@@ -135,7 +136,7 @@ def _order(moment: float) -> tuple[bool, float]:
 
 def _said(run: Path) -> float | None:
     try:
-        said = json.loads((run / "run.json").read_text(encoding="utf-8"))["updated"]
+        said = json.loads(run_layout.record_file(run).read_text(encoding="utf-8"))["updated"]
         moment = datetime.fromisoformat(str(said).replace("Z", "+00:00"))
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
         return seconds if 0 < seconds < _END else None

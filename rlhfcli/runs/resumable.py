@@ -17,29 +17,15 @@ from pydantic_core import to_jsonable_python
 
 from rlhfcli.errors import OutputError
 from rlhfcli.files.redact import without_secrets
+from rlhfcli.files.run_layout import CHECKPOINT_MANIFEST, REWARD, SFT, Phase, checkpoints, list_checkpoints, step_of
 from rlhfcli.recipe.schema import Recipe
 
 FINGERPRINT = "prepared data"
-MANIFEST = "manifest.txt"  # of a checkpoint: its own hash, then JSON
 _HARMLESS = ("model.gradient_checkpointing", "sft.micro_batch_tokens", "reward.micro_batch_tokens")
 _ABSENT = object()
 
 
-def checkpoints(parent: Path) -> list[Path]:
-    """The folders of checkpoints, the oldest first.
-
-    Args:
-        parent: ``<phase>/checkpoints``; need not be there.
-    """
-    return sorted(folder for folder in parent.glob("step-*") if _is_one(folder))
-
-
-def step_of(checkpoint: Path) -> int:
-    """How many steps were made when a checkpoint was written: its name tells."""
-    return int(checkpoint.name.removeprefix("step-"))
-
-
-def settings(recipe: Recipe, phase: str) -> dict[str, Any]:
+def settings(recipe: Recipe, phase: Phase) -> dict[str, Any]:
     """What the training of a phase depends on.
 
     Args:
@@ -50,8 +36,8 @@ def settings(recipe: Recipe, phase: str) -> dict[str, Any]:
         Dotted keys and their values, as JSON holds them.
     """
     names = ["seed", "model", "data", phase]
-    if phase == "reward" and recipe.reward.init_from == "sft":
-        names.append("sft")
+    if phase == REWARD and recipe.reward.init_from == SFT:
+        names.append(SFT)
     return flat(without_secrets(recipe.model_dump(mode="json", include=set(names))))
 
 
@@ -64,18 +50,18 @@ def flat(sections: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in _flat("", dict(sections)) if key not in _HARMLESS}
 
 
-def refuse_other_settings(recipe: Recipe, phase: str, folder: Path) -> None:
+def refuse_other_settings(recipe: Recipe, phase: Phase, run: Path) -> None:
     """Check before anything is written that a phase may go on with this recipe.
 
     Args:
         recipe: That of this command.
         phase: ``sft`` or ``reward``.
-        folder: Of the phase.
+        run: The run folder.
 
     Raises:
         OutputError: The newest checkpoint was trained with other settings.
     """
-    for checkpoint in reversed(checkpoints(folder / "checkpoints")):
+    for checkpoint in reversed(list_checkpoints(checkpoints(run, phase))):
         before = _stored(checkpoint)
         if before is not None:  # else it is damaged: whoever reads it says so, and takes the one before
             before.pop(FINGERPRINT, None)
@@ -83,23 +69,24 @@ def refuse_other_settings(recipe: Recipe, phase: str, folder: Path) -> None:
             return
 
 
-def refuse_new_data(folder: Path, fingerprint: str, reason: str) -> None:
+def refuse_new_data(run: Path, phase: Phase, fingerprint: str, reason: str) -> None:
     """Check before data is replaced that a phase which was stopped does not need it.
 
     Args:
-        folder: Of the phase.
+        run: The run folder.
+        phase: ``sft`` or ``reward``.
         fingerprint: Of the data that is about to be prepared.
         reason: Why the present data cannot be used.
 
     Raises:
         OutputError: The newest checkpoint was trained on other data.
     """
-    for checkpoint in reversed(checkpoints(folder / "checkpoints")):
+    for checkpoint in reversed(list_checkpoints(checkpoints(run, phase))):
         before = _stored(checkpoint)
         if before is not None:
             if before.get(FINGERPRINT, fingerprint) != fingerprint:
                 raise OutputError(
-                    f"the {folder.name} phase was stopped after step {step_of(checkpoint):,}, and goes on with the "
+                    f"the {phase} phase was stopped after step {step_of(checkpoint):,}, and goes on with the "
                     f"data that it began with alone; that {reason}",
                     where=str(checkpoint),
                     hint="Was a file of data changed, or another version of rlhf installed? Put that back, begin again "
@@ -167,14 +154,10 @@ def _kinds(annotation: Any) -> Iterator[type]:
         yield from _kinds(argument)
 
 
-def _is_one(folder: Path) -> bool:
-    return folder.is_dir() and folder.name.removeprefix("step-").isdecimal()
-
-
 def _stored(checkpoint: Path) -> dict[str, Any] | None:
     """The settings in a checkpoint; ``None`` where they cannot be read."""
     try:
-        text = (checkpoint / MANIFEST).read_text(encoding="utf-8").partition("\n")[2]
+        text = (checkpoint / CHECKPOINT_MANIFEST).read_text(encoding="utf-8").partition("\n")[2]
         found = json.loads(text)["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

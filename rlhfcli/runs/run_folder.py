@@ -27,15 +27,14 @@ from typing import Any, Literal
 
 from rlhfcli import __version__
 from rlhfcli.errors import OutputError
-from rlhfcli.files import folder_lock, strict_yaml
+from rlhfcli.files import folder_lock, run_layout, strict_yaml
 from rlhfcli.files.atomic import write_text
 from rlhfcli.files.redact import command_line, hidden_keys, without_secrets
+from rlhfcli.files.run_layout import PHASES, REWARD, SFT, Phase
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.runs import ownership, provenance, resumable, run_record
 
 Part = Literal["data", "sft", "reward", "eval"]
-Phase = Literal["sft", "reward"]
-PHASES: tuple[Phase, ...] = ("sft", "reward")
 _PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "tokenizers", "safetensors")
 
 
@@ -55,30 +54,30 @@ class RunFolder:
     @property
     def data(self) -> Path:
         """Folder of the prepared data."""
-        return self.path / "data"
+        return run_layout.data(self.path)
 
     @property
     def sft(self) -> Path:
         """The fine-tuned model."""
-        return self.path / "sft" / "final"
+        return run_layout.final(self.path, SFT)
 
     @property
     def reward(self) -> Path:
         """The reward model."""
-        return self.path / "reward" / "final"
+        return run_layout.final(self.path, REWARD)
 
     @property
     def evaluation(self) -> Path:
         """Folder of the results."""
-        return self.path / "eval"
+        return run_layout.evaluation(self.path)
 
     def checkpoints(self, part: Phase) -> list[Path]:
         """What a phase that was stopped left behind, the oldest first; gone when it is finished."""
-        return resumable.checkpoints(self.path / part / "checkpoints")
+        return run_layout.list_checkpoints(run_layout.checkpoints(self.path, part))
 
     def finished(self, part: Phase) -> bool:
         """Whether a phase is done: its final folder only appears when everything is in it."""
-        return os.path.isdir(self._final(part))
+        return os.path.isdir(run_layout.final(self.path, part))
 
     @contextmanager
     def held(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
@@ -123,14 +122,14 @@ class RunFolder:
             if writes in PHASES and self.finished(writes) and not self.checkpoints(writes):
                 raise OutputError(
                     f"the {writes} phase of this run is already done",
-                    where=str(self.path / writes / "final"),
+                    where=str(run_layout.final(self.path, writes)),
                     hint="--overwrite trains it again; --set output_dir=… keeps both.",
                 )
         settings = without_secrets(self.recipe.model_dump(mode="json"))
         with self._told():
             self._make()
             self.note({})  # first: it marks the folder as one of ours
-            write_text(self.path / "recipe.yaml", strict_yaml.write(settings))
+            write_text(run_layout.recipe_file(self.path), strict_yaml.write(settings))
         hidden = [] if self._opened else list(hidden_keys(settings))
         self._opened = True
         return hidden
@@ -144,11 +143,11 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            ours = {"recipe.yaml", "run.json", *folder_lock.FILES}
+            ours = {run_layout.RECIPE, run_layout.RECORD, *folder_lock.FILES}
             if self._made and self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= ours:
                 with suppress(OSError):
-                    for name in ("recipe.yaml", "run.json"):
-                        (self.path / name).unlink(missing_ok=True)
+                    for file in (run_layout.recipe_file(self.path), run_layout.record_file(self.path)):
+                        file.unlink(missing_ok=True)
                 self._remove_if_empty()
             raise
 
@@ -173,7 +172,7 @@ class RunFolder:
         for part, figures in done.items():
             made = {"recipe": provenance.settings(self.recipe, part)} if part in PHASES else {}
             record.setdefault("parts", {})[part] = {**figures, **made, "finished": _now()}
-        write_text(self.path / run_record.FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_text(run_layout.record_file(self.path), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says; empty where there is none.
@@ -193,7 +192,7 @@ class RunFolder:
         if lines:
             raise OutputError(
                 "\n".join([f"the {part} phase of this run is done, and was trained with other settings", *lines]),
-                where=str(self._final(part)),
+                where=str(run_layout.final(self.path, part)),
                 hint="--overwrite trains it again with these; --set output_dir=… keeps both.",
             )
 
@@ -204,7 +203,7 @@ class RunFolder:
             OutputError: Something of the user's stands in the place of one.
         """
         for part in PHASES:
-            ownership.refuse_other_model(self._final(part))
+            ownership.refuse_other_model(run_layout.final(self.path, part))
 
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         """Write ``eval/<name>.json`` and return its path."""
@@ -213,14 +212,11 @@ class RunFolder:
         write_text(file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         return file
 
-    def _final(self, part: Phase) -> Path:
-        return self.sft if part == "sft" else self.reward
-
     def _make(self) -> None:
         if not self.path.exists():
             self._made, self._made_parent = True, not self.path.parent.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-        elif not (self.path / run_record.FILE).exists():
+        elif not run_layout.record_file(self.path).exists():
             self._made = True
 
     def _remove_if_empty(self) -> None:
@@ -258,8 +254,8 @@ class RunFolder:
     def _refuse_others(self, writes: Part) -> None:
         """Refuse where something of the user's stands in the place of what is to be written."""
         if writes in PHASES:
-            ownership.refuse_other_model(self._final(writes))
-        if not (self.data / ownership.DATA_MANIFEST).is_file():  # else it may be up to date, and stay as it is
+            ownership.refuse_other_model(run_layout.final(self.path, writes))
+        if not (self.data / run_layout.DATA_MANIFEST).is_file():  # else it may be up to date, and stay as it is
             ownership.refuse_other_data(self.data)
 
     def _refuse_another_recipe(self, writes: Part, record: dict[str, Any]) -> None:
@@ -271,7 +267,7 @@ class RunFolder:
         hint = "Keep both with --set output_dir=…, or replace it with --overwrite."
         if writes == "eval":
             hint = "Measure with the recipe that it was made with: leave out --recipe or --set."
-        provenance.refuse_changes(found, self.path / "recipe.yaml", hint)
+        provenance.refuse_changes(found, run_layout.recipe_file(self.path), hint)
 
     def _keep_unfinished(self, writes: Part, *, resume: bool) -> None:
         """Refuse what would lose a phase that was stopped, or make it impossible to go on with."""
@@ -279,11 +275,11 @@ class RunFolder:
             left = self.checkpoints(phase)
             if left and phase == writes and not resume:
                 raise OutputError(
-                    f"the {phase} phase of this run was stopped after step {resumable.step_of(left[-1]):,}",
+                    f"the {phase} phase of this run was stopped after step {run_layout.step_of(left[-1]):,}",
                     where=str(left[-1]),
                     hint="--resume goes on from there, --overwrite begins again; --set output_dir=… keeps both.",
                 )
-            resumable.refuse_other_settings(self.recipe, phase, self.path / phase)
+            resumable.refuse_other_settings(self.recipe, phase, self.path)
 
 
 def _command() -> str:

@@ -9,10 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rlhfcli.errors import OutputError
+from rlhfcli.files.run_layout import record_file
 from rlhfcli.files.strict_yaml import dotted
 from rlhfcli.recipe import messages
-
-FILE = "run.json"
 
 
 class _Noted(BaseModel):
@@ -59,7 +58,7 @@ def read(run: Path) -> dict[str, Any]:
     Raises:
         OutputError: It cannot be read, or something in it is not what this program writes.
     """
-    file = run / FILE
+    file = record_file(run)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

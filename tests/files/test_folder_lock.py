@@ -18,7 +18,7 @@ from rlhfcli.errors import OutputError
 from rlhfcli.files import folder_lock
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from rlhfcli.recipe import in_use\n"
+    "import sys, time; from pathlib import Path; from rlhfcli.files import folder_lock as in_use\n"
     "with in_use.alone(Path(sys.argv[1]), 'rlhf sft --recipe mine.yaml'):\n"
     "    print('held', flush=True); time.sleep(60)\n"
 )

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from rlhfcli.data.preparation.overlap import PROMPTS
-from rlhfcli.data.store.counts import PHASES
-from rlhfcli.data.store.manifest import MANIFEST
 from rlhfcli.data.store.prepared import REJECTED, file_name
 from rlhfcli.data.store.split import PARTS
 from rlhfcli.errors import OutputError
+from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
+from rlhfcli.files.run_layout import PHASES
 from rlhfcli.runs.ownership import others_in_model, refuse_other_data, refuse_other_folder, refuse_other_model
 
 Refusal = Callable[[Path], None]

@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 
 from rlhfcli.errors import OutputError
+from rlhfcli.files.run_layout import list_checkpoints, step_of
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.runs.resumable import (
-    checkpoints,
-    differences,
-    refuse_changes,
-    refuse_new_data,
-    refuse_other_settings,
-    settings,
-    step_of,
-)
+from rlhfcli.runs.resumable import differences, refuse_changes, refuse_new_data, refuse_other_settings, settings
 from rlhfcli.runs.run_folder import RunFolder
 
 
@@ -108,11 +101,11 @@ def test_a_key_that_an_older_version_did_not_know_has_its_default(tmp_path):
 
 
 def test_data_that_a_stopped_phase_needs_is_not_replaced(tmp_path):
-    refuse_new_data(tmp_path / "sft", "other", "was made of other inputs")  # nothing was stopped
+    refuse_new_data(tmp_path, "sft", "other", "was made of other inputs")  # nothing was stopped
     left = leave(tmp_path, "sft", 1200)
-    refuse_new_data(tmp_path / "sft", "f", "cannot be used")  # it is made anew as it was
+    refuse_new_data(tmp_path, "sft", "f", "cannot be used")  # it is made anew as it was
     with pytest.raises(OutputError) as caught:
-        refuse_new_data(tmp_path / "sft", "other", "was made of other inputs")
+        refuse_new_data(tmp_path, "sft", "other", "was made of other inputs")
     assert caught.value.what == (
         "the sft phase was stopped after step 1,200, and goes on with the data that it began with alone; "
         "that was made of other inputs"
@@ -121,11 +114,11 @@ def test_data_that_a_stopped_phase_needs_is_not_replaced(tmp_path):
 
 
 def test_checkpoints_are_found_by_their_names(tmp_path):
-    assert checkpoints(tmp_path / "sft" / "checkpoints") == []
+    assert list_checkpoints(tmp_path / "sft" / "checkpoints") == []
     made = [leave(tmp_path, "sft", step) for step in (1000, 20)]
     for other in ("step-x", ".step-00000030.partial-1", "others"):
         (tmp_path / "sft/checkpoints" / other).mkdir()
-    assert checkpoints(tmp_path / "sft" / "checkpoints") == [made[1], made[0]]
+    assert list_checkpoints(tmp_path / "sft" / "checkpoints") == [made[1], made[0]]
     assert [step_of(place) for place in made] == [1000, 20]
 
 
@@ -166,5 +159,5 @@ def test_a_damaged_manifest_is_passed_over(tmp_path):
     for number, text in enumerate(["", "hash\n{", "hash\n[]", 'hash\n{"settings": 3}', "hash\n{}"]):
         (leave(tmp_path, "sft", 2 + number) / "manifest.txt").write_text(text)
     with pytest.raises(OutputError) as caught:
-        refuse_other_settings(recipe(tmp_path, seed=5), "sft", tmp_path / "sft")
+        refuse_other_settings(recipe(tmp_path, seed=5), "sft", tmp_path)
     assert caught.value.where == str(good)

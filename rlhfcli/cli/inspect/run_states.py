@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.errors import UserError
-
-PHASES = ("sft", "reward")
+from rlhfcli.files import run_layout
+from rlhfcli.files.run_layout import PHASES, Phase
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseState:
     """How far a phase is.
 
     Args:
@@ -55,7 +55,7 @@ class Run:
     name: str
     used: float
     data: bool = False
-    phases: dict[str, Phase] = field(default_factory=dict)
+    phases: dict[Phase, PhaseState] = field(default_factory=dict)
     measured: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
@@ -78,40 +78,44 @@ def read(root: Path) -> tuple[list[Run], int]:
         entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     except OSError:
         return [], 0
-    folders = [entry for entry in entries if any(os.path.exists(entry / name) for name in ("run.json", "recipe.yaml"))]
+    folders = [
+        entry
+        for entry in entries
+        if any(os.path.exists(entry / name) for name in (run_layout.RECORD, run_layout.RECIPE))
+    ]
     found = [_read_run(folder) for folder in recent.sorted_by_use(folders)]
     return found, len(entries) - len(found)
 
 
 def _read_run(folder: Path) -> Run:
     from rlhfcli.files import folder_lock as in_use
-    from rlhfcli.runs import recent, resumable
+    from rlhfcli.runs import recent
 
     run = Run(folder.name, recent.last_used(folder), in_use=in_use.holder_of(folder))
     if recent.is_ahead(run.used):
         run.broken.append("its times lie in the future: the clock was wrong, and it does not count as the newest")
-    record = _object(folder / "run.json", run)
-    recipe = _recipe(folder / "recipe.yaml", run)
-    manifest = _object(folder / "data" / "manifest.json", run, needed=False)
+    record = _object(run_layout.record_file(folder), run)
+    recipe = _recipe(run_layout.recipe_file(folder), run)
+    manifest = _object(run_layout.data(folder) / run_layout.DATA_MANIFEST, run, needed=False)
     run.data = bool(manifest)
     for phase in PHASES:
-        lines = list(_metrics(folder / phase / "metrics.jsonl", run))
-        done = os.path.isdir(folder / phase / "final")
-        checkpoints = [resumable.step_of(each) for each in resumable.checkpoints(folder / phase / "checkpoints")]
+        lines = list(_metrics(run_layout.metrics(folder, phase), run))
+        done = os.path.isdir(run_layout.final(folder, phase))
+        checkpoints = list(map(run_layout.step_of, run_layout.list_checkpoints(run_layout.checkpoints(folder, phase))))
         if lines or done or checkpoints:
             step = max((_number(line.get("step")) or 0 for line in lines), default=0)
             figure = "nll" if any("eval_nll" in line for line in lines) else "loss"
             losses = [loss for line in lines if (loss := _number(line.get(f"eval_{figure}"))) is not None]
             steps = _steps(_part(recipe, phase), _rows(manifest, phase))
             best = min(losses, default=None)
-            run.phases[phase] = Phase(done, int(step), steps, max(checkpoints, default=None), best, figure)
-    results = {phase: _object(folder / "eval" / f"{phase}.json", run, needed=False) for phase in PHASES}
+            run.phases[phase] = PhaseState(done, int(step), steps, max(checkpoints, default=None), best, figure)
+    results = {phase: _object(run_layout.evaluation(folder) / f"{phase}.json", run, needed=False) for phase in PHASES}
     run.measured = bool(run.phases) and all(results[phase] for phase in run.phases)
     run.figures = _figures(run, results, _part(record, "parts"))
     return run
 
 
-def _figures(run: Run, results: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(run: Run, results: Mapping[Phase, Mapping[str, Any]], parts: Mapping[str, Any]) -> dict[str, Any]:
     """What ``rlhf eval`` found; before that, what training saw."""
     figures: dict[str, Any] = {}
     if (perplexity := _number(results["sft"].get("perplexity"))) is not None:
@@ -130,7 +134,7 @@ def _figures(run: Run, results: Mapping[str, Mapping[str, Any]], parts: Mapping[
     return figures
 
 
-def _saved_loss(phase: Phase, noted: Mapping[str, Any]) -> float | None:
+def _saved_loss(phase: PhaseState, noted: Mapping[str, Any]) -> float | None:
     """The loss of the model that is there; before that, the lowest there was."""
     saved = _number(noted.get("eval_loss")) if phase.done else None
     return phase.best if saved is None else saved

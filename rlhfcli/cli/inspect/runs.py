@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.cli.inspect.run_states import PHASES, Run, read
+from rlhfcli.cli.inspect.run_states import Run, read
 from rlhfcli.cli.shared.options import JsonOption
 from rlhfcli.errors import UserError
+from rlhfcli.files.run_layout import PHASES
 from rlhfcli.words import percent, visible
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rlhfcli.files.run_layout import PHASES
+
 if TYPE_CHECKING:
     from rlhfcli.cli.shared.work import Work
     from rlhfcli.launch.options import Plan
@@ -27,7 +29,7 @@ def dry_run(verb: str, ranks: Plan, given: Mapping[str, Any], *, as_json: bool) 
     from rlhfcli.cli.views import memory_view, tables
 
     job = work.begin(given["recipe"], given["overrides"] or [], offline=given["offline"], verb=verb)
-    results = [_estimate(job, phase, ranks) for phase in (("sft", "reward") if verb == "run" else (verb,))]
+    results = [_estimate(job, phase, ranks) for phase in (PHASES if verb == "run" else (verb,))]
     if as_json:
         console.result(json.dumps(results))
         return

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhfcli.files.run_layout import recipe_file
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.runs import recent
 from rlhfcli.runs.opening import RUNS
@@ -26,7 +27,7 @@ def typed(command: str, recipe: Recipe, *, later: bool = False) -> str:
         must not say.
     """
     run, verb = Path(recipe.output_dir), command.split()[1]
-    if not (run / "recipe.yaml").is_file():  # it has not begun
+    if not recipe_file(run).is_file():  # it has not begun
         return command
     others = later and len(recent.newest_first(RUNS)) > 1
     if others or not _is(recent.choose(RUNS, verb).run, run):

@@ -15,12 +15,13 @@ from rlhfcli import console, launch
 from rlhfcli.cli.shared.options import open_project
 from rlhfcli.cli.shared.typed import machines, typed
 from rlhfcli.errors import ModelError, OutputError
-from rlhfcli.files import model_place
+from rlhfcli.files import model_place, run_layout
+from rlhfcli.files.run_layout import PHASES, Phase
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.loader import Loaded
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.runs import resumable
-from rlhfcli.runs.run_folder import PHASES, Part, Phase, RunFolder
+from rlhfcli.runs.run_folder import Part, RunFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -145,7 +146,7 @@ def prepare(
     def may_replace(fingerprint: str, reason: str) -> None:
         if keep:
             for phase in PHASES:
-                resumable.refuse_new_data(work.run.path / phase, fingerprint, reason)
+                resumable.refuse_new_data(work.run.path, phase, fingerprint, reason)
 
     with work.run.starting():
         prepared = launch.wait_for_first(
@@ -229,7 +230,7 @@ def project_of(work: Work, going: TrainingOptions) -> PhaseInputs:
         if going.verb != "sft" and config is not None:
             check_reward_form(config, section.name)
     prepared = prepare(work, tokenizer, keep=not going.overwrite)
-    launch.log_into(work.run.path / "logs")
+    launch.log_into(run_layout.logs(work.run.path))
     resume = typed(f"rlhf {going.verb} --resume{machines(sys.argv[1:])}", work.recipe, later=True)
     session = going.session(str(prepared.manifest["fingerprint"]), resume)
     return PhaseInputs(work.recipe, prepared, tokenizer, work.run.path, work.sink, session)

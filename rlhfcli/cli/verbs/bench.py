@@ -12,6 +12,7 @@ import typer
 
 from rlhfcli.cli.shared.options import JsonOption, OfflineOption, RecipeOption, SetOption
 from rlhfcli.errors import UserError
+from rlhfcli.files.run_layout import PHASES
 
 if TYPE_CHECKING:
     from rlhfcli.cli.shared.work import Work
@@ -43,10 +44,10 @@ def bench(
     from rlhfcli.cli.shared import work
     from rlhfcli.cli.views import tables
 
-    if phase not in ("sft", "reward", "both"):
+    if phase not in (*PHASES, "both"):
         raise UserError(f"--phase is sft, reward or both, not {phase}")
     job = work.begin(recipe, overrides or [], offline=offline)
-    results = _measure(job, ("sft", "reward") if phase == "both" else (phase,), steps, find_size)
+    results = _measure(job, PHASES if phase == "both" else (phase,), steps, find_size)
     if as_json:
         console.result(json.dumps(results))
         return

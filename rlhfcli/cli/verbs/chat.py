@@ -45,27 +45,28 @@ def chat(
     from rlhfcli.cli.shared.options import open_project
     from rlhfcli.cli.shared.typed import typed
     from rlhfcli.errors import ModelError
-    from rlhfcli.files import model_place
+    from rlhfcli.files import model_place, run_layout
+    from rlhfcli.files.run_layout import PHASES, REWARD, SFT
 
     launch.in_this_process(offline=offline)
     settings = open_project(recipe, overrides or [], "chat" if model is None else "").recipe
     run = Path(settings.output_dir)
-    if model is None and not os.path.isdir(run / "sft" / "final"):
+    if model is None and not os.path.isdir(run_layout.final(run, SFT)):
         raise ModelError(
             "there is no fine-tuned model to talk to yet",
-            where=str(run / "sft" / "final"),
+            where=str(run_layout.final(run, SFT)),
             hint=f"Run {typed('rlhf sft', settings)} or rlhf run first, or name a folder: rlhf chat --model FOLDER",
         )
     for named in (model, reward):
         if named not in (None, "none"):
             model_place.check(named, adapters=True)
-    own = {name: str(run / name / "final") for name in ("sft", "reward")}
-    if reward is None and os.path.isdir(own["reward"]):
-        reward = own["reward"]
+    own = {phase: str(run_layout.final(run, phase)) for phase in PHASES}
+    if reward is None and os.path.isdir(own[REWARD]):
+        reward = own[REWARD]
 
     scorer = None if reward in (None, "none") else reward
     trusted = list(own.values()) if settings.model.trust_remote_code else []
-    session = _open(settings, (model or own["sft"], scorer, label), trusted)
+    session = _open(settings, (model or own[SFT], scorer, label), trusted)
 
     from rlhfcli.chat.terminal import answer_once, run_terminal
 

@@ -24,6 +24,7 @@ from rlhfcli.cli.shared.options import (
 )
 from rlhfcli.errors import OutputError, UsageError
 from rlhfcli.files import model_place
+from rlhfcli.files.run_layout import PHASES, SUMS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from rlhfcli.core.publish.model_card import Form
 
 _FORMS = "merged, the whole model; adapter, that of LoRA alone; or deepspeed-chat, what DeepSpeed-Chat reads."
-_PHASES = ("sft", "reward")
 _SIZE = re.compile(r"[1-9][0-9]*(?:MB|GB|MiB|GiB)")
 
 
@@ -96,7 +96,7 @@ def _unclear(source: str | None, check: Path | None) -> UsageError:
     if source is None or check is not None:
         hint = "rlhf export reward TO writes a folder, rlhf export --check FOLDER checks one."
         return UsageError("say what to export and where to, or which folder to check", hint=hint)
-    name = Path(source).name if source not in _PHASES else source
+    name = Path(source).name if source not in PHASES else source
     hint = f"Name a folder that is not there yet: rlhf export {source} exported-{name}"
     return UsageError("TO is missing: where the export goes", where=f"rlhf export {source}", hint=hint)
 
@@ -107,7 +107,7 @@ def _claim(to: Path, *, overwrite: bool) -> None:
 
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):
         return
-    if not (to / "B2SUMS").is_file():
+    if not (to / SUMS).is_file():
         raise OutputError("something else is there, no export of ours", where=str(to), hint="Choose another name.")
     if others := others_in_model(to):
         what = f"something else is in it, too: {', '.join(others[:3])}"
@@ -133,15 +133,15 @@ def _alone(to: Path) -> Iterator[None]:
 
 
 def _find(source: str, recipe: str | None, overrides: Sequence[str]) -> Source:
-    if source in _PHASES:
+    if source in PHASES:
         loaded = open_project(recipe, overrides, f"export {source}")
     else:
-        near = difflib.get_close_matches(source, _PHASES, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(source, PHASES, n=1, cutoff=0.6)
         hint = f"Did you mean {near[0]}?" if near else "Give sft or reward, a phase of the run, or a model's folder."
         model_place.check(source, hint=hint, local=True, adapters=True)
     with console.TerminalSink().stage("starting torch and transformers"):
         from rlhfcli.core.publish import exporter
-    if source not in _PHASES:
+    if source not in PHASES:
         return exporter.of_folder(Path(source).expanduser())
     from rlhfcli.runs.run_folder import RunFolder
 

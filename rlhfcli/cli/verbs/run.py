@@ -13,6 +13,7 @@ from rlhfcli.cli.shared.options import (
     SetOption,
 )
 from rlhfcli.cli.shared.rank_options import on_ranks
+from rlhfcli.files.run_layout import PHASES
 
 
 @on_ranks
@@ -43,7 +44,7 @@ def run(
         work.claim(job, "data", overwrite=overwrite)
         project = work.project_of(job, wish)
         work.look_ahead(job, project)
-        for phase in ("sft", "reward"):
+        for phase in PHASES:
             if work.nothing_left(job, phase, wish):
                 continue
             work.claim(job, phase, overwrite=overwrite, resume=resume)

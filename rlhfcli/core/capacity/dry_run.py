@@ -26,6 +26,8 @@ from rlhfcli.core.parallel.deepspeed_config import Files, in_effect
 from rlhfcli.core.training.phases import Parts, PhaseInputs, reward_parts_of, sft_parts_of
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
+from rlhfcli.files import run_layout
+from rlhfcli.files.run_layout import SFT
 from rlhfcli.recipe.schema import Deepspeed
 
 
@@ -147,7 +149,7 @@ def resident() -> int:
 def _parts(project: PhaseInputs, name: str) -> Parts:
     """What a phase trains, without memory."""
     recipe, section = project.recipe, project.recipe.model
-    tuned = project.folder / "sft" / "final"
+    tuned = run_layout.final(project.folder, SFT)
     base = str(tuned) if name == "reward" and recipe.reward.init_from == "sft" and tuned.exists() else section.name
     config = adapters.config_of(base, trust_remote_code=section.trust_remote_code)
     dropouts = set_config(config, section.dropout)

@@ -28,10 +28,10 @@ from torch import Tensor
 from rlhfcli import words
 from rlhfcli.errors import OutputError
 from rlhfcli.files.atomic import complete_or_absent
-from rlhfcli.runs.resumable import MANIFEST, checkpoints, step_of
+from rlhfcli.files.run_layout import CHECKPOINT_MANIFEST as MANIFEST
+from rlhfcli.files.run_layout import UNFINISHED_CHECKPOINTS, checkpoint, list_checkpoints, step_of
 
 _FORMAT = 1  # of what is written here; a version that writes what this one cannot read counts it up
-_NAME = "step-{:08}"
 _SHARD = 2 * 1024**3  # bytes of a file; what rank 0 holds in memory at once
 _RANDOM = "random.safetensors"
 
@@ -130,7 +130,7 @@ def save(
     """
     parent.mkdir(parents=True, exist_ok=True)
     _check_space(parent, size)
-    folder = folder_of(parent, progress.step)
+    folder = checkpoint(parent, progress.step)
     with complete_or_absent(folder) as partial:
         where: dict[str, str] = {}
         for number, shard in enumerate(_shards(tensors), 1):
@@ -156,11 +156,6 @@ def save(
     return folder
 
 
-def folder_of(parent: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
-    return parent / _NAME.format(step)
-
-
 def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole.
 
@@ -171,7 +166,7 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     Returns:
         ``None`` where there is none.
     """
-    for folder in reversed(checkpoints(parent)):
+    for folder in reversed(list_checkpoints(parent)):
         try:
             return Checkpoint(folder)
         except Damaged as damage:
@@ -187,10 +182,10 @@ def prune(parent: Path, keep: int, best: int | None = None) -> None:
         keep: How many of the newest stay.
         best: Step of one that stays, too.
     """
-    for folder in checkpoints(parent)[:-keep]:
+    for folder in list_checkpoints(parent)[:-keep]:
         if step_of(folder) != best:
             shutil.rmtree(folder, ignore_errors=True)
-    for left in parent.glob(".step-*"):
+    for left in parent.glob(UNFINISHED_CHECKPOINTS):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -200,7 +195,7 @@ def remove_all(parent: Path) -> None:
     Args:
         parent: Folder of the checkpoints; need not be there.
     """
-    for folder in [*checkpoints(parent), *parent.glob(".step-*")]:
+    for folder in [*list_checkpoints(parent), *parent.glob(UNFINISHED_CHECKPOINTS)]:
         shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         parent.rmdir()
@@ -209,7 +204,7 @@ def remove_all(parent: Path) -> None:
 def _check_space(parent: Path, size: int) -> None:
     free, needed = shutil.disk_usage(parent).free, size * 1.02 + 2**20
     if free < needed:
-        older = checkpoints(parent)
+        older = list_checkpoints(parent)
         hint = "Make room, or put output_dir on another disk; there is no checkpoint yet."
         if older:
             hint = (

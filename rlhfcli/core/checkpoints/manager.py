@@ -32,6 +32,7 @@ from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.parallel.ranks import from_first, highest, meet, rank, world_size
 from rlhfcli.core.tasks.task import Task
 from rlhfcli.errors import Interrupted, OutputError
+from rlhfcli.files import run_layout
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.runs import resumable
@@ -70,7 +71,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, recipe: Recipe, task: Task, session: TrainingSession, sink: Sink) -> None:
-        self.folder = folder / task.name / "checkpoints"
+        self.folder = run_layout.checkpoints(folder, task.name)
         self._plan = recipe.checkpoint
         self._sitting = session
         self._sink = sink
@@ -114,7 +115,7 @@ class Checkpoints:
         chosen = from_first((found.progress.step, found.digest) if found else None)
         if rank() == 0 or chosen is None:
             return found
-        folder = checkpoint_files.folder_of(self.folder, chosen[0])
+        folder = run_layout.checkpoint(self.folder, chosen[0])
         try:
             found = checkpoint_files.Checkpoint(folder, whole=False)
             if found.digest != chosen[1]:
@@ -201,7 +202,7 @@ class Checkpoints:
         if not self._best:
             return figures, {}
         step, best = int(self._best["step"]), {k: v for k, v in self._best.items() if k != "step"}
-        folder = checkpoint_files.folder_of(self.folder, step)
+        folder = run_layout.checkpoint(self.folder, step)
         try:
             engine_state.load_weights(module, checkpoint_files.Checkpoint(folder).read)
         except Damaged as damage:
@@ -262,10 +263,10 @@ class Checkpoints:
     def _write(
         self, tensors: Iterator[tuple[str, Tensor]], states: dict[str, Tensor], progress: Progress, size: int
     ) -> None:
-        _reach_disk(self.folder.parent / "metrics.jsonl")
+        _reach_disk(self.folder.parent / run_layout.METRICS)
         checkpoint_files.save(self.folder, tensors, states, progress, self._settings, size)
-        for folder in resumable.checkpoints(self.folder):
-            if resumable.step_of(folder) > progress.step:  # damaged, or it would have been taken up
+        for folder in run_layout.list_checkpoints(self.folder):
+            if run_layout.step_of(folder) > progress.step:  # damaged, or it would have been taken up
                 shutil.rmtree(folder, ignore_errors=True)
         best = progress.best.get("step")
         checkpoint_files.prune(self.folder, self._plan.keep, None if best is None else int(best))

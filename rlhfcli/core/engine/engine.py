@@ -23,7 +23,7 @@ from rlhfcli.core.parallel.ranks import rank, world_size
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.core.tasks.task import Batch, Sums, Task
 from rlhfcli.errors import UserError
-from rlhfcli.recipe.schema import Deepspeed, Phase, Schedule
+from rlhfcli.recipe.schema import Deepspeed, PhaseSection, Schedule
 
 _LINEAR = nn.functional.linear  # stage 3 puts one of its own in its place, for all models of this process
 
@@ -40,7 +40,7 @@ class Engine:
     """
 
     def __init__(
-        self, module: nn.Module, phase: Phase, steps: int, section: Deepspeed, files: Files | None = None
+        self, module: nn.Module, phase: PhaseSection, steps: int, section: Deepspeed, files: Files | None = None
     ) -> None:
         deepspeed = import_deepspeed()
         ensure_process_group()

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rlhfcli.core.model_files.model_folder import refuse_pointers
 from rlhfcli.errors import ModelError
-from rlhfcli.files import checksums
+from rlhfcli.files import checksums, run_layout
+from rlhfcli.files.run_layout import SFT
 from rlhfcli.recipe.schema import Lora
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -39,8 +40,8 @@ def is_adapter(name: str | Path) -> bool:
 def base_of(adapter: Path) -> str:
     """The base model that an adapter names; in a run, the fine-tuned model of this run even if it was moved."""
     named = str(read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
-    moved = adapter.resolve().parent.parent.parent / "sft" / "final"
-    if Path(named).parts[-2:] == ("sft", "final") and not Path(named).is_dir() and moved.is_dir():
+    moved = run_layout.final(run_layout.run_of(adapter.resolve().parent), SFT)
+    if run_layout.is_final(Path(named), SFT) and not Path(named).is_dir() and moved.is_dir():
         return str(moved)
     return named
 

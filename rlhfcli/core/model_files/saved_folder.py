@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rlhfcli.core.model_files.older_readers import say_twice
 from rlhfcli.files import checksums
+from rlhfcli.files.run_layout import SUMS
 
 
 def finish(folder: Path, card: str | None) -> None:
@@ -19,7 +20,7 @@ def finish(folder: Path, card: str | None) -> None:
         (folder / "README.md").write_text(card, encoding="utf-8")
     say_twice(folder)
     checksums.write(folder)
-    mode = (folder / checksums.SUMS).stat().st_mode & 0o777
+    mode = (folder / SUMS).stat().st_mode & 0o777
     for file in folder.iterdir():
         if file.is_file():  # safetensors lets nobody else read what it writes
             file.chmod(mode)

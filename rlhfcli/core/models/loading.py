@@ -35,8 +35,8 @@ from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.data.templates.template import set_template
 from rlhfcli.errors import ModelError
 from rlhfcli.files import checksums, model_place
+from rlhfcli.recipe import builtin
 
-BUILTIN = "builtin:tiny"
 RESERVED_PADS = ("<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad|>", "<unk>")
 NEW_PAD = "<|pad|>"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
@@ -44,7 +44,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"
 
 def resolve(name: str) -> str:
     """The folder or hub name that a recipe's ``model.name`` stands for."""
-    if name == BUILTIN:
+    if name == builtin.TINY:
         from rlhfcli import tiny
 
         return str(tiny.model_folder())
@@ -136,7 +136,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
         ModelError: There is none, it is not one of a transformers model, or its weights are quantised.
     """
     folder = resolve(name)
-    model_place.check(folder if name == BUILTIN else name)
+    model_place.check(folder if name == builtin.TINY else name)
     if os.path.isdir(folder):
         check_folder(Path(folder))
     with explained(name, "model"):

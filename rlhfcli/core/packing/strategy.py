@@ -28,7 +28,7 @@ from rlhfcli.core.packing.last_layer import narrowed, prunable_layers, same_last
 from rlhfcli.core.token_trees import tree_attention_flex
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
 from rlhfcli.core.token_trees.tree_mask import MASK_TOKENS, mask_unsupported, masked
-from rlhfcli.recipe.schema import Phase
+from rlhfcli.recipe.schema import PhaseSection
 
 MASK = "mask"
 _PROBE_VOCABULARY = 64
@@ -60,7 +60,7 @@ class Strategy:
         """How many of so many tokens one row should hold: a mask has their square of cells."""
         return min(tokens, MASK_TOKENS) if self.attention == MASK else tokens
 
-    def fitted(self, phase: Phase) -> Phase:
+    def fitted(self, phase: PhaseSection) -> PhaseSection:
         """The section of a phase, with micro-batches that fit."""
         return phase.model_copy(update={"micro_batch_tokens": self.row_budget(phase.micro_batch_tokens)})
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -30,7 +30,9 @@ from rlhfcli.data.store.manifest import damage, read_manifest
 from rlhfcli.data.store.prepared import Prepared
 from rlhfcli.data.templates.scored_template import ending_at_score
 from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
+from rlhfcli.files import run_layout
 from rlhfcli.files.atomic import complete_or_absent
+from rlhfcli.files.run_layout import Phase
 from rlhfcli.runs.run_folder import RunFolder
 
 _RUN_FIRST = {"sft": "rlhf sft", "reward": "rlhf reward"}
@@ -58,13 +60,13 @@ class Source:
         return self.made is not None and self.made.recipe.model.trust_remote_code
 
 
-def of_run(run: RunFolder, phase: Literal["sft", "reward"]) -> Source:
+def of_run(run: RunFolder, phase: Phase) -> Source:
     """The model that a phase of a run has made.
 
     Raises:
         ModelError: It is not there yet.
     """
-    folder = run.sft if phase == "sft" else run.reward
+    folder = run_layout.final(run.path, phase)
     if not run.finished(phase):
         raise ModelError("there is nothing to export yet", where=str(folder), hint=f"Run {_RUN_FIRST[phase]} first.")
     noted = (run.record().get("parts") or {}).get(phase) or {}
@@ -113,7 +115,7 @@ def of_folder(folder: Path) -> Source:
     if not folder.is_dir():
         hint = "Give sft or reward, a phase of the run, or the folder of a model."
         raise ModelError("there is no such folder", where=str(folder), hint=hint)
-    base = base_of(folder if is_adapter(folder) else folder / "adapter")
+    base = base_of(folder if is_adapter(folder) else run_layout.adapter_of(folder))
     return Source(folder, _data_beside(folder), None, base)
 
 
@@ -175,7 +177,7 @@ def write(source: Source, target: Path, how: How | None = None) -> Report | None
     if there == of or there in of.parents or of in there.parents:
         what = "this is the folder that is exported, or one around it or in it"
         raise OutputError(what, where=str(target), hint="Choose another one.")
-    adapter = source.folder if is_adapter(source.folder) else source.folder / "adapter"
+    adapter = source.folder if is_adapter(source.folder) else run_layout.adapter_of(source.folder)
     if how.form == "adapter" and not adapter.is_dir():
         hint = "It was trained in full, or its adapter was not kept: --format merged writes the whole model."
         raise ModelError("there is no adapter to export", where=str(adapter), hint=hint)
@@ -216,7 +218,7 @@ def check(folder: Path, reference: ReferenceOutputs | None = None, label: str | 
     _say_accelerator()
     if not folder.is_dir():
         raise ModelError("there is no such folder", where=str(folder))
-    adapter = folder if is_adapter(folder) else folder / "adapter"
+    adapter = folder if is_adapter(folder) else run_layout.adapter_of(folder)
     if reference is None:
         model, tokenizer = _load(folder, label)
         reference = reference_outputs.reference(model, tokenizer, _examples(_data_beside(folder), model))
@@ -290,5 +292,5 @@ def _examples(data: Path | None, model: Any) -> list[list[int]]:
 
 def _data_beside(folder: Path) -> Path | None:
     """The prepared data of the run that a model folder lies in."""
-    run = folder.resolve().parent.parent
-    return run / "data" if (run / "run.json").is_file() else None
+    run = run_layout.run_of(folder)
+    return run_layout.data(run) if run_layout.is_run(run) else None

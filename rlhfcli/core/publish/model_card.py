@@ -14,7 +14,8 @@ from rlhfcli import __version__
 from rlhfcli.core.publish import markdown
 from rlhfcli.files import strict_yaml
 from rlhfcli.files.redact import without_secrets
-from rlhfcli.recipe.schema import Phase, Recipe
+from rlhfcli.files.run_layout import REWARD, SFT, Phase
+from rlhfcli.recipe.schema import PhaseSection, Recipe
 
 if TYPE_CHECKING:
     from rlhfcli.core.result import Result
@@ -85,7 +86,7 @@ class Trained:
     """
 
     recipe: Recipe
-    phase: Literal["sft", "reward"]
+    phase: Phase
     steps: int
     tokens: int
     validation: Mapping[str, float]
@@ -94,19 +95,19 @@ class Trained:
     best: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def section(self) -> Phase:
+    def section(self) -> PhaseSection:
         """The recipe's section of the phase."""
         return self.recipe.sft if self.phase == "sft" else self.recipe.reward
 
 
 def sft_card(recipe: Recipe, result: Result) -> str:
     """Model card of a fine-tuned language model, as training leaves it."""
-    return card(Trained(recipe, "sft", result.steps, result.tokens, result.evaluation, best=result.best))
+    return card(Trained(recipe, SFT, result.steps, result.tokens, result.evaluation, best=result.best))
 
 
 def reward_card(recipe: Recipe, result: Result) -> str:
     """Model card of a reward model, as training leaves it."""
-    return card(Trained(recipe, "reward", result.steps, result.tokens, result.evaluation, best=result.best))
+    return card(Trained(recipe, REWARD, result.steps, result.tokens, result.evaluation, best=result.best))
 
 
 def card(made: Trained, form: Form = "merged", base: str = "") -> str:

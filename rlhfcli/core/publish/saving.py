@@ -20,8 +20,8 @@ from rlhfcli.core.models import lora
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.encoding.encode import end_token
 from rlhfcli.errors import DataError, ModelError
-from rlhfcli.files import checksums
 from rlhfcli.files.atomic import complete_or_absent
+from rlhfcli.files.run_layout import SUMS, adapter_of
 from rlhfcli.recipe.schema import Lora
 
 SHARD_SIZE = "5GB"  # of one file of weights, unless somebody asks for another
@@ -65,14 +65,14 @@ def save_model(
     """
     with complete_or_absent(folder) as partial:
         if adapter is not None:
-            lora.save_adapter(model, partial / "adapter", adapter.settings, adapter.base_model, adapter.task_type)
-            tokenizer.save_pretrained(partial / "adapter")
+            lora.save_adapter(model, adapter_of(partial), adapter.settings, adapter.base_model, adapter.task_type)
+            tokenizer.save_pretrained(adapter_of(partial))
             if adapter.task_type == "SEQ_CLS":
-                _save_rewards(model.config, partial / "adapter" / REWARDS)
+                _save_rewards(model.config, adapter_of(partial) / REWARDS)
             lora.merge(model)
             lora.remove(model)
-            _save_stops(model, tokenizer, partial / "adapter")
-            finish(partial / "adapter", None)
+            _save_stops(model, tokenizer, adapter_of(partial))
+            finish(adapter_of(partial), None)
         write_model(model, tokenizer, partial, card, shard_size)
 
 
@@ -181,7 +181,7 @@ def copy_adapter(adapter: Copy, folder: Path, card: str) -> None:
     """
     settings = read_config(adapter.source) | {"base_model_name_or_path": adapter.base_model}
     for file in sorted(adapter.source.iterdir()):
-        if file.is_file() and file.name != checksums.SUMS and file.suffix not in (".bin", ".pt", ".pth", ".py"):
+        if file.is_file() and file.name != SUMS and file.suffix not in (".bin", ".pt", ".pth", ".py"):
             shutil.copyfile(file, folder / file.name)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     adapter.tokenizer.save_pretrained(folder)

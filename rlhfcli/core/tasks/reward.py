@@ -15,6 +15,7 @@ from rlhfcli.core.packing.layout import Layout, lay_out, spans
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.tasks.task import Batch, Forward, KnowsTrees, Sums, origin_of
 from rlhfcli.data.encoding.encoded import EncodedPreference
+from rlhfcli.files.run_layout import REWARD, Phase
 from rlhfcli.recipe.schema import Reward
 
 
@@ -39,7 +40,7 @@ class RewardTask:
         pad_id: The tokenizer's pad.
     """
 
-    name = "reward"
+    name: Phase = REWARD
     accuracy = "accuracy"
     nll = "nll"
 

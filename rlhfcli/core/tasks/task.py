@@ -20,6 +20,7 @@ from rlhfcli.core.packing.last_layer import unique_indices
 from rlhfcli.core.packing.layout import Layout, lay_out, spans
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.data.encoding.encoded import EncodedDialogue
+from rlhfcli.files.run_layout import SFT, Phase
 
 Forward = Callable[..., Any]
 
@@ -63,7 +64,7 @@ Sums = dict[str, Tensor]  # scalars that may be added up over batches; "loss" is
 class Task(Protocol):
     """What the loop knows of a phase."""
 
-    name: str
+    name: Phase
     accuracy: str  # which figure of its summary says how much is right
     nll: str  # which is the plain negative log-likelihood, whatever else the loss holds
 
@@ -123,7 +124,7 @@ class SftTask:
         pad_id: The tokenizer's pad.
     """
 
-    name = "sft"
+    name: Phase = SFT
     accuracy = "token_accuracy"
     nll = "loss"
 

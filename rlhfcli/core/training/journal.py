@@ -14,6 +14,7 @@ from pathlib import Path
 from rlhfcli.core.parallel.ranks import rank
 from rlhfcli.core.training.trackers import Line, Tracker, chosen
 from rlhfcli.errors import Interrupted, OutputError, why_not_written
+from rlhfcli.files.run_layout import METRICS
 from rlhfcli.recipe.schema import Recipe
 
 
@@ -26,7 +27,7 @@ class Journal:
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.file = folder / "metrics.jsonl"
+        self.file = folder / METRICS
         self._trackers: list[Tracker] = chosen(recipe, folder) if rank() == 0 else []
         self._begun: list[Tracker] = []
 

@@ -28,7 +28,7 @@ from rlhfcli.core.training.rank_batches import Parts, RankBatches, batches_of_ra
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Phase, Recipe
+from rlhfcli.recipe.schema import PhaseSection, Recipe
 
 
 class Loop:
@@ -43,7 +43,9 @@ class Loop:
         sink: Sees the progress.
     """
 
-    def __init__(self, recipe: Recipe, phase: Phase, task: Any, validation: Any, folder: Path, sink: Sink) -> None:
+    def __init__(
+        self, recipe: Recipe, phase: PhaseSection, task: Any, validation: Any, folder: Path, sink: Sink
+    ) -> None:
         self.recipe = recipe
         self.phase = phase
         self.task = task

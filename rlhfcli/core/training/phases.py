@@ -49,8 +49,10 @@ from rlhfcli.core.tasks.task import SftTask
 from rlhfcli.core.training.loop import Loop
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.templates.scored_template import ending_at_score
+from rlhfcli.files import run_layout
+from rlhfcli.files.run_layout import REWARD, SFT
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Model, Phase, Recipe
+from rlhfcli.recipe.schema import Model, PhaseSection, Recipe
 from rlhfcli.words import percent
 
 _OFFLOADED = {"none": "", "optimizer": ", optimizer offloaded", "all": ", optimizer and parameters offloaded"}
@@ -100,7 +102,7 @@ class Parts:
         files: Where ``deepspeed.nvme`` has this process put what it offloads.
     """
 
-    phase: Phase
+    phase: PhaseSection
     module: Any
     tasks: tuple[Any, Any]
     adapter: Adapter | None
@@ -121,7 +123,7 @@ def train_sft(project: PhaseInputs) -> Result:
     result, checkpoints = _train(project, parts)
     if rank() == 0:
         with project.sink.stage("saving sft/final"):
-            folder, card = project.folder / "sft" / "final", model_card.sft_card(project.recipe, result)
+            folder, card = run_layout.final(project.folder, SFT), model_card.sft_card(project.recipe, result)
             save_model(parts.module.model, project.tokenizer, folder, parts.adapter, card)
     checkpoints.remove()
     return result
@@ -172,7 +174,7 @@ def train_reward(project: PhaseInputs) -> Result:
     if rank() == 0:
         as_reward_model(module.config, project.recipe.reward.pooling, _rewards(result))
         with project.sink.stage("saving reward/final"):
-            folder, card = project.folder / "reward" / "final", model_card.reward_card(project.recipe, result)
+            folder, card = run_layout.final(project.folder, REWARD), model_card.reward_card(project.recipe, result)
             save_model(module.model, ending_at_score(project.tokenizer), folder, parts.adapter, card)
     checkpoints.remove()
     return result
@@ -181,7 +183,7 @@ def train_reward(project: PhaseInputs) -> Result:
 def reward_parts(project: PhaseInputs) -> Parts:
     """Load what phase 2 needs."""
     recipe, phase = project.recipe, project.recipe.reward
-    base = str(project.folder / "sft" / "final") if phase.init_from == "sft" else recipe.model.name
+    base = str(run_layout.final(project.folder, SFT)) if phase.init_from == SFT else recipe.model.name
     files = _files(project, AutoModelForSequenceClassification, base)
     with project.sink.stage("loading the model"):
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
@@ -226,7 +228,7 @@ def _files(project: PhaseInputs, kind: Any, base: str) -> OffloadFiles:
     return OffloadFiles(project.recipe.deepspeed, in_memory, project.sink)
 
 
-def _adapt(model: Any, phase: Phase, section: Model, base: str, task_type: str) -> Adapter | None:
+def _adapt(model: Any, phase: PhaseSection, section: Model, base: str, task_type: str) -> Adapter | None:
     if phase.lora is None:
         model.requires_grad_(True)
         return None

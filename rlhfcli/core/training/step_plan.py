@@ -7,10 +7,10 @@ import random
 
 from rlhfcli.core.tasks.task import Task
 from rlhfcli.core.training.rank_batches import cut, num_passes
-from rlhfcli.recipe.schema import Phase
+from rlhfcli.recipe.schema import PhaseSection
 
 
-def plan_steps(task: Task, phase: Phase, seed: int) -> list[list[int]]:
+def plan_steps(task: Task, phase: PhaseSection, seed: int) -> list[list[int]]:
     """Which examples each step takes: every epoch shuffled anew, the last step of an epoch may be short.
 
     Args:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rlhfcli.data.store.counts import DUPLICATES, PHASES, SourceCount
+from rlhfcli.data.store.counts import DUPLICATES, SourceCount
 from rlhfcli.data.store.split import PARTS, Part
 from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.errors import DataError
+from rlhfcli.files.run_layout import PHASES
 from rlhfcli.recipe.schema import Data
 
 _ONE_CONVERSATION = (

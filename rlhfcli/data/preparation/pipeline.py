@@ -20,7 +20,7 @@ from rlhfcli.data.reading.rows import Unreadable, readable
 from rlhfcli.data.shapes.formats import Example, Shape, convert, shape_of
 from rlhfcli.data.sources.shaping import Shaping
 from rlhfcli.data.sources.sources import Stream
-from rlhfcli.data.store.counts import DUPLICATES, PHASES, Phase, SourceCount, short_reason
+from rlhfcli.data.store.counts import DUPLICATES, SourceCount, short_reason
 from rlhfcli.data.store.prepared import REJECTED, Writer
 from rlhfcli.data.store.split import (
     PARTS,
@@ -35,6 +35,7 @@ from rlhfcli.data.store.split import (
 )
 from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.errors import DataError
+from rlhfcli.files.run_layout import PHASES, Phase
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Data, Source
 

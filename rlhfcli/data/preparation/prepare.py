@@ -31,6 +31,7 @@ from rlhfcli.errors import DataError, OutputError, why_not_written
 from rlhfcli.files import atomic
 from rlhfcli.files.redact import without_secrets
 from rlhfcli.progress import Sink
+from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import Data, Recipe
 from rlhfcli.runs.ownership import refuse_other_data
 
@@ -195,7 +196,7 @@ def _fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, streams: li
 def _quick(recipe: Recipe, streams: list[list[Stream]]) -> str | None:
     """A hash of the same things, with the tokenizer's files in its place; ``None`` where they are not at hand."""
     name = recipe.model.name
-    folder = tiny.model_folder() if name == "builtin:tiny" else Path(name).expanduser()
+    folder = tiny.model_folder() if name == builtin.TINY else Path(name).expanduser()
     if not folder.is_dir():
         return None
     files = sorted(file for pattern in _TOKENIZER_FILES for file in folder.glob(pattern))

@@ -16,8 +16,8 @@ from rlhfcli.data.shapes.formats import Row, convert, detect_shape, named_shapes
 from rlhfcli.data.shapes.prompts import ALPACA, BESIDE, Prompt, Turns, check_prompt, with_system
 from rlhfcli.data.sources.sources import Stream, local_streams
 from rlhfcli.errors import DataError
+from rlhfcli.recipe import builtin
 
-BUILTIN = "builtin:tiny"
 _PROMPTS_PER_SKILL = 40
 _PAIRS = 1200
 _SKILLS = ("skill", "category")
@@ -68,7 +68,7 @@ def read_prompts(path: str, seed: int, use: ColumnUse | None = None) -> list[Pro
         DataError: The file or a row of it cannot be used.
     """
     use = ColumnUse() if use is None else use
-    if path == BUILTIN:
+    if path == builtin.TINY:
         from rlhfcli import tiny
 
         return [_prompt_row(row, use) for row in tiny.test_prompts(_PROMPTS_PER_SKILL, seed)]
@@ -118,7 +118,7 @@ def read_pairs(path: str, seed: int, shape: str = "auto", use: ColumnUse | None 
 
 
 def _pair_streams(path: str, seed: int) -> list[Stream]:
-    if path != BUILTIN:
+    if path != builtin.TINY:
         return local_streams(path)
     from rlhfcli import tiny
 

@@ -20,14 +20,14 @@ from rlhfcli.data.reading.rows import Meter, shown
 from rlhfcli.data.shapes.catalogue import find_entry
 from rlhfcli.data.sources import hub
 from rlhfcli.errors import DataError
+from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import Source
 
-BUILTIN = "builtin:tiny"
 _AS_ROWS = (
     "If each of its lines is JSON, rename it to .jsonl; if they are fields, to .csv or .tsv. Of plain text make\n"
     'a .jsonl file with one example on each line: {"text": "…"}, or {"prompt": "…", "response": "…"}.'
 )
-_GENERATED = {f"{BUILTIN}/dialogues": 5000, f"{BUILTIN}/pairs": 12000}  # rows where the recipe gives no limit
+_GENERATED = {builtin.TINY_DIALOGUES: 5000, builtin.TINY_PAIRS: 12000}  # rows where the recipe gives no limit
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def open_source(source: Source, seed: int, number: int = 0) -> list[Stream]:
     Raises:
         DataError: There is no such thing.
     """
-    if source.path.startswith("builtin:"):
+    if source.path.startswith(builtin.PREFIX):
         return [_generated(name, source.limit, seed) for name in _generated_names(source.path)]
     if _is_local(source.path):
         return _limited(local_streams(source.path, _choice(source, number)), source.limit)
@@ -188,7 +188,7 @@ def _not_all_empty(path: str, streams: list[Stream]) -> list[Stream]:
 
 
 def _generated_names(path: str) -> list[str]:
-    if path == BUILTIN:
+    if path == builtin.TINY:
         return list(_GENERATED)
     if path not in _GENERATED:
         raise DataError("there is no such built-in data", where=path, hint=f"There are: {', '.join(_GENERATED)}.")
@@ -199,7 +199,9 @@ def _generated(name: str, limit: int | None, seed: int) -> Stream:
     from rlhfcli import tiny
 
     count = limit or _GENERATED[name]
-    rows = tiny.dialogues(count, seed) if name.endswith("/dialogues") else tiny.preference_pairs(count, seed, "train")
+    rows = (
+        tiny.dialogues(count, seed) if name == builtin.TINY_DIALOGUES else tiny.preference_pairs(count, seed, "train")
+    )
     return Stream.numbered(name, rows, count, f"{code_identity('rlhfcli.tiny')} {count} {seed}")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from rlhfcli.data.dialogues.column_use import ColumnUse
 from rlhfcli.data.store.split import PARTS
+from rlhfcli.files.run_layout import PHASES, Phase
 
-Phase = Literal["sft", "reward"]
-PHASES: tuple[Phase, ...] = ("sft", "reward")
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "duplicate but for upper case and white space"
 SAME_BUT_UNREAD = "duplicate but for columns that are not read"

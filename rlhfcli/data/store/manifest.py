@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.errors import DataError
+from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
 
-MANIFEST = "manifest.json"
 REMAKE = "rlhf prepare-data --overwrite makes it anew."
 _whole: dict[Path, list[tuple[int, int]]] = {}  # folder → size and time of its files when they were last summed
 

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.store.counts import Phase
 from rlhfcli.data.store.manifest import REMAKE, read_manifest
 from rlhfcli.data.store.split import Part
 from rlhfcli.errors import DataError
+from rlhfcli.files.run_layout import Phase
 
 REJECTED = "rejected_rows.jsonl"
 _SHOWN = 20  # rows that an error names

@@ -19,8 +19,8 @@ from rlhfcli.core.tasks.task import SftTask
 from rlhfcli.core.training import phases
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutputError
+from rlhfcli.files import run_layout
 from rlhfcli.recipe.schema import Checkpoint
-from rlhfcli.runs import resumable
 from tests.core import resume_worker
 from tests.core.checkpoints.test_manager import LORA, TRAIN, Listening, lines, on_two_ranks, resumed, same, stopped
 from tests.core.resume_worker import settings
@@ -141,7 +141,7 @@ def _saved_after(project: phases.PhaseInputs, phase: str, step: int) -> None:
     if phase == "reward":  # starts from the same model
         (other.folder / "sft" / "final").symlink_to(project.folder / "sft" / "final")
     stopped(other, phase, step)
-    kept = checkpoint_files.Checkpoint(checkpoint_files.folder_of(other.folder / phase / "checkpoints", step))
+    kept = checkpoint_files.Checkpoint(run_layout.checkpoint(other.folder / phase / "checkpoints", step))
     trained = {
         key.removeprefix("weight:model."): kept.read(key) for key in kept.manifest["tensors"] if "weight:" in key
     }
@@ -178,7 +178,7 @@ def test_the_best_one_is_kept_besides_the_newest(tmp_path: Path, monkeypatch: An
 
     def watched(folder: Path, keep: int, best: int | None) -> None:
         prune(folder, keep, best)
-        kept.append([resumable.step_of(entry) for entry in resumable.checkpoints(folder)])
+        kept.append([run_layout.step_of(entry) for entry in run_layout.list_checkpoints(folder)])
 
     monkeypatch.setattr(checkpoint_files, "prune", watched)
     phases.train_sft(contrary(tmp_path, checkpoint={"every": 3, "keep": 1}))

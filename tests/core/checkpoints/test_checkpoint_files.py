@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.checkpoint_files import Damaged, Progress, newest, prune, remove_all, save
 from rlhfcli.errors import OutputError
-from rlhfcli.runs.resumable import MANIFEST
-from rlhfcli.runs.resumable import checkpoints as folders
+from rlhfcli.files.run_layout import CHECKPOINT_MANIFEST as MANIFEST
+from rlhfcli.files.run_layout import list_checkpoints as folders
 
 TENSORS = {f"weight:layer.{k}": torch.arange(24.0).reshape(4, 6) + k for k in range(5)}
 PROGRESS = Progress(7, 1234, 5.5, {"loss": 1.5}, 3, {"eval_loss": 2.0})

@@ -25,8 +25,8 @@ from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.training import phases
 from rlhfcli.core.training.journal import cut_back
 from rlhfcli.errors import Interrupted, OutputError
+from rlhfcli.files.run_layout import list_checkpoints
 from rlhfcli.progress import Silent
-from rlhfcli.runs import resumable
 from tests.core import resume_worker
 from tests.core.parallel.test_ranks import differences
 from tests.core.resume_worker import After, settings
@@ -283,7 +283,7 @@ def test_checkpoints_are_written_at_intervals_and_old_ones_go(tmp_path: Path, mo
 
     def prune(folder: Path, keep: int, best: int | None) -> None:
         save(folder, keep, best)
-        kept.append([int(entry.name[-2:]) for entry in resumable.checkpoints(folder)])
+        kept.append([int(entry.name[-2:]) for entry in list_checkpoints(folder)])
 
     monkeypatch.setattr(checkpoint_files, "prune", prune)
     phases.train_sft(_project(tmp_path, checkpoint={"every": 3, "keep": 2}, **settings(1)))
@@ -326,7 +326,7 @@ def test_a_damaged_one_does_not_outlive_a_newer_one(tmp_path: Path) -> None:
     stopped(project, "sft", 8)
     (project.folder / "sft/checkpoints/step-00000008/manifest.txt").unlink()
     stopped(project, "sft", 2, resume=True)
-    assert [entry.name for entry in resumable.checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
+    assert [entry.name for entry in list_checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
 
 
 def test_without_a_checkpoint_it_begins_and_says_so(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_without_resume_old_checkpoints_go(tmp_path: Path) -> None:
     project = _project(tmp_path, **settings(1))
     stopped(project, "sft", 8)
     stopped(project, "sft", 2)
-    assert [entry.name for entry in resumable.checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
+    assert [entry.name for entry in list_checkpoints(project.folder / "sft/checkpoints")] == ["step-00000002"]
 
 
 @pytest.mark.parametrize(

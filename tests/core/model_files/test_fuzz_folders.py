@@ -22,7 +22,7 @@ from rlhfcli.core.models import deepspeed_chat, lora
 from rlhfcli.core.models.loading import load_tokenizer
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.errors import RlhfError
-from rlhfcli.files.checksums import SUMS
+from rlhfcli.files.run_layout import SUMS
 from tests.core import families, folders
 
 SEQUENCES = families.token_ids([5, 12])

@@ -13,7 +13,7 @@ from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.publish import conformance, exporter, reference_outputs
 from rlhfcli.core.publish.conformance import Outcome, Report
-from rlhfcli.files.checksums import SUMS
+from rlhfcli.files.run_layout import SUMS
 from tests.core import families, folders
 
 

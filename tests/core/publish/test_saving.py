@@ -20,7 +20,8 @@ from rlhfcli.core.publish import conformance, exporter
 from rlhfcli.core.publish.saving import Adapter, save_model
 from rlhfcli.errors import ModelError, OutputError
 from rlhfcli.files.atomic import complete_or_absent
-from rlhfcli.files.checksums import SUMS, verify
+from rlhfcli.files.checksums import verify
+from rlhfcli.files.run_layout import SUMS
 from tests.core import families, folders
 
 

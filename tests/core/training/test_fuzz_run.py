@@ -31,7 +31,7 @@ from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.data.store.manifest import damage
 from rlhfcli.data.store.prepared import Prepared
 from rlhfcli.errors import RlhfError
-from rlhfcli.files import checksums
+from rlhfcli.files import checksums, run_layout
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.loader import load_recipe
 from rlhfcli.runs import recent, resumable
@@ -85,7 +85,7 @@ def _checkpoint(folder: Path) -> Any:
     warnings: list[str] = []
     found = checkpoint_files.newest(folder / "reward" / "checkpoints", warnings.append)
     if found is None:
-        assert warnings or not resumable.checkpoints(folder / "reward" / "checkpoints")
+        assert warnings or not run_layout.list_checkpoints(folder / "reward" / "checkpoints")
         return None  # which is reported
     values = {key: found.read(key).tolist() for key in TENSORS}
     return values, found.progress, found.manifest["settings"], found.random_state(0)["cpu"].tolist()

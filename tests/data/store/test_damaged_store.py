@@ -9,9 +9,10 @@ import pytest
 
 from rlhfcli.data.preparation.prepare import prepare, ready
 from rlhfcli.data.store import manifest
-from rlhfcli.data.store.manifest import MANIFEST, damage
+from rlhfcli.data.store.manifest import damage
 from rlhfcli.data.store.prepared import REJECTED, Prepared
 from rlhfcli.errors import DataError, OutputError
+from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
 from tests.data.conftest import pair
 from tests.data.preparation.test_prepare import Notes
 
