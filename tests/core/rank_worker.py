@@ -21,9 +21,12 @@ def settings(case: str, steps: int, files: Path) -> dict[str, Any]:
     """``llama-3-lora-tight-all-recomputed``: family, stage, ``lora`` or ``full``, and any of these words.
 
     ``tight``: some rank lacks a batch; ``optimizer``, ``all``: what is offloaded; ``files``: all of it, to ``files``;
-    ``recomputed``: activations are; ``dropped``: activations, too, each rank its own, of a base that also drops layers.
+    ``cut``: small parameters are cut up, too; ``recomputed``: activations are; ``dropped``: activations, too, each rank
+    its own, of a base that also drops layers.
     """
-    family = max((name for name in families.CONFIGS | families.WIDE if case.startswith(f"{name}-")), key=len)
+    family = max(
+        (name for name in families.CONFIGS | families.WIDE | families.EXPERTS if case.startswith(f"{name}-")), key=len
+    )
     stage, kind, *more = case.removeprefix(f"{family}-").split("-")
     rate = 2e-4 if family in families.WIDE else 3e-3  # wide ones would spread the smallest difference
     phase: dict[str, Any] = {"batch_size": 7, "epochs": 4, "max_steps": steps, "learning_rate": rate}
@@ -31,12 +34,15 @@ def settings(case: str, steps: int, files: Path) -> dict[str, Any]:
     offload: dict[str, str] = {"offload": next(iter({"optimizer", "all"} & {*more}), "none")}
     if "files" in more:
         offload = {"offload": "all", "nvme": str(files)}
+    config = families.DIVIDED if "tight" in more else {}
+    if "cut" in more:
+        config = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
     if kind == "lora":
         phase["lora"] = {"rank": 4}
     return {
         "family": family,
         "model": {"gradient_checkpointing": "recomputed" in more, "dropout": 0.2 if "dropped" in more else 0.0},
-        "deepspeed": {"zero_stage": int(stage), "config": families.DIVIDED if "tight" in more else {}, **offload},
+        "deepspeed": {"zero_stage": int(stage), "config": config, **offload},
         "phase": phase,
         "reward": {"pooling": "mean"} if "mean" in more else {},
         "logging": {"every": 1},

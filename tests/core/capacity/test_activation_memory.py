@@ -25,7 +25,7 @@ NOWHERE = {"deepspeed": {"zero_stage": 2}}
 
 
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
-@pytest.mark.parametrize("family", families.FAMILIES)
+@pytest.mark.parametrize("family", [*families.FAMILIES, "mixtral", "gpt-oss"])
 def test_parameters_and_layouts_are_those_of_the_real_model(tmp_path, family, lora):
     project = _project(tmp_path, family, phase={"lora": lora}, reward={"init_from": "base"}, **NOWHERE)
     for name, parts_of in (("sft", phases.sft_parts), ("reward", phases.reward_parts)):

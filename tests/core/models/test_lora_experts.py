@@ -12,12 +12,17 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
-from rlhfcli.core.models import lora
+from rlhfcli.core.models import adapters, lora
+from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.lora_coverage import coverage
 from rlhfcli.core.models.lora_layers import LoraParameter
+from rlhfcli.core.packing.layout import lay_out
+from rlhfcli.core.packing.strategy import choose_strategy, computing_with
+from rlhfcli.core.training import phases
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import Lora
 from tests.core import families
+from tests.core.training.test_phases import _project
 
 SETTINGS = Lora(rank=2, alpha=4.0)
 IDS = torch.tensor([families.token_ids([17])[0], families.token_ids([17], seed=1)[0]])
@@ -128,6 +133,34 @@ def test_a_reward_model_with_experts(tmp_path: Path) -> None:
     lora.save_adapter(model, tmp_path, SETTINGS, "base", "SEQ_CLS")
     theirs = PeftModel.from_pretrained(families.classifier("mixtral", seed=0), str(tmp_path))
     assert _same(_logits(theirs), _logits(model))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2-moe", "gpt-oss", "deepseek-v3"])
+def test_token_trees_give_what_rows_give(family: str) -> None:
+    model, strategy = _trained(family), choose_strategy(families.causal_lm(family))
+    prompt, *answers = families.token_ids([11, 4, 7], seed=3)
+    together = lay_out([prompt + answer for answer in answers], packed=strategy.packed, pad_id=1)
+    with torch.no_grad(), computing_with(model, strategy):
+        states = model.model(**together.inputs()).last_hidden_state.flatten(0, 1)
+    for cells, answer in zip(together.index, answers, strict=True):
+        ids = prompt + answer
+        alone = model.model(torch.tensor([ids])).last_hidden_state[0]
+        torch.testing.assert_close(states[cells[: len(ids)]], alone, rtol=1e-4, atol=1e-4)
+    assert strategy.packed
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_deepspeed_trains_what_peft_and_a_chat_load(recomputed: bool, tmp_path: Path) -> None:
+    deepspeed = {"zero_stage": 2, "config": families.DIVIDED}
+    model = {"gradient_checkpointing": recomputed}
+    phase = {"lora": {"rank": 4}, "max_steps": 6}
+    project = _project(tmp_path, "qwen2-moe", model=model, phase=phase, deepspeed=deepspeed)
+    assert phases.train_sft(project).steps == 6
+    final = tmp_path / "run" / "sft" / "final"
+    learnt = _logits(load_causal_lm(str(final)))
+    assert not _same(learnt, _logits(families.causal_lm("qwen2-moe")))
+    assert _same(_logits(PeftModel.from_pretrained(families.causal_lm("qwen2-moe"), str(final / "adapter"))), learnt)
+    assert _same(_logits(adapters.language_model(str(final / "adapter"))), learnt)
 
 
 ROUTER = "not adapted: mlp.{} ({} %; they are no plain linear layers)"

@@ -77,8 +77,9 @@ def test_where_most_tokens_are_read_nothing_is_left_out() -> None:
     torch.testing.assert_close(states, model.model(torch.arange(5)[None]).last_hidden_state)
 
 
-def test_layers_with_an_adapter() -> None:
-    model, rows = families.causal_lm("opt"), torch.tensor([4, 10])
+@pytest.mark.parametrize("family", ["opt", "qwen2-moe", "deepseek-v3", "gpt-oss"])
+def test_layers_with_an_adapter(family: str) -> None:
+    model, rows = families.causal_lm(family), torch.tensor([4, 10])
     names = prunable_layers(model)
     lora.inject(model, Lora())
     for _, layer in lora.adapted_layers(model):

@@ -107,7 +107,7 @@ def test_torch_s_kernels_give_the_same_as_written_out(family: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
-@pytest.mark.parametrize("way", ["trees", "side by side", "padded"])
+@pytest.mark.parametrize("strategy", ["trees", "side by side", "padded"])
 def test_same_hidden_states_as_one_at_a_time(family: str, strategy: str) -> None:
     model = families.causal_lm(family)
     if strategy != "padded" and family in families.PADDED:

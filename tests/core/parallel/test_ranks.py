@@ -68,6 +68,11 @@ def test_two_ranks_make_the_same_losses_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_adapted_experts_on_two_ranks(tmp_path: Path) -> None:
+    compare(tmp_path, 6, ["mixtral-2-lora", "mixtral-3-lora-cut", "gpt-oss-3-lora-cut-recomputed"])
+
+
+@pytest.mark.slow
 def test_dropout_on_two_ranks_and_no_layer_is_left_out(tmp_path: Path) -> None:
     """With layers that each rank drops by itself, stage 3 would wait for ever and stages 1 and 2 mix gradients up."""
     cases = ["opt-2-full-dropped", "opt-3-full-dropped"]
