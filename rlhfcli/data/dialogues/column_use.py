@@ -12,13 +12,15 @@ from typing import Any
 from rlhfcli.data.dialogues import message
 from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, is_plain
 
-TOOLS, REASONING, CALLS, UNLEARNT, PLAIN = "tools", "reasoning", "calls", "turns not learnt", "plain text"
+TOOLS, REASONING, CALLS, UNLEARNT = "tools", "reasoning", "calls", "turns not learnt"
+PLAIN, TRANSCRIPTS = "plain text", "transcripts"
 _CARRIED = {
     TOOLS: "tools are given to the chat template",
     REASONING: "reasoning is given to the chat template",
     CALLS: "calls of tools are given to the chat template",
     UNLEARNT: "some turns are not learnt (weight, train, loss, masked …)",
     PLAIN: "plain text, all of which is learnt, without the chat template",
+    TRANSCRIPTS: "text that begins with a speaker (### Human:, Human:) is read as a dialogue",
 }
 _IGNORED = {
     TOOLS: "tools are left out, because the chat template has no words for them",
@@ -135,6 +137,7 @@ class ColumnUse:
         self.carried[REASONING] += any(turn.reasoning for turn in turns)
         self.carried[UNLEARNT] += not all(turn.train for turn in turns)
         self.carried[PLAIN] += is_plain(turns)
+        self.carried[TRANSCRIPTS] += "text" in row.read and not (joined or is_plain(turns))
         self.carried[CALLS] += any(turn.calls for turn in turns)
         return json.dumps(left, sort_keys=True, default=str) if left else ""
 

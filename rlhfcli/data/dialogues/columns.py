@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rlhfcli.data.dialogues.turns import RowProblem, kind_of, listed
@@ -14,6 +14,21 @@ Clean = Callable[[str], str]
 _HELPSTEER_MARK = re.compile(r"\s*<extra_id_1>(Assistant|User)\s*")
 _HELPSTEER_SPEAKERS = {"Assistant": "Assistant", "User": "Human"}
 _CITATION = re.compile(r"[ \t]*\[\d+(?:\s*[,-]\s*\d+)*\]")
+
+
+class NoSuchStep(RowProblem):
+    """A path that leads nowhere.
+
+    Args:
+        reason: For people.
+        reached: What of the path is there.
+        there: The names that stand where the next step should be; none where nothing has names.
+    """
+
+    def __init__(self, reason: str, reached: Sequence[str], there: Iterable[Any] = ()) -> None:
+        super().__init__(reason)
+        self.reached = tuple(reached)
+        self.there = tuple(map(str, there))
 
 
 def value_at(row: Row, path: str) -> Any:
@@ -100,16 +115,18 @@ def _follow(value: Any, steps: Sequence[str], path: str) -> Any:
     for at, step in enumerate(steps):
         if step == "*":
             return [_follow(item, steps[at + 1 :], path) for item in _list(value, path)]
-        value = _element(value, int(step), path) if step.isdigit() else _member(value, step, path)
+        value = _element(value, int(step), path) if step.isdigit() else _member(value, steps[at:], path)
     return value
 
 
-def _member(value: Any, step: str, path: str) -> Any:
+def _member(value: Any, steps: Sequence[str], path: str) -> Any:
+    """The value of the first step that is left."""
+    if isinstance(value, Mapping) and steps[0] in value:
+        return value[steps[0]]
+    reached = path.split(".")[: -len(steps)]
     if not isinstance(value, Mapping):
-        raise RowProblem(f"{path}: {kind_of(value)} has no {step}")
-    if step not in value:
-        raise RowProblem(f"{path}: there is no {step}")
-    return value[step]
+        raise NoSuchStep(f"{path}: {kind_of(value)} has no {steps[0]}", reached)
+    raise NoSuchStep(f"{path}: there is no {steps[0]}", reached, value)
 
 
 def _element(value: Any, index: int, path: str) -> Any:

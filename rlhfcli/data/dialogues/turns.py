@@ -22,6 +22,7 @@ ROLES: dict[str, Role] = {
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning")
 _PART_TEXTS = ("text", "value", "content")
+_AS_PRINTED = re.compile(r"\s*\[?\s*\{\s*'|\s*\[\s*'")  # as pandas writes lists and objects into a CSV file
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,9 @@ def parsed(value: Any, what: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
+        if _AS_PRINTED.match(value):
+            kind = "a list" if value.lstrip().startswith("[") else "an object"
+            raise RowProblem(f"{what} is {kind} as Python prints it, not JSON: json.dumps writes that") from None
         raise RowProblem(f"{what} is a text that is not JSON") from None
 
 

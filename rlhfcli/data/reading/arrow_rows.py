@@ -20,19 +20,7 @@ Read = Callable[[Any], Any]
 
 
 def parquet_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
-    """Read a Parquet file.
-
-    Args:
-        path: The file.
-        packed: Its content, where the file itself is compressed as a whole.
-        meter: Is told how far the reading is.
-
-    Yields:
-        Each row with its number.
-
-    Raises:
-        DataError: It is no such file, or damaged.
-    """
+    """Read a Parquet file; arguments, rows and errors are those of ``arrow_rows``."""
     import pyarrow
     from pyarrow import parquet
 

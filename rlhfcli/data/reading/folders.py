@@ -7,6 +7,7 @@ and splits), or what ``save_to_disk`` of the datasets library has written.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -69,28 +70,46 @@ def files_of(folder: Path, choice: Choice) -> tuple[list[Path], str]:
     Raises:
         DataError: It holds no data files; or no such split or configuration.
     """
-    # A link to nothing counts: whoever opens it says so.
-    every = sorted(file for file in folder.rglob("*") if is_data_file(file) and not file.is_dir())
+    every, closed = _walked(folder)
     hidden = [file for file in every if _is_hidden(file.relative_to(folder))]
     files = [file for file in every if file not in set(hidden) and not _is_cache(file)]
+    unseen = f"; not looked into: {', '.join(closed)}" if closed else ""
     if not files:
         only = f" but hidden ones ({_listed(folder, hidden)})" if hidden else ""
-        raise DataError(f"the folder holds no data files{only}", where=str(folder), hint=KNOWN)
-    named = _of_configuration(folder, files, choice)
-    chosen = of_split(folder, named, choice)
+        raise DataError(f"the folder holds no data files{only}{unseen}", where=str(folder), hint=KNOWN)
+    named, readme = _of_configuration(folder, files, choice)
+    chosen = of_split(folder, named, choice, readme)
     others = [file for file in (*files, *hidden) if file not in set(chosen)]
-    if not others:
-        return chosen, ""
-    return chosen, f"{folder}: reading {_listed(folder, chosen)}; left alone: {_listed(folder, others)}"
+    alone = f"; left alone: {_listed(folder, others)}" if others else ""
+    return chosen, f"{folder}: reading {_listed(folder, chosen)}{alone}{unseen}" if alone or unseen else ""
 
 
-def of_split(folder: Path, named: Named, choice: Choice) -> list[Path]:
+def _walked(folder: Path) -> tuple[list[Path], list[str]]:
+    """The data files below a folder, and the folders that are not looked into, with the reason."""
+    found: list[Path] = []
+    closed: list[str] = []
+
+    def close(inner: Path, why: str | None) -> None:
+        if not _is_hidden(inner.relative_to(folder)):
+            closed.append(f"{inner.relative_to(folder)} ({why})")
+
+    for place, folders, names in os.walk(folder, onerror=lambda error: close(Path(error.filename), error.strerror)):
+        for inner in (Path(place, name) for name in folders):
+            if inner.is_symlink():
+                close(inner, "a link")
+        # A link to nothing counts: whoever opens it says so.
+        found += [Path(place, name) for name in names if is_data_file(Path(name))]
+    return sorted(found), sorted(closed)
+
+
+def of_split(folder: Path, named: Named, choice: Choice, readme: Path | None = None) -> list[Path]:
     """Choose the files of a split.
 
     Args:
         folder: For messages.
         named: Files with what they are called, at least one.
         choice: What is wanted.
+        readme: Names the splits, where there is one that does.
 
     Returns:
         At least one file.
@@ -99,6 +118,7 @@ def of_split(folder: Path, named: Named, choice: Choice) -> list[Path]:
         DataError: None is of that split; or several splits are there, and none is the usual one.
     """
     there = names_of([label for _, label in named])
+    where, who = str(readme or folder), "configs" if readme else "files"
     if choice.split is not None:
         found = _of(named, choice.split)
         if not found and not (there or choice.split != "train"):
@@ -110,8 +130,8 @@ def of_split(folder: Path, named: Named, choice: Choice) -> list[Path]:
         cut = " A part of a split, such as train[:10], is only known for data sets of the hub: use limit." * (
             "[" in choice.split
         )
-        names = f"Its files name: {', '.join(there)}." if there else "Its files name no splits: leave split out."
-        raise DataError(what, where=str(folder), hint=names + cut)
+        names = f"Its {who} name: {', '.join(there)}." if there else f"Its {who} name no splits: leave split out."
+        raise DataError(what, where=where, hint=names + cut)
     for split in choice.usual:
         if found := _of(named, split):
             return found
@@ -120,8 +140,8 @@ def of_split(folder: Path, named: Named, choice: Choice) -> list[Path]:
         return [file for file, label in named if label.word is None]
     wanted = " or ".join(choice.usual)
     raise DataError(
-        f"its files name the split{'s' * (len(there) > 1)} {', '.join(there)}, and none is called {wanted}",
-        where=str(folder),
+        f"its {who} name the split{'s' * (len(there) > 1)} {', '.join(there)}, and none is called {wanted}",
+        where=where,
         hint=f"{choice.advice('split', there[0])}\n{_PATTERN.format(folder=folder)}",
     )
 
@@ -138,24 +158,24 @@ def _of(named: Named, split: str) -> list[Path]:
 # --- configurations -----------------------------------------------------------------------------------------
 
 
-def _of_configuration(folder: Path, files: list[Path], choice: Choice) -> Named:
-    """The files of the configuration that is wanted, with what they are called."""
+def _of_configuration(folder: Path, files: list[Path], choice: Choice) -> tuple[Named, Path | None]:
+    """The files of the configuration that is wanted, with what they are called; the README if that says so."""
     described, default = _of_readme(folder, files)
     if described:
-        return described[_chosen(folder, described, default, choice)]
+        return described[_chosen(folder, described, default, choice)], folder / "README.md"
     named = _of_dictionary(folder, files) or [(file, label_of(file.relative_to(folder))) for file in files]
     within = {file: [part.lower() for part in file.relative_to(folder).parts[:-1]] for file in files}
     wanted = choice.subset or choice.usual_subset
     if wanted is not None:
         found = [(file, label) for file, label in named if wanted.lower() in within[file]]
         if found:
-            return found
+            return found, None
     if choice.subset is not None:
         there = sorted({part for file in files for part in file.relative_to(folder).parts[:-1]} - {"data"})
         there = [name for name in there if word_of(name) is None]
         names = f"Its folders: {', '.join(there)}." if there else "It has none: leave subset out."
         raise DataError(f"there is no configuration {choice.subset!r} here", where=str(folder), hint=names)
-    return named
+    return named, None
 
 
 def _chosen(folder: Path, described: Mapping[str, Named], default: str | None, choice: Choice) -> str:

@@ -73,7 +73,7 @@ def json_document(path: Path, content: bytes, meter: Meter, wanted: Wanted) -> R
     Args:
         path: The file.
         content: All of it, in UTF-8.
-        meter: Is told how far the reading is.
+        meter: Is told how far the reading is, and what is left alone.
         wanted: The split, where it is an object of splits.
 
     Yields:
@@ -86,7 +86,7 @@ def json_document(path: Path, content: bytes, meter: Meter, wanted: Wanted) -> R
     if not text.strip():
         return
     try:
-        rows = _rows_of(path, parse(text), wanted)
+        rows = _rows_of(path, parse(text), wanted, meter)
     except Refused as refused:
         if not text.lstrip().startswith("["):
             raise DataError(str(refused), where=shown(path), hint=WANTED) from None
@@ -127,8 +127,8 @@ def _document_instead(path: Path, content: bytes, meter: Meter, wanted: Wanted, 
 # --- layouts of a document ----------------------------------------------------------------------------------
 
 
-def _rows_of(path: Path, value: Any, wanted: Wanted) -> list[Any]:
-    """The rows of a document.
+def _rows_of(path: Path, value: Any, wanted: Wanted, meter: Meter) -> list[Any]:
+    """The rows of a document; the meter is told which of its splits are left alone.
 
     Raises:
         DataError: It has none, or no such split.
@@ -147,6 +147,8 @@ def _rows_of(path: Path, value: Any, wanted: Wanted) -> list[Any]:
     for name in wanted.splits:
         for split, each in splits.items():
             if name.lower() in (split.lower(), word_of(split)):
+                others = ", ".join(other for other in splits if other != split)
+                meter.remark = f"reading {split}; left alone: {others}" if others else ""
                 return list(each)
     hint = f"It has: {', '.join(splits)}." if splits else "Leave split out: the file has no splits."
     raise DataError(f"the file has no split {wanted.splits[0]!r}", where=shown(path), hint=hint)

@@ -47,11 +47,15 @@ class Meter:
     Args:
         size: All of it.
         unit: What is counted.
+
+    Attributes:
+        remark: What the user is to know of how it was read; empty where that is nothing.
     """
 
     def __init__(self, size: int, unit: str = "rows") -> None:
         self.size = size
         self.unit = unit
+        self.remark = ""
         self._position: Callable[[], int] = int
 
     @classmethod

@@ -203,6 +203,8 @@ def _margin(row: Row) -> float | None:
             continue
         numbers = [number_at(row, column) for column in columns]
         if len(numbers) == 1:
+            if numbers[0] < 0:
+                raise RowProblem(f"{columns[0]} is {numbers[0]:g}, below zero: the row contradicts itself")
             return numbers[0]
         if numbers[0] == numbers[1]:
             raise RowProblem("both answers have the same score: none is preferred", fault=False)

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from rlhfcli.data.dialogues.column_use import ColumnUse
-from rlhfcli.data.dialogues.columns import column_of, value_at
+from rlhfcli.data.dialogues.columns import NoSuchStep, column_of, value_at
 from rlhfcli.data.dialogues.dialogue import Origin
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.reading.rows import Unreadable
@@ -41,6 +41,7 @@ class Shaping:
         self._use = use
         self._candidates = named_shapes(source.format, source.path)
         self._missing = set(source.columns.values())
+        self._astray: dict[str, NoSuchStep] = {}  # paths, and where the last one that led nowhere ended
         self._columns: dict[str, None] = {}  # of the first rows, in their order
         self._check_targets()
 
@@ -90,6 +91,8 @@ class Shaping:
             rows = [_in_small_letters(each)[0] if small else each[0] for each in first]
             with suppress(DataError):
                 return detect_shape(rows, self._candidates, name), small
+        for missing in sorted(self._missing & set(self._astray)):
+            raise self._no_column(missing)
         raise error
 
     def finish(self) -> None:
@@ -114,8 +117,9 @@ class Shaping:
             try:
                 found[known] = value_at(row, name)
                 self._missing.discard(name)
-            except RowProblem:
-                continue  # this row lacks it
+            except RowProblem as problem:  # this row lacks it
+                if isinstance(problem, NoSuchStep):
+                    self._astray[name] = problem
         taken = {name if name in row else column_of(name) for name in columns.values()}
         # What has a name that another column takes is not read, and named as such.
         others = {f"{name} (its own)" if name in found else name: row[name] for name in row if name not in taken}
@@ -134,15 +138,17 @@ class Shaping:
 
     def _check_spelling(self) -> None:
         for missing in sorted(self._missing):
-            if get_close_matches(missing, self._columns, 1):
+            if column_of(missing) not in self._columns and get_close_matches(missing, self._columns, 1):
                 raise self._no_column(missing)
 
     def _no_column(self, name: str) -> DataError:
         known = next(known for known, source in self._source.columns.items() if source == name)
         near = get_close_matches(name, self._columns, 1)
+        why = f"; did you mean {near[0]}?" if near else ""
+        if name in self._astray:
+            why = f": {_where_it_ends(self._astray[name], name)}"
         return DataError(
-            f"columns: no row has {name!r}, which is to be read as {known}"
-            + (f"; did you mean {near[0]}?" if near else ""),
+            f"columns: no row has {name!r}, which is to be read as {known}{why}",
             where=self._source.path,
             hint=f"The first rows have: {', '.join(self._columns) or 'no columns'}",
         )
@@ -156,6 +162,17 @@ class Shaping:
                 yield row, origin
 
         return join(watched())
+
+
+def _where_it_ends(step: NoSuchStep, path: str) -> str:
+    """Which step of a path leads nowhere, and what stands in its place."""
+    if not step.there:
+        return str(step)
+    wanted, *beyond = path.split(".")[len(step.reached) :]
+    near = get_close_matches(wanted, step.there, 1)
+    if near:
+        return f"there is no {wanted}; did you mean {'.'.join((*step.reached, near[0], *beyond))}?"
+    return f"there is no {wanted}, but {', '.join(step.there)}"
 
 
 def _in_small_letters(located: Located) -> Located:

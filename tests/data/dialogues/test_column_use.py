@@ -263,12 +263,14 @@ def test_plain_text_is_learnt_from_its_first_to_its_last_word(
         asked = decoded[f"{begin}Human: 3?\n\nAssistant: the answer 3</s>\n\nHuman: sure?\n\nAssistant: yes 3</s>"]
         assert [tokenizer.decode(asked.ids[a:b]) for a, b in asked.spans] == [" the answer 3</s>", " yes 3</s>"]
         (source,) = prepared.manifest["sources"]
-        assert (source["kept"], source["cut"], source["carried"]) == (41, 1, {"plain text": 22})
+        assert (source["kept"], source["cut"], source["carried"]) == (41, 1, {"plain text": 22, "transcripts": 20})
         assert list(source["dropped"]) == [
             "text holds the special token <s>: give messages, not what a template made of them"
         ]
         assert len(max(found, key=lambda each: len(each.ids)).ids) == 64
-    assert any("plain text, all of which is learnt, without the chat template: 22 rows" in note for note in notes.notes)
+    said = "\n".join(notes.notes)
+    assert "plain text, all of which is learnt, without the chat template: 22 rows" in said
+    assert "text that begins with a speaker (### Human:, Human:) is read as a dialogue: 20 rows" in said
 
 
 SAILOR = {"persona": "Answer like a sailor.", "prompt": "Hello", "response": "Ahoy"}
@@ -279,13 +281,25 @@ MISSPELT = {  # columns of the recipe → what is said
         "no row has 'persna', which is to be read as system; did you mean persona?",
     ),
     "neither": ({"system": "xyz"}, "columns: no row has 'xyz', which is to be read as system"),
-    "a step too far": ({"system": "persona.en"}, "no row has 'persona.en'"),
+    "a step too far": (
+        {"system": "persona.en"},
+        "no row has 'persona.en', which is to be read as system: persona.en: text has no en",
+    ),
+    "a step that is misspelt": (
+        {"prompt": "data.q", "response": "data.anwser"},
+        "no row has 'data.anwser', which is to be read as response: there is no anwser; did you mean data.answer?",
+    ),
+    "a step that is missing in a list": (
+        {"response": "data.parts.*.xyz"},
+        "no row has 'data.parts.*.xyz', which is to be read as response: there is no xyz, but text, kind",
+    ),
 }
 
 
 @pytest.mark.parametrize(("columns", "message"), MISSPELT.values(), ids=MISSPELT.keys())
 def test_columns_that_nobody_has_are_errors(tokenizer, make_recipe, write_lines, tmp_path, notes, columns, message):
-    rows = [{**SAILOR, "prompt": f"Hello {k}"} for k in range(20)]
+    data = {"q": "Hello", "answer": "Ahoy", "parts": [{"text": "Ahoy", "kind": "a"}]}
+    rows = [{**SAILOR, "prompt": f"Hello {k}", "data": data} for k in range(20)]
     recipe = make_recipe({"path": str(write_lines(rows)), "columns": columns})
     with pytest.raises(DataError) as caught:
         prepare(recipe, tokenizer, tmp_path / "data", notes)
@@ -295,6 +309,12 @@ def test_columns_that_nobody_has_are_errors(tokenizer, make_recipe, write_lines,
 RENAMED = {
     "a column": ({"system": "persona"}, [SAILOR], {}),
     "a path": ({"prompt": "data.q", "response": "data.a"}, [{"data": {"q": "Hello", "a": "Ahoy"}}], {}),
+    "a path that only some rows have": (
+        {"system": "extra.persona"},
+        [{"prompt": "Hi", "response": "Ho", "extra": {}}] * 20
+        + [{"prompt": "Hi", "response": "Ho", "extra": {"persona": "Ay"}}],
+        {},
+    ),
     "only some rows have it": ({"system": "persona"}, [{"prompt": "Hi", "response": "Ho"}] * 20 + [SAILOR], {}),
     "the file's own": (
         {"response": "prompt_2"},

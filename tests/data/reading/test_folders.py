@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -111,6 +112,16 @@ REFUSED = {  # the files of a folder, what the recipe says → what is said
         {"subset": "hrad"},
         ["no configuration 'hrad' here: the data set has the", "subset=hard"],
     ),
+    "a split that the README leaves out": (
+        ["main/train@", "main/dev@", "hard/x@", ("README.md", MAIN)],
+        {"subset": "main", "split": "validation"},
+        ["README.md: there is no split 'validation' here", "Its configs name: train."],
+    ),
+    "no usual split in the README": (
+        ["z.jsonl", "train.jsonl", ("README.md", NAMED)],
+        {},
+        ["README.md: its configs name the split test, and none is called train"],
+    ),
     "hidden only": (["._a.jsonl"], {}, ["the folder holds no data files but hidden ones (._a.jsonl)"]),
 }
 
@@ -207,3 +218,30 @@ def test_what_is_left_alone_is_said(tokenizer, make_recipe, write_lines, tmp_pat
     prepared = prepare(make_recipe(tmp_path / "set"), tokenizer, tmp_path / "data", sink)
     assert prepared.summary()[0]["read"] == 30
     assert sink.notes == [f"{tmp_path / 'set'}: reading ships_train.jsonl; left alone: ships_test.jsonl, .old.jsonl"]
+
+
+def test_folders_that_are_not_looked_into_are_said(tmp_path, monkeypatch):
+    fill(tmp_path, ["set/a.jsonl", "far/b.jsonl", "set/closed/c.jsonl", "set/.old/d.jsonl"])
+    (tmp_path / "set/linked").symlink_to(tmp_path / "far")
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found, note = read(tmp_path / "set")
+    assert found == ["set/a.jsonl"]
+    assert note.endswith("not looked into: closed (Permission denied), linked (a link)")
+    (tmp_path / "set/a.jsonl").unlink()
+    with pytest.raises(DataError, match=r"no data files but .*; not looked into: closed .*, linked \(a link\)"):
+        read(tmp_path / "set")
+
+
+def test_splits_of_a_document_that_are_left_alone_are_said(tokenizer, make_recipe, tmp_path):
+    rows = [pair(number) for number in range(30)]
+    (tmp_path / "both.json").write_text(json.dumps({"version": "1", "train": rows, "test": rows[:3], "dev": rows[:2]}))
+    sink = Notes()
+    prepare(make_recipe(tmp_path / "both.json"), tokenizer, tmp_path / "data", sink)
+    assert sink.notes == [f"{tmp_path / 'both.json'}: reading train; left alone: test, dev"]
