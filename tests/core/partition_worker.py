@@ -14,7 +14,7 @@ import torch
 
 from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
 from rlhfcli.core.parallel.ranks import rank
-from rlhfcli.core.parallel.zero3 import is_partitioned, loading, shape_of, whole
+from rlhfcli.core.parallel.zero3 import gathered, is_partitioned, loading, shape_of
 from rlhfcli.recipe.schema import Deepspeed
 
 
@@ -26,7 +26,7 @@ def report(folder: Path) -> dict[str, Any]:
     named = dict(model.named_parameters())
     held = {name: int(p.ds_tensor.numel()) for name, p in named.items()}
     in_place = {name: p.numel() for name, p in named.items()}
-    with whole(named.values()):
+    with gathered(named.values()):
         same = all(torch.equal(p, other) for p, other in zip(model.parameters(), plain.parameters(), strict=True))
     return {
         "in_pieces": is_partitioned(model),

@@ -1,4 +1,4 @@
-"""Which evaluation of a training was the best one."""
+"""Find the best evaluation of a training."""
 
 from __future__ import annotations
 
@@ -12,64 +12,61 @@ from rlhfcli.recipe.schema import Checkpoint
 
 @dataclass(frozen=True)
 class BestCriterion:
-    """What makes one evaluation better than another.
+    """The figure by which evaluations are compared.
 
     Args:
-        figure: The one that decides, as ``metrics.jsonl`` names it.
-        highest: Whether more of it is better.
+        metric: Name of the figure that decides, as in ``metrics.jsonl``.
+        higher_is_better: Whether a larger value is better.
     """
 
-    figure: str
-    highest: bool
+    metric: str
+    higher_is_better: bool
 
     @property
-    def words(self) -> str:
-        """What the best one has: ``lowest loss on the validation part``."""
-        name = self.figure.removeprefix("eval_").replace("_", " ")
-        return f"{'highest' if self.highest else 'lowest'} {name} on the validation part"
+    def description(self) -> str:
+        """The criterion in words, such as ``lowest loss on the validation part``."""
+        name = self.metric.removeprefix("eval_").replace("_", " ")
+        return f"{'highest' if self.higher_is_better else 'lowest'} {name} on the validation part"
 
     def better(self, found: Mapping[str, float], before: Mapping[str, float]) -> bool:
-        """Whether an evaluation is better than the best one before; the same figure again is not.
+        """Return whether an evaluation is better than the best one before it; an equal one is not.
 
         Args:
-            found: Its figures; without the one that decides, or with one that is not a number, it is no better.
-            before: Those of the best so far; empty where there is none.
+            found: Figures of the evaluation; without ``metric``, or with NaN, it is no better.
+            before: Figures of the best evaluation so far; empty if there is none.
         """
-        new, old = found.get(self.figure, math.nan), before.get(self.figure, math.nan)
+        new, old = found.get(self.metric, math.nan), before.get(self.metric, math.nan)
         if math.isnan(old):
             return not math.isnan(new)
-        return new > old if self.highest else new < old
+        return new > old if self.higher_is_better else new < old
 
     def evaluations_since(self, lines: Sequence[Mapping[str, float]]) -> int:
-        """How many evaluations in a row were no better than the best one before them; that of step 0 does not count.
+        """Count the evaluations since the best one; that of step 0 does not count.
 
         Args:
-            lines: Of ``metrics.jsonl``, those without an evaluation among them.
+            lines: Lines of ``metrics.jsonl``, with or without an evaluation.
         """
         best: Mapping[str, float] = {}
         since = 0
         for line in lines:
-            if self.figure in line and line["step"] > 0:
+            if self.metric in line and line["step"] > 0:
                 since = 0 if self.better(line, best) else since + 1
                 best = line if since == 0 else best
         return since
 
 
-def best_by(plan: Checkpoint, task: Task) -> BestCriterion | None:
-    """What the recipe asks for.
+def best_by(section: Checkpoint, task: Task) -> BestCriterion | None:
+    """Return the criterion that the recipe asks for.
 
     Args:
-        plan: The recipe's checkpoint section.
-        task: Knows what its nll and its accuracy are called.
+        section: The recipe's checkpoint section.
+        task: The task, which names its negative log-likelihood and its accuracy.
 
     Returns:
-        ``None`` where the last step is taken, however good it is.
+        The criterion; ``None`` if the last step is saved, however good it is.
     """
-    if plan.best_by is None:
+    if section.best_by is None:
         return None
-    # not by what the loss holds besides: centering and smoothing say nothing of how well answers are told apart
-    return (
-        BestCriterion(f"eval_{task.nll}", False)
-        if plan.best_by == "loss"
-        else BestCriterion(f"eval_{task.accuracy}", True)
-    )
+    if section.best_by == "loss":  # without centering and smoothing, which do not measure how well answers are ranked
+        return BestCriterion(f"eval_{task.nll}", higher_is_better=False)
+    return BestCriterion(f"eval_{task.accuracy}", higher_is_better=True)

@@ -66,14 +66,14 @@ class Checkpoints:
         folder: Of the run.
         recipe: How often, how many, and the settings that must be the same.
         task: Whose training it is.
-        sitting: Whether to go on, and when to stop.
+        session: Whether to resume, and when to stop.
         sink: Is told what happens.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, task: Task, session: TrainingSession, sink: Sink) -> None:
         self.folder = run_layout.checkpoints(folder, task.name)
         self._plan = recipe.checkpoint
-        self._sitting = session
+        self._session = session
         self._sink = sink
         self._settings = resumable.settings(recipe, task.name) | {resumable.FINGERPRINT: session.fingerprint}
         self._loaded: checkpoint_files.Checkpoint | None = None
@@ -96,7 +96,7 @@ class Checkpoints:
         Raises:
             OutputError: The newest checkpoint does not belong to these settings, or to this model.
         """
-        if not self._sitting.resume:
+        if not self._session.resume:
             self.remove()
             return
         self._loaded = self._newest()
@@ -150,7 +150,7 @@ class Checkpoints:
         Raises:
             OutputError: A checkpoint could not be written; at the end of the block all of them are.
         """
-        with self._writing, self._sitting.stop.handling_signals(self._sink.note):
+        with self._writing, self._session.stop.handling_signals(self._sink.note):
             yield
 
     def after_step(self, engine: Engine, progress: Progress, steps: int) -> None:
@@ -166,7 +166,7 @@ class Checkpoints:
             OutputError: A checkpoint cannot be written, or the one before could not.
         """
         self._writing.check()
-        reason = self._sitting.stop.reason
+        reason = self._session.stop.reason
         stops = _any_rank(reason is not None, engine.device)
         self._compare(progress)
         wanted = stops or self._due(progress.step, steps) or self._best.get("step") == progress.step
@@ -176,7 +176,7 @@ class Checkpoints:
             self._writing.wait()
             raise Interrupted(
                 f"{reason or 'asked to stop'} after step {progress.step:,} of {steps:,}, a checkpoint is written; "
-                f"{self._sitting.resume_command} goes on"
+                f"{self._session.resume_command} goes on"
             )
 
     def load_best(
@@ -195,7 +195,7 @@ class Checkpoints:
         """
         if self._best_by is None:
             return figures, {}
-        words, figure = self._best_by.words, self._best_by.figure
+        words, figure = self._best_by.description, self._best_by.metric
         if self._best_by.better(figures, self._best):
             self._sink.note(f"the last step's weights are taken: they have the {words}, {figures[figure]:.4f}")
             return figures, {"step": steps, "by": words}
@@ -220,7 +220,7 @@ class Checkpoints:
         Args:
             engine: Says where the ranks exchange numbers; all of them come here.
         """
-        return _any_rank(self._sitting.stop.wanted, engine.device)
+        return _any_rank(self._session.stop.wanted, engine.device)
 
     def remove(self) -> None:
         """Take all of them away: the phase is finished, or begins again."""

@@ -25,19 +25,19 @@ class Stop:
 
     def __init__(self, seconds: float | None = None) -> None:
         self._until = None if seconds is None else time.monotonic() + seconds
-        self._asked = False
+        self._requested = False
 
     @property
     def wanted(self) -> bool:
         """Whether to stop; once it is so it stays so."""
-        return self._asked or (self._until is not None and time.monotonic() >= self._until)
+        return self._requested or (self._until is not None and time.monotonic() >= self._until)
 
     @property
     def reason(self) -> str | None:
         """Why to stop; ``None`` to go on."""
         if not self.wanted:
             return None
-        return "asked to stop" if self._asked else "the time is over"
+        return "asked to stop" if self._requested else "the time is over"
 
     @contextmanager
     def handling_signals(self, say: Callable[[str], None]) -> Iterator[None]:
@@ -62,7 +62,7 @@ class Stop:
 
         def ask(*_: Any) -> None:
             restore()
-            self._asked = True
+            self._requested = True
             if rank() == 0:  # in a thread of its own: this one may be in the middle of a line, and hold its lock
                 _thread.start_new_thread(say, (_TOLD,))
 

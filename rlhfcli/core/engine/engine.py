@@ -94,7 +94,7 @@ class Engine:
         output: Tensor = self.engine(**inputs)
         return output
 
-    def accumulate(self, task: Task, batch: Batch, weight: int, *, counts: bool = True) -> Sums:
+    def accumulate(self, task: Task, batch: Batch, weight: int, *, zero_weighted: bool = False) -> Sums:
         """Forward and backward of one micro-batch.
 
         The gradient is that of ``sum of losses / weight`` over the whole global batch, exactly: DeepSpeed averages over
@@ -104,14 +104,14 @@ class Engine:
             task: Gives the loss.
             batch: The micro-batch.
             weight: Target tokens (or pairs) of the whole step, all micro-batches and ranks together.
-            counts: Whether it is part of the step. If not, it adds nothing: stages 2 and 3 want every rank to make
-                the same number of passes, so a rank that has fewer micro-batches repeats one with a loss of zero.
+            zero_weighted: Multiply the loss by zero, so that the pass adds nothing to any gradient. Stages 2 and 3
+                need the same number of passes on every rank; a rank with fewer micro-batches makes such padding passes.
 
         Returns:
             The sums of the micro-batch.
         """
         sums = task.step(self.forward, batch.to(self.device))
-        self.engine.backward(sums["loss"] * (world_size() / weight if counts else 0.0), scale_wrt_gas=False)
+        self.engine.backward(sums["loss"] * (0.0 if zero_weighted else world_size() / weight), scale_wrt_gas=False)
         return {name: value.detach() for name, value in sums.items()}
 
     def step(self) -> float:
@@ -128,15 +128,15 @@ class Engine:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self.close(whole=error is None)  # after an error the other ranks do not take part
+        self.close(gather=error is None)  # after an error the other ranks do not take part
 
-    def close(self, *, whole: bool = True) -> None:
+    def close(self, *, gather: bool = True) -> None:
         """Free the engine's buffers and hooks, and give the model back, so that the next phase can start.
 
         Args:
-            whole: Of stage 3, give the first rank the whole model; all ranks have to take part.
+            gather: At stage 3, give the first rank the whole model; all ranks have to take part.
         """
-        fresh = self._gather_parameters() if whole and self.zero_stage == 3 else {}
+        fresh = self._gather_parameters() if gather and self.zero_stage == 3 else {}
         self.engine.destroy()
         nn.functional.linear = _LINEAR
         for hook in self._hooks:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from rlhfcli.core.parallel.zero3 import whole
+from rlhfcli.core.parallel.zero3 import gathered
 
 if TYPE_CHECKING:
     from rlhfcli.core.engine.engine import Engine
@@ -67,7 +67,7 @@ def load_weights(module: nn.Module, read: Callable[[str], Tensor]) -> None:
     """
     with torch.no_grad():
         for name, parameter in trained(module):
-            with whole([parameter]):
+            with gathered([parameter]):
                 parameter.copy_(read(f"{WEIGHT}:{name}"))
 
 

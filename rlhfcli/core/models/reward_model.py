@@ -39,7 +39,7 @@ from rlhfcli.core.packing.backbone import backbone_of
 from rlhfcli.core.packing.last_layer import reading, unique_indices
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.packing.strategy import Strategy, choose_strategy, computing_with
-from rlhfcli.core.parallel.zero3 import whole
+from rlhfcli.core.parallel.zero3 import gathered
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import Model
 
@@ -80,7 +80,7 @@ class RewardModel(nn.Module):
 
     def init_head(self) -> None:
         """Draw a new head from N(0, 1 / (hidden + 1)), so that first scores are about one (arXiv 2009.01325)."""
-        with whole([self.score.weight]):
+        with gathered([self.score.weight]):
             nn.init.normal_(self.score.weight, std=1 / math.sqrt(self.score.in_features + 1))
 
     def forward(self, at: Tensor, read: Tensor | None = None, **inputs: Any) -> Tensor:

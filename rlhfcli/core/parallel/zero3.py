@@ -1,8 +1,8 @@
-"""Stage 3: a model that is in pieces from the start, so that no rank ever holds the whole of it.
+"""ZeRO stage 3: a model that is partitioned from the start, so that no rank ever holds the whole model.
 
-DeepSpeed's ``zero.Init`` cuts every parameter as soon as it is made; transformers loads such a model one tensor after
-the other, each read by the first rank and cut for all. What is done with a parameter before the engine drives the model
-has to ask for the whole of it first, or for its whole shape.
+DeepSpeed's ``zero.Init`` partitions every parameter as soon as it is made; transformers loads such a model one tensor
+at a time, each read by the first rank and divided among all. Code that touches a parameter before the engine drives
+the model has to gather it first (``gathered``), or to ask for its full shape (``shape_of``).
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from rlhfcli.recipe.schema import Deepspeed
 
 
 class _Partitioned:
-    """What transformers asks when it makes a model; its own class of this kind needs accelerate."""
+    """The settings object that transformers asks when it makes a model; its own class of this kind needs accelerate."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
 
     def is_zero3(self) -> bool:
-        """Parameters are cut when they are made."""
+        """Say that parameters are partitioned when they are made."""
         return True
 
 
 @contextmanager
 def loading(section: Deepspeed, max_grad_norm: float, files: Files | None = None) -> Iterator[None]:
-    """While this block runs, models are made and loaded in pieces, if they will be trained so.
+    """Make and load models in a partitioned form while this block runs, if they will be trained at stage 3.
 
     Args:
-        section: Of the recipe; nothing happens unless its stage is 3.
-        max_grad_norm: Belongs to the configuration.
-        files: Where the pieces go if ``section`` says so.
+        section: The recipe's DeepSpeed section; the block changes nothing unless its stage is 3.
+        max_grad_norm: Part of DeepSpeed's configuration.
+        files: Folder and buffers of ``deepspeed.nvme``, if the section has it.
     """
     if section.zero_stage != 3:
         yield
@@ -56,25 +56,33 @@ def loading(section: Deepspeed, max_grad_norm: float, files: Files | None = None
 
 
 def is_partitioned(module: nn.Module) -> bool:
-    """Whether a module's parameters are cut."""
+    """Return whether a module's parameters are partitioned.
+
+    Args:
+        module: Any module.
+    """
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def shape_of(parameter: Tensor) -> torch.Size:
-    """The whole shape of a parameter, cut or not."""
+    """Return the full shape of a parameter.
+
+    Args:
+        parameter: A parameter, partitioned or not.
+    """
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 @contextmanager
-def whole(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """Put parameters together for a while; all ranks take part, and what the first one changes stays.
+def gathered(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Gather parameters while this block runs; all ranks take part, and what the first one changes is kept.
 
     Args:
-        parameters: Cut or not.
+        parameters: Parameters, partitioned or not.
     """
-    cut = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
-    if not cut:
+    partitioned = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not partitioned:
         yield
         return
-    with import_deepspeed().zero.GatheredParameters(cut, modifier_rank=0):
+    with import_deepspeed().zero.GatheredParameters(partitioned, modifier_rank=0):
         yield

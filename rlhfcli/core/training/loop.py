@@ -80,7 +80,7 @@ class Loop:
     def rehearse_partitioned(self, engine: Engine) -> None:
         """The same with a model that only the engine can run; nothing is added to any gradient."""
         engine.train()
-        engine.accumulate(self.task, self.task.collate(self._most[1]), 1, counts=False)
+        engine.accumulate(self.task, self.task.collate(self._most[1]), 1, zero_weighted=True)
 
     def run(self, engine: Engine, checkpoints: Checkpoints | None = None) -> Result:
         """Make all steps, or those that an earlier sitting has left.
@@ -148,8 +148,8 @@ class Loop:
             if not math.isfinite(part):
                 raise self._not_finite("loss", part, number, batch.rows)
             loss += part
-        for batch in share.repeats:
-            engine.accumulate(self.task, batch, weight, counts=False)
+        for batch in share.padding_batches:
+            engine.accumulate(self.task, batch, weight, zero_weighted=True)
         norm = engine.step()
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, number, rows)
@@ -184,7 +184,7 @@ class Loop:
             return False
         last = "evaluation" if plan.patience == 1 else f"{plan.patience:,} evaluations"
         self.sink.note(
-            f"the last {last} did not have the {best.words}: the training ends after step {result.steps:,} of "
+            f"the last {last} did not have the {best.description}: the training ends after step {result.steps:,} of "
             f"{len(self.steps):,} (checkpoint.patience)"
         )
         return True

@@ -55,7 +55,7 @@ def sums(
         CutShort: ``ends`` said so.
     """
     totals: dict[str, float] = {}
-    for number, batch in enumerate([*share.batches, *share.repeats]):
+    for number, batch in enumerate([*share.batches, *share.padding_batches]):
         if ends is not None and ends():
             raise CutShort
         for name, value in task.step(forward, batch.to(device)).items():

@@ -2,7 +2,7 @@
 
 The step decides what belongs together, not the number of ranks: all ranks know all rows of a step, cut them in the same
 way, and each takes its share. Stages 2 and 3 of ZeRO exchange something in every pass, so every rank has to make as
-many passes as the others: one that has fewer micro-batches repeats a small one that does not count.
+many passes as the others: one that has fewer micro-batches adds passes over a small one, with zero weight.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class RankBatches:
-    """What one rank computes.
+    """The micro-batches that one rank computes in a step or an evaluation.
 
     Args:
-        batches: Its micro-batches.
-        repeats: What it computes besides, so that all ranks make as many passes; it counts for nothing.
+        batches: Micro-batches that count.
+        padding_batches: Further passes with zero weight, so that all ranks make the same number of passes.
     """
 
     batches: list[Batch]
-    repeats: list[Batch]
+    padding_batches: list[Batch]
 
 
 def cut(task: Task, rows: Sequence[int], budget: int, ranks: int) -> list[Parts]:

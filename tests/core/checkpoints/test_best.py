@@ -105,11 +105,11 @@ def test_patience_ends_a_training_and_survives_a_resume(tmp_path: Path, phase: s
 def test_each_phase_has_its_accuracy() -> None:
     plan = Checkpoint(best_by="accuracy")
     assert best_by(Checkpoint(), SftTask) is None  # type: ignore[arg-type]
-    found = [best_by(plan, task).words for task in (SftTask, RewardTask)]  # type: ignore[arg-type, union-attr]
+    found = [best_by(plan, task).description for task in (SftTask, RewardTask)]  # type: ignore[arg-type, union-attr]
     assert found == ["highest token accuracy on the validation part", "highest accuracy on the validation part"]
     by_loss = Checkpoint(best_by="loss")
-    assert best_by(by_loss, SftTask).words == "lowest loss on the validation part"  # type: ignore
-    assert best_by(by_loss, RewardTask).words == "lowest nll on the validation part"  # type: ignore
+    assert best_by(by_loss, SftTask).description == "lowest loss on the validation part"  # type: ignore
+    assert best_by(by_loss, RewardTask).description == "lowest nll on the validation part"  # type: ignore
 
 
 @pytest.mark.parametrize(("stage", "lora"), [(0, LORA), (1, None), (2, LORA), (3, None)])

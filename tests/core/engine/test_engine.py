@@ -84,7 +84,7 @@ def test_a_repeated_batch_adds_exactly_nothing(stage: int) -> None:
             for batch in batches(2, 4):
                 driver.accumulate(TASK, batch, 6)
             for _ in range(repeats):
-                driver.accumulate(TASK, batches(5, 1)[0], 6, counts=False)
+                driver.accumulate(TASK, batches(5, 1)[0], 6, zero_weighted=True)
             norms.append(driver.step())
     assert norms[0] == norms[1] > 0
 

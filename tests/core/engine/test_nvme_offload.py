@@ -78,10 +78,10 @@ def test_it_is_in_the_folder_while_training(
     seen: set[str] = set()
     close = phases.Engine.close
 
-    def look(engine: phases.Engine, *, whole: bool = True) -> None:
+    def look(engine: phases.Engine, *, gather: bool = True) -> None:
         seen.update("states" for _ in files.rglob("exp_avg_sq-*"))
         seen.update("parameters" for _ in files.rglob("*_param.tensor.swp"))
-        close(engine, whole=whole)
+        close(engine, gather=gather)
 
     monkeypatch.setattr(phases.Engine, "close", look)
     deepspeed = {"zero_stage": 3, "offload": offload, "nvme": str(files)}

@@ -14,7 +14,7 @@ import torch
 from rlhfcli.core.engine.engine import parameter_groups
 from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
 from rlhfcli.core.models.lora import inject
-from rlhfcli.core.parallel.zero3 import is_partitioned, loading, shape_of, whole
+from rlhfcli.core.parallel.zero3 import gathered, is_partitioned, loading, shape_of
 from rlhfcli.recipe.schema import Deepspeed, Lora
 from tests.core import families
 from tests.core.parallel.test_ranks import ROOT
@@ -60,10 +60,10 @@ def test_what_is_changed_while_it_is_whole_stays(tmp_path: Path) -> None:
     with loading(Deepspeed(zero_stage=3), 1.0):
         model = load_causal_lm(str(tmp_path))
     norm = model.model.norm.weight
-    with whole([norm]), torch.no_grad():
+    with gathered([norm]), torch.no_grad():
         norm.fill_(7.0)
     assert norm.numel() == 0
-    with whole([norm]):
+    with gathered([norm]):
         assert norm.tolist() == [7.0] * 32
 
 

@@ -52,7 +52,7 @@ def test_a_rank_without_work_repeats_the_shortest_row_which_does_not_count() -> 
     assert shares == [[[2]], [[0, 1]], []]
     made = [batches_of_rank(examples, shares, rank) for rank in range(3)]
     assert [[batch.rows for batch in share.batches] for share in made] == [[(2,)], [(0, 1)], []]
-    assert [[batch.rows for batch in share.repeats] for share in made] == [[], [], [(1,)]]
+    assert [[batch.rows for batch in share.padding_batches] for share in made] == [[], [], [(1,)]]
 
 
 def test_the_largest_goes_first_to_whoever_has_the_least() -> None:

@@ -31,7 +31,7 @@ class Asked(Stop):
 
     def count(self) -> None:
         self.left -= 1
-        self._asked = self._asked or self.left == 0
+        self._requested = self._requested or self.left == 0
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +39,8 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = Checkpoints.ends
 
     def counting(self: Checkpoints, engine: Engine) -> bool:
-        if isinstance(self._sitting.stop, Asked):
-            self._sitting.stop.count()
+        if isinstance(self._session.stop, Asked):
+            self._session.stop.count()
         return ends(self, engine)
 
     monkeypatch.setattr(Checkpoints, "ends", counting)
