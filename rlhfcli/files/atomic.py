@@ -1,7 +1,8 @@
-"""Names of what is written beside its place and then renamed, and what commands that were killed have left of such.
+"""Atomic writing: a file or folder is complete or absent, whenever the process is killed.
 
-A name ends with a mark of the process that writes it: ``.final.partial-3f9c01aa`` becomes ``final``. Who looks for
-leftovers holds the folder (see ``in_use``), so whatever is found was left by a command that is gone.
+Everything is written beside its place, under a name that only this process uses, and renamed when it is complete:
+``.final.partial-3f9c01aa`` becomes ``final``. Whoever writes holds the lock of the folder (see ``folder_lock``), so
+leftovers that it finds are those of processes that were killed, and can be removed.
 """
 
 from __future__ import annotations
@@ -18,54 +19,57 @@ from safetensors import SafetensorError
 
 from rlhfcli.errors import OutputError, why_not_written
 
-_MARK = secrets.token_hex(4)  # not the process's number, which repeats in containers and on other machines
-_ENDING = re.compile(r"(partial|old)-[0-9a-f]+")
+_TOKEN = secrets.token_hex(4)  # of this process; its number would repeat in containers and on other machines
+_SUFFIX = re.compile(r"(partial|old)-[0-9a-f]+")
 
 
-def beside(place: Path, kind: str = "partial") -> Path:
-    """Where this process writes what is to become a file or folder, or moves aside what was there.
+def temporary(place: Path, kind: str = "partial") -> Path:
+    """Return the path that this process uses beside a file or folder.
 
     Args:
-        place: The final name.
-        kind: ``partial``, or ``old`` for what was there before.
+        place: The final path.
+        kind: ``partial`` for new content, ``old`` for content that is moved aside.
     """
-    return place.with_name(f".{place.name}.{kind}-{_MARK}")
+    return place.with_name(f".{place.name}.{kind}-{_TOKEN}")
 
 
-def left(place: Path) -> Iterator[tuple[str, Path]]:
-    """What commands that are gone have left beside a file or folder. For whoever holds its folder.
+def leftovers(place: Path) -> Iterator[tuple[str, Path]]:
+    """Find temporary files and folders that killed processes left beside a path whose lock is held.
 
     Args:
-        place: The final name.
+        place: The final path.
 
     Yields:
-        Kind, as in ``beside``, and path.
+        Kind, as in ``temporary``, and path.
     """
     for path in sorted(place.parent.glob(f".{glob.escape(place.name)}.*-*")):
-        if found := _ENDING.fullmatch(path.name.removeprefix(f".{place.name}.")):
+        if found := _SUFFIX.fullmatch(path.name.removeprefix(f".{place.name}.")):
             yield found[1], path
 
 
-def is_one(name: str) -> bool:
-    """Whether this is the name of something left, whatever its place."""
-    place, _, ending = name.rpartition(".")
-    return place.startswith(".") and _ENDING.fullmatch(ending) is not None
+def is_leftover(name: str) -> bool:
+    """Return whether a file name is a temporary one, of any path and process."""
+    place, _, suffix = name.rpartition(".")
+    return place.startswith(".") and _SUFFIX.fullmatch(suffix) is not None
 
 
 @contextmanager
-def complete_or_absent(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its final name only when everything is in it.
+def complete_or_absent(folder: Path, what: str = "") -> Iterator[Path]:
+    """Provide an empty folder that replaces another one once the block has ended without an error.
 
     Args:
-        folder: The final name. What stands there already is replaced, in two renames. Nobody else may write it
-            meanwhile: what an earlier command has left beside it is tidied up; see ``recipe.in_use``.
+        folder: The final path; the caller holds its lock. An existing folder is replaced, in two renames.
+        what: Name of the content, for the error.
+
+    Yields:
+        The folder to write into.
 
     Raises:
-        OutputError: It cannot be written; what stood there before is untouched.
+        OutputError: The folder cannot be written; the previous one is untouched.
     """
-    partial, old = beside(folder), beside(folder, "old")
+    partial, old = temporary(folder), temporary(folder, "old")
     try:
-        _tidy(folder)
+        _recover(folder)
         partial.mkdir(parents=True)
         yield partial
         if folder.exists():
@@ -73,7 +77,8 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     except (OSError, SafetensorError) as error:  # a full disk is either
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot be written: {reason}", where=str(folder), hint=why_not_written(error)) from error
+        message = f"{what} cannot be written: {reason}".lstrip()
+        raise OutputError(message, where=str(folder), hint=why_not_written(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not folder.exists():  # stopped between the two renames
@@ -81,9 +86,9 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _tidy(folder: Path) -> None:
-    """Take away what a killed command left beside a folder, and put back what it had only moved aside."""
-    for kind, path in left(folder):
+def _recover(folder: Path) -> None:
+    """Remove leftovers; restore the previous folder where a process was killed between the two renames."""
+    for kind, path in leftovers(folder):
         if kind == "old" and not folder.exists():
             path.rename(folder)
         else:
@@ -91,36 +96,36 @@ def _tidy(folder: Path) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace a file in one step, so that a kill leaves the old one or the new one.
+    """Replace a file in one step, and remove its leftovers.
 
     Args:
-        file: Its final name; a folder's lock is held by whoever writes in it.
-        text: Its content.
+        file: The final path, in a folder whose lock the caller holds.
+        text: New content.
     """
-    for _, path in left(file):
+    for _, path in leftovers(file):
         path.unlink(missing_ok=True)
-    partial = beside(file)
+    partial = temporary(file)
     try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # bytes that are no UTF-8, as an escape
+        _write(partial, text)
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_file(file: Path, text: str) -> None:
-    """Write a file that a user has named: as a whole, or what was there stays.
+    """Replace a file that the user named, which need not lie in a folder of ours.
 
     Args:
-        file: Where it goes; a link is followed.
-        text: Its content.
+        file: The final path. A link is followed; a device such as ``/dev/stdout`` is written directly.
+        text: New content.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written; the previous one is untouched.
     """
     place = file.resolve() if file.is_symlink() else file
-    partial = place if place.exists() and not place.is_file() else beside(place)  # /dev/stdout is written as it is
+    partial = place if place.exists() and not place.is_file() else temporary(place)
     try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        _write(partial, text)
         if partial != place:
             partial.replace(place)
     except OSError as error:
@@ -128,3 +133,7 @@ def write_file(file: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
         what = f"the file cannot be written: {(error.strerror or str(error)).lower()}"
         raise OutputError(what, where=str(file)) from None
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")  # bytes that are no UTF-8 become escapes

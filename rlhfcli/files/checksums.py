@@ -1,7 +1,7 @@
-"""Sums of the files of a model folder, so that one that was damaged or half copied is noticed before it is used.
+"""Hashes of files; checksums of a model folder, so that damaged or half copied files are noticed before they are used.
 
-``B2SUMS`` is written as GNU's b2sum writes it, so ``b2sum -c B2SUMS`` checks a folder without this program. A folder
-that somebody else made has none, and is taken as it is.
+``B2SUMS`` has the format of GNU's b2sum: ``b2sum -c B2SUMS`` checks a folder without this program. A folder without it,
+as other programs write them, is not checked.
 """
 
 from __future__ import annotations
@@ -15,28 +15,46 @@ from pathlib import Path
 from rlhfcli.errors import ModelError
 from rlhfcli.files.run_layout import SUMS
 
-_NOT_COVERED = (SUMS, "README.md")  # people write into the card
+_NOT_COVERED = (SUMS, "README.md")  # people edit the card
 _LINE = re.compile(r"([0-9a-f]{128})  ([^/\0]+)")
+_BLOCK = 1 << 22  # bytes read at once
+
+
+def file_hash(file: Path, size: int = 16) -> str:
+    """Return the BLAKE2b hash of a file's content, in hexadecimal.
+
+    Args:
+        file: The file.
+        size: Length of the hash in bytes.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    digest = blake2b(digest_size=size)
+    with file.open("rb") as content:  # hashlib.file_digest needs Python 3.11
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write(folder: Path) -> None:
-    """Write down the sums of a folder's files; folders in it have their own.
+    """Write the checksums of a folder's files; folders inside it have their own.
 
     Args:
-        folder: Complete.
+        folder: A folder whose files are all written.
     """
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.name not in _NOT_COVERED)
-    (folder / SUMS).write_text("".join(f"{_sum_of(file)}  {file.name}\n" for file in files), encoding="utf-8")
+    (folder / SUMS).write_text("".join(f"{_checksum(file)}  {file.name}\n" for file in files), encoding="utf-8")
 
 
 def verify(folder: Path) -> None:
-    """Refuse a folder whose files are not what was saved; of several ranks on a machine the first one looks.
+    """Check that the files of a folder are those that were saved. Only the first rank of a machine checks.
 
     Args:
-        folder: Of a model, a tokenizer or an adapter; without ``B2SUMS`` there is nothing to compare with.
+        folder: The folder of a model, tokenizer or adapter; without ``B2SUMS`` nothing is checked.
 
     Raises:
-        ModelError: A file is missing, was changed or is damaged.
+        ModelError: A file is missing, changed or damaged.
     """
     sums = folder / SUMS
     if not sums.exists() or os.environ.get("LOCAL_RANK", "0") != "0":
@@ -54,7 +72,7 @@ def verify(folder: Path) -> None:
 
 def _compare(file: Path, expected: str) -> None:
     try:
-        found = _sum_of(file)
+        found = _checksum(file)
     except FileNotFoundError:
         what = "is missing: the folder was saved with it"
     except OSError as error:
@@ -66,16 +84,12 @@ def _compare(file: Path, expected: str) -> None:
         raise ModelError(f"{file.name} {what}", where=str(file), hint=hint)
 
 
-def _sum_of(file: Path) -> str:
+def _checksum(file: Path) -> str:
     status = file.stat()
-    return _sum(file, status.st_size, status.st_mtime_ns, status.st_ino)
+    return _cached_checksum(file, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=1024)
-def _sum(file: Path, *_state: int) -> str:
-    """Once per state of a file: a model folder is looked at several times before its weights are read."""
-    digest = blake2b()
-    with file.open("rb") as content:
-        while block := content.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+def _cached_checksum(file: Path, *_state: int) -> str:
+    """Hash a file once for each of its states: a model folder is verified several times before its weights are read."""
+    return file_hash(file, 64)

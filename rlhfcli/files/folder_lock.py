@@ -28,6 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlhfcli.errors import OutputError
+from rlhfcli.files.atomic import write_text
 
 LOCK, HOLDER = ".lock", ".lock.json"
 FILES = frozenset((LOCK, HOLDER))
@@ -65,7 +66,7 @@ def alone(folder: Path, command: str, *, name: str = "", say: Callable[[str], No
         about = {"host": platform.node(), "machine": _machine(), "process": os.getpid(), "command": command}
         stop = threading.Event()
         try:
-            holder.write_text(json.dumps(about | {"since": _now()}) + "\n", encoding="utf-8")
+            write_text(holder, json.dumps(about | {"since": _now()}) + "\n")
             threading.Thread(target=_touch, args=(holder, stop), daemon=True).start()
             yield
         finally:

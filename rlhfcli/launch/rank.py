@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rlhfcli.errors import Interrupted, RecipeError, RlhfError
+from rlhfcli.files.atomic import write_text
 from rlhfcli.words import visible
 
 FILES = "RLHF_RANK_FILES"  # where ranks and their parent leave each other word
@@ -196,9 +197,7 @@ def _report(error: BaseException, files: Path) -> None:
     else:
         with log_of(files, number()).open("a", encoding="utf-8") as log:
             log.write(text)
-    partial = files / f".rank-{number()}"
-    partial.write_text(json.dumps(report), encoding="utf-8")
-    partial.replace(report_of(files, number()))
+    write_text(report_of(files, number()), json.dumps(report))
 
 
 def _blame_another(error: BaseException) -> None:

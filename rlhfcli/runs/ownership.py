@@ -24,7 +24,7 @@ def refuse_other_folder(run: Path) -> None:
     """
     if run.exists() and not run.is_dir():
         raise OutputError("the output folder is a file", where=str(run), hint="Choose another output_dir.")
-    others = [name for name in _names(run) if name not in folder_lock.FILES and not atomic.is_one(name)]
+    others = [name for name in _names(run) if name not in folder_lock.FILES and not atomic.is_leftover(name)]
     if others and not is_run(run):
         raise OutputError(
             f"the output folder holds something else: it has files ({_some(others)}), but no {RECORD}",

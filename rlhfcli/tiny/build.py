@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from pathlib import Path
 from typing import Any
 
+from rlhfcli.files.atomic import complete_or_absent
 from rlhfcli.tiny import model_folder
 from rlhfcli.tiny.plain_text import plain_text
 from rlhfcli.tiny.pretraining import TOKENS_PER_STEP, new_model, pretrain
@@ -71,17 +71,10 @@ def save(model: Any, tokenizer: Any, card: dict[str, Any], output: Path) -> None
     """
     import torch
 
-    fresh, old = output.with_name(output.name + ".new"), output.with_name(output.name + ".old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    model.to(torch.bfloat16).save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    (fresh / "build.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if output.exists():
-        output.rename(old)
-    fresh.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
+    with complete_or_absent(output) as partial:
+        model.to(torch.bfloat16).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        (partial / "build.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_output(output: Path) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor
 from rlhfcli import words
 from rlhfcli.errors import OutputError
 from rlhfcli.files.atomic import complete_or_absent
+from rlhfcli.files.checksums import file_hash
 from rlhfcli.files.run_layout import CHECKPOINT_MANIFEST as MANIFEST
 from rlhfcli.files.run_layout import UNFINISHED_CHECKPOINTS, checkpoint, list_checkpoints, step_of
 
@@ -229,11 +230,7 @@ def _shards(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
 
 
 def _identity(file: Path) -> dict[str, Any]:
-    digest = blake2b(digest_size=16)
-    with file.open("rb") as content:
-        while block := content.read(1 << 22):
-            digest.update(block)
-    return {"bytes": file.stat().st_size, "blake2b": digest.hexdigest()}
+    return {"bytes": file.stat().st_size, "blake2b": file_hash(file)}
 
 
 def _hash(text: str) -> str:

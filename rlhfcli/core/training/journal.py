@@ -14,6 +14,7 @@ from pathlib import Path
 from rlhfcli.core.parallel.ranks import rank
 from rlhfcli.core.training.trackers import Line, Tracker, chosen
 from rlhfcli.errors import Interrupted, OutputError, why_not_written
+from rlhfcli.files.atomic import write_text
 from rlhfcli.files.run_layout import METRICS
 from rlhfcli.recipe.schema import Recipe
 
@@ -113,12 +114,7 @@ def cut_back(file: Path, count: int) -> list[Line]:
     if rank() == 0:
         with _told(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_name(f".{file.name}")
-            try:
-                partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-                partial.replace(file)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlhfcli.errors import UserError
+from rlhfcli.files.atomic import write_text
 from rlhfcli.files.redact import without_secrets
 from rlhfcli.recipe.schema import Recipe
 
@@ -197,6 +198,4 @@ def _read(state: Path) -> tuple[str, int] | None:
 
 
 def _write(state: Path, run: str, lines: int) -> None:
-    partial = state.with_name(f".{state.name}")
-    partial.write_text(json.dumps({"id": run, "lines": lines}) + "\n", encoding="utf-8")
-    partial.replace(state)
+    write_text(state, json.dumps({"id": run, "lines": lines}) + "\n")

@@ -7,10 +7,7 @@ used again.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import blake2b
 from importlib import metadata
 from itertools import chain
@@ -27,8 +24,8 @@ from rlhfcli.data.store.counts import raised_share
 from rlhfcli.data.store.manifest import damage, read_manifest, write_manifest
 from rlhfcli.data.store.prepared import Prepared
 from rlhfcli.data.templates.template import ignored_by, writes_date
-from rlhfcli.errors import DataError, OutputError, why_not_written
-from rlhfcli.files import atomic
+from rlhfcli.errors import DataError
+from rlhfcli.files.atomic import complete_or_absent
 from rlhfcli.files.redact import without_secrets
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import builtin
@@ -116,7 +113,7 @@ def prepare(
         sink.note(f"prepared data: {folder} {reason}, and is made anew")
     for note in filter(None, (stream.note for stream in chain.from_iterable(streams))):
         sink.note(note)
-    with _beside(folder) as unfinished:
+    with complete_or_absent(folder, "the prepared data") as unfinished:
         _write(recipe, tokenizer, unfinished, sink, (fingerprint, streams))
     return Prepared(folder)
 
@@ -238,39 +235,3 @@ def _why_anew(folder: Path, fingerprint: str) -> str | None:
         return "was made of other inputs"
     fault = damage(folder)
     return f"cannot be used ({fault})" if fault else ""
-
-
-@contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of another one when the block ends well, and is gone otherwise."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for _, path in atomic.left(folder):
-            shutil.rmtree(path, ignore_errors=True)
-        unfinished = atomic.beside(folder)
-        unfinished.mkdir()
-    except OSError as error:
-        raise OutputError(
-            f"the folder cannot be written: {error.strerror}",
-            where=str(folder),
-            hint="Choose another output_dir.",
-        ) from None
-    try:
-        yield unfinished
-        _replace(folder, unfinished)
-    except OSError as error:
-        raise OutputError(
-            f"the prepared data cannot be written: {error.strerror or error}",
-            where=str(folder),
-            hint=why_not_written(error),
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _replace(folder: Path, new: Path) -> None:
-    old = atomic.beside(folder, "old")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -20,6 +20,7 @@ from rlhfcli.data.reading.rows import Meter, shown
 from rlhfcli.data.shapes.catalogue import find_entry
 from rlhfcli.data.sources import hub
 from rlhfcli.errors import DataError
+from rlhfcli.files.checksums import file_hash
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import Source
 
@@ -124,14 +125,10 @@ def file_identity(path: Path) -> str:
     Raises:
         DataError: It cannot be read.
     """
-    digest = blake2b(digest_size=16)
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return file_hash(path)
     except OSError as error:
         raise DataError(f"the file cannot be read: {error.strerror}", where=str(path)) from None
-    return digest.hexdigest()
 
 
 def code_identity(package: str) -> str:

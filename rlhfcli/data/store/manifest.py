@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.errors import DataError
+from rlhfcli.files.checksums import file_hash
 from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
 
 REMAKE = "rlhf prepare-data --overwrite makes it anew."
@@ -95,14 +96,10 @@ def damage(folder: Path) -> str | None:
 
 def sum_of(file: Path) -> str:
     """A hash of a file's content; empty where it cannot be read."""
-    digest = blake2b(digest_size=16)
     try:
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
+        return file_hash(file)
     except OSError:
         return ""
-    return digest.hexdigest()
 
 
 def _seal(content: Mapping[str, Any]) -> str:
