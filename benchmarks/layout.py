@@ -97,7 +97,7 @@ class Side:
         self.optimizer.zero_grad()
         self.seconds.append(time.process_time() - began)
         self.losses.append(loss)
-        self.cells = sum(batch.layout.ids.numel() for batch in batches)
+        self.cells = sum(batch.layout.input_ids.numel() for batch in batches)
 
 
 def main() -> None:

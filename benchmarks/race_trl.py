@@ -160,7 +160,7 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     from rlhfcli.core.models.sequence_classifier import load_for_scoring
     from rlhfcli.core.packing.strategy import choose_strategy, fastest_strategy
     from rlhfcli.core.tasks.reward import RewardTask
-    from rlhfcli.core.tasks.task import SftTask
+    from rlhfcli.core.tasks.sft import SftTask
     from rlhfcli.core.training.phases import Parts, PhaseInputs, started
     from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
     from rlhfcli.recipe.schema import Recipe

@@ -11,7 +11,8 @@ The rooms, from bottom to top; each may import those below it:
 7. ``training``: the loop, and the two phases from start to end
 8. ``capacity``: how much memory and time a training takes
 
-``losses`` and ``hardware`` lie below all of them, and so does ``result``, which says what came out of a training.
+``losses``, ``hardware``, ``movable`` (tensors that go to a device together) and ``result`` (the outcome of a training)
+lie below all of them.
 """
 
-__all__ = ["hardware", "losses", "result"]
+__all__ = ["hardware", "losses", "movable", "result"]

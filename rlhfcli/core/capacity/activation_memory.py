@@ -53,7 +53,7 @@ def activation_bytes(module: Any, task: Task, batch: Batch, *, strategy: Strateg
     try:
         return _activation_bytes(module, task, batch, strategy=strategy, checkpointing=checkpointing)
     except DataDependentOutputException:  # it looks whether there are pads at all
-        batch = replace(batch, layout=replace(batch.layout, mask=None))
+        batch = replace(batch, layout=replace(batch.layout, attention_mask=None))
     except RuntimeError as error:
         raise _unknown(module, error) from error
     try:

@@ -207,7 +207,7 @@ def _try_size(loop: Loop, module: nn.Module, batch: Batch, size: int) -> Trial:
     seconds = []
     reset_peak()
     for _ in range(3):
-        with timed(batch.at.device) as took:
+        with timed(batch.positions.device) as took:
             loop.task.step(module, batch)["loss"].backward()
         module.zero_grad(set_to_none=True)
         seconds.append(took[0])

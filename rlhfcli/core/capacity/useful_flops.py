@@ -67,16 +67,16 @@ def useful_flops(model: Any, batch: Batch, name: str, narrowed: Sequence[str] = 
     head = model.get_output_embeddings() if name == "sft" else None
     tokens = batch.layout.tokens
     few = set()
-    if narrowed and worth_pruning(len(batch.read), batch.layout.ids.numel()):
+    if narrowed and worth_pruning(len(batch.unique_positions), batch.layout.input_ids.numel()):
         few = {id(weight) for layer in prunable_modules(model, narrowed) for weight in linear_weights(layer)}
     total = 0.0
     for weight in linear_weights(model):
         if head is not None and weight is head.weight:
             continue
-        rows = len(batch.read) if id(weight) in few else tokens
+        rows = len(batch.unique_positions) if id(weight) in few else tokens
         total += (6.0 if weight.requires_grad else 4.0) * shape_of(weight).numel() * rows
     if head is not None:
-        total += (6.0 if head.weight.requires_grad else 4.0) * shape_of(head.weight).numel() * len(batch.target)
+        total += (6.0 if head.weight.requires_grad else 4.0) * shape_of(head.weight).numel() * len(batch.positions)
     return total
 
 

@@ -38,36 +38,36 @@ class CausalLM(nn.Module):
         self.head_apart = head_apart
 
     def forward(
-        self, at: Tensor, read: Tensor | None = None, labels: Tensor | None = None, **inputs: Any
+        self, positions: Tensor, unique_positions: Tensor | None = None, labels: Tensor | None = None, **inputs: Any
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits at chosen tokens, or their loss.
+        """Compute the logits at chosen tokens, or their loss.
 
         Args:
-            at: ``(n,)`` indices into the flattened batch.
-            read: The same, each once.
-            labels: ``(n,)`` what comes behind each of them.
-            inputs: What ``Layout.inputs`` gives.
+            positions: ``(n,)`` indices into the flattened batch.
+            unique_positions: ``(at most n,)`` the same indices, each once; without them the last layer is not pruned.
+            labels: ``(n,)`` the id of the token that follows each of them.
+            inputs: Keyword arguments of the transformers model (see ``Layout.inputs``).
 
         Returns:
-            ``(n, vocabulary)`` logits; with labels, what ``losses.next_token`` makes of them.
+            ``(n, vocabulary)`` logits; with labels, the loss and the right predictions (see ``losses.next_token``).
         """
-        autocast = torch.autocast(at.device.type, dtype=torch.bfloat16, enabled=self.bf16)
-        with autocast, reading(self.model, read, inputs["input_ids"].numel()):
-            if labels is not None and self.head_apart and len(at) * vocabulary_size(self.model) > WHOLE:
-                return self._in_parts(at, labels, inputs)
+        autocast = torch.autocast(positions.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        with autocast, reading(self.model, unique_positions, inputs["input_ids"].numel()):
+            if labels is not None and self.head_apart and len(positions) * vocabulary_size(self.model) > WHOLE:
+                return self._in_parts(positions, labels, inputs)
             if "plan" in inputs:  # one row: the family's own forward can pick tokens before its head
-                logits = self.model(**inputs, logits_to_keep=at).logits[0]
+                logits = self.model(**inputs, logits_to_keep=positions).logits[0]
             else:
-                logits = self.model(**inputs).logits.flatten(0, 1).index_select(0, at)
+                logits = self.model(**inputs).logits.flatten(0, 1).index_select(0, positions)
             return logits if labels is None else next_token(logits, labels)
 
-    def _in_parts(self, at: Tensor, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _in_parts(self, positions: Tensor, labels: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         def loss_of(states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             return next_token(logits_of(self.model, states), labels)
 
         states = backbone_of(self.model)(**inputs).last_hidden_state.flatten(0, 1)
         size = max(1, CHUNK // vocabulary_size(self.model))
-        parts = zip(at.split(size), labels.split(size), strict=True)  # type: ignore[no-untyped-call]
+        parts = zip(positions.split(size), labels.split(size), strict=True)  # type: ignore[no-untyped-call]
         found = [checkpoint(loss_of, states.index_select(0, some), each, use_reentrant=False) for some, each in parts]
         losses, correct = zip(*found, strict=True)
         return torch.stack(losses).sum(), torch.stack(correct).sum()

@@ -83,23 +83,23 @@ class RewardModel(nn.Module):
         with gathered([self.score.weight]):
             nn.init.normal_(self.score.weight, std=1 / math.sqrt(self.score.in_features + 1))
 
-    def forward(self, at: Tensor, read: Tensor | None = None, **inputs: Any) -> Tensor:
-        """Scores at chosen tokens.
+    def forward(self, positions: Tensor, unique_positions: Tensor | None = None, **inputs: Any) -> Tensor:
+        """Compute the scores of chosen tokens.
 
         Args:
-            at: ``(n,)`` indices into the flattened batch.
-            read: The same, each once.
-            inputs: What ``Layout.inputs`` gives.
+            positions: ``(n,)`` indices into the flattened batch.
+            unique_positions: ``(at most n,)`` the same indices, each once; without them the last layer is not pruned.
+            inputs: Keyword arguments of the transformers model (see ``Layout.inputs``).
 
         Returns:
             ``(n,)`` scores, float32.
         """
         backbone = backbone_of(self.model)
-        kind = at.device.type
-        tokens = inputs["input_ids"].numel()
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bf16), reading(self.model, read, tokens):
+        kind = positions.device.type
+        autocast = torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bf16)
+        with autocast, reading(self.model, unique_positions, inputs["input_ids"].numel()):
             hidden = backbone(**inputs).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, at)
+        chosen = hidden.flatten(0, 1).index_select(0, positions)
         with torch.autocast(kind, enabled=False):
             return nn.functional.linear(chosen.float(), self.score.weight.float()).squeeze(-1)
 
@@ -141,10 +141,9 @@ class RewardModel(nn.Module):
     def _rewards(self, sequences: list[Sequence[int]], first: list[int] | None, packed: bool) -> Tensor:
         batch = layout.lay_out(sequences, packed=packed, pad_id=pad_of(self.config))
         places, segments = layout.spans(batch.lengths - 1 if first is None else torch.tensor(first), batch.lengths)
-        target = self.score.weight.device
-        at = batch.index[segments, places]
-        scores = self(at.to(target), unique_indices(at).to(target), **batch.to(target).inputs())
-        return mean_by_segment(scores, segments.to(target), len(sequences)).cpu()
+        positions, device = batch.index[segments, places], self.score.weight.device
+        scores = self(positions.to(device), unique_indices(positions).to(device), **batch.to(device).inputs())
+        return mean_by_segment(scores, segments.to(device), len(sequences)).cpu()
 
     @property
     def mean(self) -> float | None:

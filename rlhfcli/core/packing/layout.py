@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhfcli.core.movable import Movable
 from rlhfcli.core.packing.backbone import backbone_of, probe_ids
 from rlhfcli.core.token_trees.attention_plan import AttentionPlan, make_plan
 from rlhfcli.core.token_trees.forest import build_forest, pad_right
@@ -23,40 +24,33 @@ from rlhfcli.core.token_trees.tree_attention import TREES, attention
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Movable):
     """Sequences, laid out for one forward pass.
 
     Args:
-        ids: ``(1, tokens)`` token trees, or ``(sequences, longest)`` padded on the right.
-        positions: Same shape; the place of each token within its sequence.
-        mask: ``None`` for trees; padded, 1 where there is a token.
-        plan: The attention plan of token trees.
-        index: ``(sequences, longest)`` where token ``t`` of sequence ``s`` stands once ``ids`` is flattened.
+        input_ids: ``(1, tokens)`` token trees, or ``(sequences, longest)`` padded on the right.
+        position_ids: Same shape; the place of each token within its sequence.
+        attention_mask: Same shape; 1 where there is a token, 0 where there is padding. ``None`` for token trees.
+        plan: The attention plan of token trees, ``None`` for the padded layout.
+        index: ``(sequences, longest)`` where token ``t`` of sequence ``s`` stands once ``input_ids`` is flattened.
         lengths: ``(sequences,)``.
         tokens: Number of tokens that are computed, padding left out.
     """
 
-    ids: Tensor
-    positions: Tensor
-    mask: Tensor | None
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor | None
     plan: AttentionPlan | None
     index: Tensor
     lengths: Tensor
     tokens: int
 
     def inputs(self) -> dict[str, Any]:
-        """Keyword arguments for a transformers model."""
-        inputs: dict[str, Any] = {"input_ids": self.ids, "use_cache": False}
+        """Return the keyword arguments of a transformers model."""
+        inputs: dict[str, Any] = {"input_ids": self.input_ids, "use_cache": False}
         if self.plan is None:
-            return inputs | {"attention_mask": self.mask}
-        return inputs | {"position_ids": self.positions, "plan": self.plan}
-
-    def to(self, device: torch.device | str) -> Layout:
-        """The same on another device."""
-        mask = None if self.mask is None else self.mask.to(device)
-        plan = None if self.plan is None else self.plan.to(device)
-        index, lengths = self.index.to(device), self.lengths.to(device)
-        return Layout(self.ids.to(device), self.positions.to(device), mask, plan, index, lengths, self.tokens)
+            return inputs | {"attention_mask": self.attention_mask}
+        return inputs | {"position_ids": self.position_ids, "plan": self.plan}
 
 
 def lay_out(sequences: Sequence[Sequence[int]], *, packed: bool, pad_id: int, share: bool = True) -> Layout:

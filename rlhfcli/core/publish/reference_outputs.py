@@ -150,7 +150,7 @@ def _computed(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
         for begin in range(0, len(sequences), _BATCH):
             rows = sequences[begin : begin + _BATCH]
             batch = layout.lay_out(rows, packed=strategy.packed, pad_id=pad_of(inner.config))
-            at = batch.index[torch.arange(len(rows)), batch.lengths - 1].to(inner.device)
-            read = (CausalLM(model) if language else model)(at, **batch.to(inner.device).inputs())
+            positions = batch.index[torch.arange(len(rows)), batch.lengths - 1].to(inner.device)
+            read = (CausalLM(model) if language else model)(positions, **batch.to(inner.device).inputs())
             found.append(read.float().cpu())
     return torch.cat(found)

@@ -1,10 +1,12 @@
-"""Phase 2: from preferences to scores, and from scores to the ranking loss."""
+"""Phase 2, the reward model: from preferences to scores, and from scores to the ranking loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +21,55 @@ from rlhfcli.files.run_layout import REWARD, Phase
 from rlhfcli.recipe.schema import Reward
 
 
+@dataclass(frozen=True)
+class RewardBatch(Batch):
+    """Preferences, ready for the reward model: each prompt with each of its answers is a sequence.
+
+    ``positions`` are the tokens whose scores are needed, in the order of
+    ``TokenScores``.
+
+    Args:
+        sequence: ``(pooled,)`` the sequence, in ``[0, sequences)``, that a pooled score belongs to.
+        comparison: ``(compared,)`` the comparison that compared scores belong to; empty unless pooling is tokenwise.
+        better: ``(comparisons,)`` the sequence with the better answer.
+        worse: ``(comparisons,)`` the sequence with the worse answer.
+        margin: ``(comparisons,)`` by how much the better score should be higher.
+        preference: ``(comparisons,)`` the preference, in ``[0, examples)``, that a comparison belongs to.
+    """
+
+    sequence: Tensor
+    comparison: Tensor
+    better: Tensor
+    worse: Tensor
+    margin: Tensor
+    preference: Tensor
+
+    def split_scores(self, scores: Tensor) -> TokenScores:
+        """Name the parts of the scores.
+
+        Args:
+            scores: ``(n,)`` those at ``positions``.
+        """
+        sizes = [len(self.comparison), len(self.comparison), len(self.sequence)]
+        return TokenScores(*torch.split(scores, sizes))
+
+
+class TokenScores(NamedTuple):
+    """The scores of a batch, by what they are for.
+
+    Args:
+        better: ``(compared,)`` scores of the better answers at the tokens that tokenwise pooling compares.
+        worse: ``(compared,)`` scores of the worse answers at the same places.
+        pooled: ``(pooled,)`` scores whose mean is the reward of an answer: at its last token, or at all of them.
+    """
+
+    better: Tensor
+    worse: Tensor
+    pooled: Tensor
+
+
 class RewardTask:
-    """Phase 2: the better answer shall score higher than the worse one.
+    """Phase 2: learn to score the better answer higher than the worse one.
 
     The loss of a preference is the mean over its comparisons (InstructGPT, arXiv 2203.02155, equation 1):
 
@@ -37,7 +86,7 @@ class RewardTask:
         pairs: The examples: preferences of two or more answers.
         settings: The recipe's reward section: pooling and loss.
         packed: Whether the model computes token trees.
-        pad_id: The tokenizer's pad.
+        pad_id: Id of the tokenizer's pad token.
     """
 
     name: Phase = REWARD
@@ -53,127 +102,153 @@ class RewardTask:
 
     @cached_property
     def _micro_batches(self) -> MicroBatches:
-        found = self.pairs
-        trees = found.trees() if isinstance(found, KnowsTrees) else ((pair.prompt, pair.answers) for pair in found)
+        examples = self.pairs
+        trees = examples.trees() if isinstance(examples, KnowsTrees) else ((e.prompt, e.answers) for e in examples)
         return MicroBatches(trees, packed=self.packed)
 
     def lengths(self) -> list[int]:
-        """Tokens of each preference: in token trees the prompt counts once, else once for each answer."""
+        """Return the tokens of each preference: in token trees the prompt counts once, else once for each answer."""
         return self._micro_batches.tokens
 
     def cut(self, rows: Sequence[int], budget: int) -> list[list[int]]:
-        """Micro-batches of so many tokens."""
+        """Cut preferences into micro-batches.
+
+        Args:
+            rows: Numbers of the preferences, each once.
+            budget: Tokens that a micro-batch may have; a longer preference gets one of its own.
+        """
         return self._micro_batches.cut(rows, budget)
 
-    def collate(self, rows: Sequence[int]) -> Batch:
-        """Lay out the prompt with each answer, and find the tokens whose scores are needed.
+    def collate(self, rows: Sequence[int]) -> RewardBatch:
+        """Lay out each prompt with each of its answers, and find the tokens whose scores are needed.
 
-        ``target`` is the sequence that a score belongs to. With ``tokenwise`` pooling ``at`` is the compared tokens of
-        the better answers, those of the worse ones, and the last token of each sequence; ``target`` is the comparison.
+        Args:
+            rows: Numbers of the preferences.
         """
         pairs = [self.pairs[row] for row in rows]
         sequences = [sequence for pair in pairs for sequence in pair.sequences]
-        batch = lay_out(sequences, packed=self.packed, pad_id=self.pad_id)
-        extra = _comparisons(pairs)
+        layout = lay_out(sequences, packed=self.packed, pad_id=self.pad_id)
+        better, worse, margin, preference = _comparisons(pairs)
+        answers = torch.tensor([len(pair.prompt) for pair in pairs for _ in pair.answers])
+        places, sequence = spans(answers if self.pooling == "mean" else layout.lengths - 1, layout.lengths)
+        positions, comparison = layout.index[sequence, places], sequence.new_empty(0)
         if self.pooling == "tokenwise":
-            better, worse = extra["better"], extra["worse"]
-            places, target = spans(*compared(batch, better, worse))
-            last = batch.index.gather(1, batch.lengths[:, None] - 1).squeeze(1)  # for accuracy: the score people use
-            at = torch.cat([batch.index[better[target], places], batch.index[worse[target], places], last])
-        else:
-            answers = torch.tensor([len(pair.prompt) for pair in pairs for _ in pair.answers])
-            begins = answers if self.pooling == "mean" else batch.lengths - 1
-            places, target = spans(begins, batch.lengths)
-            at = batch.index[target, places]
-        return Batch(batch, at, unique_indices(at), target, len(pairs), tuple(rows), extra)
+            places, comparison = spans(*compared_window(layout, better, worse))
+            compared = layout.index[better[comparison], places], layout.index[worse[comparison], places]
+            positions = torch.cat([*compared, positions])
+        common = layout, positions, unique_indices(positions), len(pairs), tuple(rows)
+        return RewardBatch(*common, sequence, comparison, better, worse, margin, preference)
 
-    def weight(self, batch: Batch) -> int:
-        """Number of preferences."""
+    def weight(self, batch: RewardBatch) -> int:
+        """Return the number of preferences.
+
+        Args:
+            batch: Some preferences.
+        """
         return batch.examples
 
     def formula(self) -> str:
-        """What the loss holds besides the nll, in words; empty where they are the same."""
-        loss, more = self.loss, []
+        """Describe what the loss holds besides the nll; empty where they are the same."""
+        loss, additions = self.loss, []
         if self.pooling == "tokenwise":
-            more.append("over the differing tokens")
+            additions.append("over the differing tokens")
         if loss.margin:
-            more.append("with the margins of the data")
+            additions.append("with the margins of the data")
         if loss.label_smoothing:
-            more.append(f"with label smoothing {loss.label_smoothing:g}")
+            additions.append(f"with label smoothing {loss.label_smoothing:g}")
         if loss.centering:
-            more.append(f"with {loss.centering:g} · (chosen + rejected)²")
-        if not more:
+            additions.append(f"with {loss.centering:g} · (chosen + rejected)²")
+        if not additions:
             return ""
-        return f"loss: the nll {', '.join(more)} · nll: -log sigmoid(chosen - rejected) alone; guessing costs 0.6931"
+        return (
+            f"loss: the nll {', '.join(additions)} · nll: -log sigmoid(chosen - rejected) alone; guessing costs 0.6931"
+        )
 
-    def step(self, forward: Forward, batch: Batch) -> Sums:
-        """Sums of loss, nll, right rankings (a tie is half right) and scores, each a mean over a preference's order."""
-        scores = forward(**batch.inputs())
-        sequences, extra = len(batch.layout.lengths), batch.extra
-        margin = extra["margin"] if self.loss.margin else None
-        if self.pooling == "tokenwise":
-            left, right = scores[:-sequences].chunk(2)
-            margin = None if margin is None else margin[batch.target]
-            by_token = losses.bradley_terry(left, right, margin, self.loss.label_smoothing)
-            loss = losses.mean_by_segment(by_token, batch.target, len(extra["better"]))
-            answers = scores[-sequences:]
-            chosen, rejected = answers[extra["better"]], answers[extra["worse"]]
-        else:
-            answers = losses.mean_by_segment(scores, batch.target, sequences)
-            chosen, rejected = answers[extra["better"]], answers[extra["worse"]]
-            loss = losses.bradley_terry(chosen, rejected, margin, self.loss.label_smoothing)
+    def step(self, forward: Forward, batch: RewardBatch) -> Sums:
+        """Compute the sums of loss, nll, right rankings (a tie is half right) and scores.
+
+        Args:
+            forward: The reward model's forward pass (see ``RewardModel``).
+            batch: Some preferences, on the model's device.
+
+        Returns:
+            Sums over the preferences; of each preference, the mean over its comparisons.
+        """
+        scores = batch.split_scores(forward(**batch.inputs()))
+        rewards = losses.mean_by_segment(scores.pooled, batch.sequence, len(batch.layout.lengths))
+        chosen, rejected = rewards[batch.better], rewards[batch.worse]
+        loss = self._ranking_loss(scores, chosen, rejected, batch)
         if self.loss.centering:
             loss = loss + self.loss.centering * losses.centering(chosen, rejected)
-        figures = {"loss": loss} | _ranking(chosen.detach(), rejected.detach())
+        figures = {"loss": loss} | _figures(chosen.detach(), rejected.detach())
         return {
-            name: losses.mean_by_segment(values, extra["preference"], batch.examples).sum()
+            name: losses.mean_by_segment(values, batch.preference, batch.examples).sum()
             for name, values in figures.items()
         }
 
+    def _ranking_loss(self, scores: TokenScores, chosen: Tensor, rejected: Tensor, batch: RewardBatch) -> Tensor:
+        """Return the ``(comparisons,)`` losses: of the rewards, or the mean over the compared tokens."""
+        margin, smoothing = batch.margin if self.loss.margin else None, self.loss.label_smoothing
+        if self.pooling != "tokenwise":
+            return losses.bradley_terry(chosen, rejected, margin, smoothing)
+        margin = None if margin is None else margin[batch.comparison]
+        by_token = losses.bradley_terry(scores.better, scores.worse, margin, smoothing)
+        return losses.mean_by_segment(by_token, batch.comparison, len(batch.better))
+
     def summary(self, sums: dict[str, float], weight: int) -> dict[str, float]:
-        """Means over the preferences, and the standard deviation of all rewards."""
+        """Return means over the preferences, and the standard deviation of all rewards.
+
+        Args:
+            sums: What ``step`` returned, added up by name.
+            weight: Number of preferences.
+        """
         names = {"right": "accuracy", "chosen": "chosen_mean", "rejected": "rejected_mean"}
         mean = (sums["chosen"] + sums["rejected"]) / 2 / weight
-        spread = math.sqrt(max(0.0, sums["squares"] / weight - mean * mean))
-        return {names.get(key, key): sums[key] / weight for key in ("loss", "nll", *names)} | {"reward_std": spread}
+        deviation = math.sqrt(max(0.0, sums["squares"] / weight - mean * mean))
+        return {names.get(key, key): sums[key] / weight for key in ("loss", "nll", *names)} | {"reward_std": deviation}
 
     def origin(self, row: int) -> str:
-        """Where a preference came from."""
+        """Return where a preference came from.
+
+        Args:
+            row: Its number.
+        """
         return origin_of(self.pairs, row)
 
 
-def compared(batch: Layout, better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
-    """The positions that the token-wise loss compares: from the first differing token to the end of the shorter side.
+def compared_window(layout: Layout, better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
+    """Find what the tokenwise loss compares: from the first differing token to the end of the shorter sequence.
 
-    DeepSpeed-Chat goes on to the end of the longer side and so compares padding with words; that is left out. Where one
-    side is the beginning of the other, the last token of the shorter one is compared.
+    DeepSpeed-Chat compares up to the end of the longer sequence, and so padding with words; this leaves that out. Where
+    one sequence is the beginning of the other, the last token of the shorter one is compared.
 
     Args:
-        batch: Where the sequences stand.
+        layout: The sequences.
         better: ``(comparisons,)`` numbers of sequences.
         worse: ``(comparisons,)`` numbers of sequences.
 
     Returns:
-        ``(comparisons,)`` first positions and ends.
+        ``(comparisons,)`` places of the first compared tokens within the sequences, and ends.
     """
-    ids = batch.ids.flatten()[batch.index]
-    both = torch.minimum(batch.lengths[better], batch.lengths[worse])
+    ids = layout.input_ids.flatten()[layout.index]
+    both = torch.minimum(layout.lengths[better], layout.lengths[worse])
     same = (ids[better] == ids[worse]).cumprod(1).sum(1)
     return torch.minimum(same, both - 1), both
 
 
-def _comparisons(pairs: Sequence[EncodedPreference]) -> dict[str, Tensor]:
-    """All comparisons of some preferences: which sequence is better and worse, by what margin, of which preference."""
+def _comparisons(pairs: Sequence[EncodedPreference]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ``better``, ``worse``, ``margin`` and ``preference`` of a ``RewardBatch``."""
     answers = torch.tensor([len(pair.answers) for pair in pairs])
     counts = torch.tensor([len(pair.order) for pair in pairs])
     order = torch.tensor([comparison for pair in pairs for comparison in pair.order])
     preference = torch.arange(len(pairs)).repeat_interleave(counts)
     better, worse = (order + (answers.cumsum(0) - answers)[preference, None]).unbind(1)
     margin = torch.tensor([margin for pair in pairs for margin in pair.margins])
-    return {"better": better, "worse": worse, "margin": margin, "preference": preference}
+    return better, worse, margin, preference
 
 
-def _ranking(chosen: Tensor, rejected: Tensor) -> Sums:
+def _figures(chosen: Tensor, rejected: Tensor) -> Sums:
+    """Return what is reported of ``(comparisons,)`` rewards of better and worse answers."""
     right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
     return {
         "nll": losses.bradley_terry(chosen, rejected),

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhfcli.core.movable import Movable
 from rlhfcli.core.token_trees.forest import Forest
 
 BLOCK = 128  # queries that a CPU computes at once: 64 to 256 are about equally fast
 
 
 @dataclass(frozen=True)
-class Branches:
+class Branches(Movable):
     """Branches of similar shape, as a rectangle. Filling cells repeat the first token of the row; nobody looks at them.
 
     Args:
@@ -38,11 +39,6 @@ class Branches:
     roots: bool
     reach: tuple[int, ...]
 
-    def to(self, device: torch.device | str) -> Branches:
-        """The same on another device."""
-        queries, keys, positions = (each.to(device) for each in (self.queries, self.keys, self.positions))
-        return Branches(queries, keys, positions, self.roots, self.reach)
-
     def sees(self, window: int | None) -> Tensor:
         """``(branches or 1, 1, q, k)`` true where a query sees a key: at or before it, and in the sliding window."""
         distance = self.positions[:, None, :, None] - torch.arange(self.keys.shape[1], device=self.keys.device)
@@ -50,7 +46,7 @@ class Branches:
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
+class AttentionPlan(Movable):
     """Where the tokens of a forest stand during attention.
 
     Args:
@@ -65,12 +61,7 @@ class AttentionPlan:
     scatter: Tensor
     positions: Tensor
     ends: Tensor
-    derived: dict[Any, Any] = field(default_factory=dict, compare=False)
-
-    def to(self, device: torch.device | str) -> AttentionPlan:
-        """The same on another device."""
-        groups = tuple(group.to(device) for group in self.groups)
-        return AttentionPlan(groups, self.scatter.to(device), self.positions.to(device), self.ends.to(device))
+    derived: dict[Any, Any] = field(default_factory=dict, init=False, compare=False)
 
 
 def make_plan(forest: Forest) -> AttentionPlan:

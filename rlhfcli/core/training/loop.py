@@ -24,7 +24,7 @@ from rlhfcli.core.result import Result, StepPlan, Window
 from rlhfcli.core.tasks.task import Task
 from rlhfcli.core.training.journal import Journal
 from rlhfcli.core.training.measure import CutShort, sums
-from rlhfcli.core.training.rank_batches import Parts, RankBatches, batches_of_rank, cut, divide, on_gpu, prefetch
+from rlhfcli.core.training.rank_batches import Parts, RankBatches, batches_of_rank, cut, divide, prefetch
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.errors import TrainingError
 from rlhfcli.progress import Sink
@@ -226,8 +226,7 @@ class Loop:
         """What this rank computes in every step after the first ``done``."""
 
         def lay_out(rows: Sequence[int]) -> RankBatches:
-            share = batches_of_rank(self.task, self._shares(rows), rank())
-            return on_gpu(share, device) if device.type == "cuda" else share
+            return batches_of_rank(self.task, self._shares(rows), rank()).to(device)
 
         steps = self.steps[done:]
         return prefetch(lay_out, steps) if device.type == "cuda" else map(lay_out, steps)

@@ -11,7 +11,8 @@ import torch
 from rlhfcli.core.families.config_checks import pad_of
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.packing.strategy import choose_strategy, computing_with
-from rlhfcli.core.tasks.task import Batch, Forward, SftTask, Task
+from rlhfcli.core.tasks.sft import SftTask
+from rlhfcli.core.tasks.task import Batch, Forward, Task
 from rlhfcli.core.training.rank_batches import RankBatches
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 

@@ -45,7 +45,7 @@ from rlhfcli.core.publish import model_card
 from rlhfcli.core.publish.saving import Adapter, rehearse_saving, save_model
 from rlhfcli.core.result import Result
 from rlhfcli.core.tasks.reward import RewardTask
-from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training.loop import Loop
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.templates.scored_template import ending_at_score

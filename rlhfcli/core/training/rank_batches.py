@@ -11,12 +11,10 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
-import torch
-from torch import Tensor
-
+from rlhfcli.core.movable import Movable
 from rlhfcli.core.tasks.task import Batch, Task
 
 Parts = list[list[int]]
@@ -25,7 +23,7 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class RankBatches:
+class RankBatches(Movable):
     """The micro-batches that one rank computes in a step or an evaluation.
 
     Args:
@@ -101,18 +99,6 @@ def batches_of_rank(task: Task, shares: Sequence[Parts], rank: int) -> RankBatch
     return RankBatches([task.collate(part) for part in shares[rank]], [task.collate([shortest])] * missing)
 
 
-def on_gpu(share: RankBatches, device: torch.device) -> RankBatches:
-    """The same on a GPU; the host does not wait for the copies, which queue behind what the GPU computes.
-
-    Args:
-        share: On the CPU.
-        device: The GPU.
-    """
-    with torch.cuda.device(device):  # a thread begins with the first one
-        moved: RankBatches = _each(share, lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
-        return moved
-
-
 def prefetch(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
     """``map``, but each result is made in the background while the one before it is used.
 
@@ -144,17 +130,6 @@ def _in_background(make: Callable[[Given], Made], item: Given) -> Future[Made]:
 
     threading.Thread(target=work, daemon=True, name="batches").start()
     return future
-
-
-def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same value with every tensor in it changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{field.name: _each(getattr(value, field.name), change) for field in fields(value)})
-    if isinstance(value, dict):
-        return {name: _each(inner, change) for name, inner in value.items()}
-    return type(value)(_each(inner, change) for inner in value) if isinstance(value, list | tuple) else value
 
 
 def _tokens(parts: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:

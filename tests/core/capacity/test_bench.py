@@ -14,7 +14,7 @@ from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.packing.last_layer import prunable_layers, prunable_modules
 from rlhfcli.core.tasks.reward import RewardTask
-from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.recipe.schema import Lora, Reward
 from tests.core import families

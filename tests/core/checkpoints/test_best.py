@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.best import BestCriterion, best_by
 from rlhfcli.core.tasks.reward import RewardTask
-from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training import phases
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutputError

@@ -14,7 +14,7 @@ from rlhfcli.core.models import language_model
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.packing.backbone import head_is_apart
 from rlhfcli.core.packing.strategy import choose_strategy, computing_with
-from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training import phases
 from rlhfcli.core.training.journal import read_metrics
 from rlhfcli.data.encoding.encoded import EncodedDialogue

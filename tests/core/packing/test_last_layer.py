@@ -24,7 +24,7 @@ def _states_and_gradients(model: Any, rows: Tensor, read: Tensor | None) -> tupl
     strategy = choose_strategy(model)
     layout = lay_out(SEQUENCES, packed=strategy.packed, pad_id=0)
     model.zero_grad()
-    with computing_with(model, strategy), reading(model, read, layout.ids.numel()):
+    with computing_with(model, strategy), reading(model, read, layout.input_ids.numel()):
         backbone = getattr(model, model.base_model_prefix)
         states = backbone(**layout.inputs()).last_hidden_state.flatten(0, 1)[rows]
     (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()

@@ -169,8 +169,8 @@ def test_chunked_attention_is_padded() -> None:
 
 def test_the_rectangle_is_padded_on_the_right() -> None:
     batch = layout.lay_out([[5, 6, 7], [8]], packed=False, pad_id=1)
-    assert batch.ids.tolist() == [[5, 6, 7], [8, 1, 1]]
-    assert batch.mask is not None and batch.mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 1, 1]]
+    assert batch.attention_mask is not None and batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.index.tolist() == [[0, 1, 2], [3, 4, 5]] and batch.lengths.tolist() == [3, 1]
     assert batch.tokens == 4
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.packing import layout
-from rlhfcli.core.tasks.reward import RewardTask, compared
-from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.tasks.reward import RewardTask, compared_window
+from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
 from rlhfcli.core.training.measure import measure, measure_dialogues
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
@@ -186,7 +186,7 @@ def test_a_preference_weighs_the_same_however_many_answers_it_ranks() -> None:
 def test_the_compared_window_ends_with_the_shorter_answer(packed: bool) -> None:
     def window(prompt: list[int], *answers: list[int]) -> tuple[int, int]:
         batch = layout.lay_out([prompt + answer for answer in answers], packed=packed, pad_id=6)
-        begins, ends = compared(batch, torch.tensor([0]), torch.tensor([1]))
+        begins, ends = compared_window(batch, torch.tensor([0]), torch.tensor([1]))
         return int(begins), int(ends)
 
     assert window([1, 2], [5, 6, 7, 8], [5, 9]) == (3, 4)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhfcli.core.engine.engine import schedule_factor
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.parallel import out_of_memory
-from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training import phases
 from rlhfcli.core.training.step_plan import plan_steps
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference

@@ -7,11 +7,8 @@ import threading
 from collections.abc import Sequence
 
 import pytest
-import torch
 
-from rlhfcli.core.packing.layout import lay_out
-from rlhfcli.core.tasks.task import SftTask
-from rlhfcli.core.training import rank_batches as shares
+from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training.rank_batches import batches_of_rank, cut, divide, num_passes, prefetch
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 
@@ -35,7 +32,7 @@ def test_every_row_is_computed_once_and_fits(packed: bool, budget: int, ranks: i
     assert len(shares) == ranks
     assert sorted(row for share in shares for part in share for row in part) == sorted(rows)
     for part in (part for share in shares for part in share):
-        assert len(part) == 1 or examples.collate(part).layout.ids.numel() <= budget
+        assert len(part) == 1 or examples.collate(part).layout.input_ids.numel() <= budget
 
 
 @pytest.mark.parametrize(("budget", "ranks"), [(10**6, 2), (10**6, 8), (2048, 2), (1024, 4), (700, 3)])
@@ -85,15 +82,3 @@ def test_an_error_in_the_background_is_raised_when_its_result_is_due() -> None:
     assert [next(results), next(results)] == [3, 6]
     with pytest.raises(ZeroDivisionError):
         next(results)
-
-
-def _pinned(tensor: torch.Tensor) -> torch.Tensor:
-    """What ``pin_memory`` does on a GPU: the same sizes and strides, then a copy into it."""
-    return torch.empty_strided(tensor.size(), tensor.stride()).copy_(tensor)
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_every_tensor_of_a_batch_can_be_pinned(packed: bool) -> None:
-    layout = lay_out([[5, 6, 7], [5, 9]], packed=packed, pad_id=1)
-    pinned = shares._each(layout, _pinned)
-    assert torch.equal(pinned.positions, layout.positions) and torch.equal(pinned.index, layout.index)
