@@ -32,7 +32,7 @@ from rlhfcli.core.packing.layout import lay_out
 from rlhfcli.core.tasks import reward
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
 from rlhfcli.data.encoding.encoded import EncodedPreference
-from rlhfcli.recipe.schema import Reward
+from rlhfcli.recipe.schema import RewardSection
 
 LAYOUTS = {"padded": (False, False), "side by side": (True, False), "token trees": (True, True)}  # packed, share
 VOCABULARY = 50272
@@ -75,7 +75,7 @@ class Side:
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         self.module = RewardModel(model, bf16=options.bf16)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5, fused=True)
-        self.task = reward.RewardTask(rows, Reward(), packed=self.packed, pad_id=1)
+        self.task = reward.RewardTask(rows, RewardSection(), packed=self.packed, pad_id=1)
         self.task.lengths()  # sizes are taken once, before the first step
         self.seconds: list[float] = []
         self.losses: list[float] = []

@@ -35,16 +35,16 @@ from rlhfcli.core.token_trees.tree_attention import TREES, attention
 from rlhfcli.core.training.loop import Loop
 from rlhfcli.core.training.step_plan import plan_steps
 from rlhfcli.progress import Silent
-from rlhfcli.recipe.schema import Deepspeed, Recipe
+from rlhfcli.recipe.schema import DeepspeedSection, Recipe
 
 SIDES = ("bare", "stage 0", "stage 1")
 WARM_UP = 2  # steps whose time does not count
 
 
-def section(stage: int) -> Deepspeed:
+def section(stage: int) -> DeepspeedSection:
     """With a setting of its own, so that one rank takes this stage and no other."""
     own = {"zero_optimization": {"round_robin_gradients": False}} if stage else {}
-    return Deepspeed(zero_stage=stage, config=own)
+    return DeepspeedSection(zero_stage=stage, config=own)
 
 
 class Turns(Silent):

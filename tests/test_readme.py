@@ -200,14 +200,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rlhfcli.core.models import loading as language
     from rlhfcli.core.models import lora, reward_model
     from rlhfcli.core.publish import saving
-    from rlhfcli.recipe.schema import Model
+    from rlhfcli.recipe.schema import ModelSection
 
     place = tmp_path_factory.mktemp("readme")
     recipe = loader.load_recipe("tiny").recipe
     base, sft = language.resolve(recipe.model.name), place / "runs" / "tiny" / "sft" / "final"
     tokenizer = language.load_tokenizer(base, recipe.data.template)
     policy = language.load_causal_lm(base)
-    judge = reward_model.reward_model_to_train(Model(name=base, dtype="fp32"), base).model
+    judge = reward_model.reward_model_to_train(ModelSection(name=base, dtype="fp32"), base).model
     for saved, folder, settings, names in (
         (policy, sft, recipe.sft.lora, (base, "CAUSAL_LM")),
         (judge, sft.parents[1] / "reward" / "final", recipe.reward.lora, (str(sft), "SEQ_CLS")),

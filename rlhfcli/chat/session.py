@@ -21,7 +21,7 @@ from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.encoding.encode import Encoder
 from rlhfcli.data.templates.template import check_speaks, set_template
 from rlhfcli.errors import DataError
-from rlhfcli.recipe.schema import Chat
+from rlhfcli.recipe.schema import ChatSection
 from rlhfcli.words import visible
 
 _ENDLESS = 1_000_000  # tokens of prompt for a model whose positions have no end
@@ -175,7 +175,7 @@ class ChatSession:
 def open_session(
     model: str,
     reward: str | None,
-    chat: Chat,
+    chat: ChatSection,
     *,
     template: str,
     seed: int = 0,

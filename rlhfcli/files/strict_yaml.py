@@ -16,7 +16,7 @@ import yaml
 
 from rlhfcli.errors import Problem, RecipeError
 
-Path = tuple[str | int, ...]  # of a value: keys, and indices of lists
+KeyPath = tuple[str | int, ...]  # of a value: keys, and indices of lists
 
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
@@ -38,12 +38,12 @@ class Document:
     """
 
     data: Any
-    lines: dict[Path, int] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[tuple[int, str, str]] = field(default_factory=list)
     _met: set[int] = field(default_factory=set)
     _repeated: int = 0
 
-    def line(self, path: Path) -> int:
+    def line(self, path: KeyPath) -> int:
         """Line of a path, or of the nearest thing around it that stands in the text; 0 if there is none."""
         return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
 
@@ -146,7 +146,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _build(node: yaml.Node, path: Path, document: Document, above: list[yaml.Node]) -> Any:
+def _build(node: yaml.Node, path: KeyPath, document: Document, above: list[yaml.Node]) -> Any:
     if any(node is parent for parent in above):
         raise yaml.composer.ComposerError(None, None, "an alias contains itself", node.start_mark)
     document.meet(node)
@@ -168,7 +168,7 @@ def _build(node: yaml.Node, path: Path, document: Document, above: list[yaml.Nod
     return plain(text) if getattr(node, "style", None) is None else text  # a style is a kind of quotes
 
 
-def _items(node: yaml.MappingNode, path: Path, document: Document) -> Iterator[tuple[str, yaml.Node]]:
+def _items(node: yaml.MappingNode, path: KeyPath, document: Document) -> Iterator[tuple[str, yaml.Node]]:
     """The entries of a mapping; of a key that is given twice the first."""
     first: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -186,7 +186,7 @@ def _items(node: yaml.MappingNode, path: Path, document: Document) -> Iterator[t
         yield key, value_node
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """A path as a user writes it: ``data.sources.0.path``."""
     return ".".join(str(part) for part in path)
 

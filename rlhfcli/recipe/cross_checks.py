@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhfcli.files.run_layout import PHASES
-from rlhfcli.files.strict_yaml import Path
+from rlhfcli.files.strict_yaml import KeyPath
 from rlhfcli.recipe import builtin, raw_deepspeed
-from rlhfcli.recipe.schema import Deepspeed, Recipe
+from rlhfcli.recipe.schema import DeepspeedSection, Recipe
 
 _MODELS = (builtin.TINY,)
 _SOURCES = (builtin.TINY, builtin.TINY_DIALOGUES, builtin.TINY_PAIRS)
@@ -16,7 +16,7 @@ _ROOM = 200  # bytes of a path for what is written in a folder
 _TEMPLATES = ("human_assistant", "model")
 
 
-def find(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+def find(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Find what does not fit together.
 
     Args:
@@ -38,7 +38,7 @@ def find(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("data", "template"), what
 
 
-def _path_names(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+def _path_names(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Names that no file system takes; 255 bytes is the limit of nearly all of them."""
     named = [(("output_dir",), recipe.output_dir, _ROOM), (("deepspeed", "nvme"), recipe.deepspeed.nvme, _ROOM)]
     for path, name, room in named:
@@ -56,8 +56,8 @@ def _bytes(name: str) -> int:
     return len(name.encode("utf-8", "surrogateescape"))
 
 
-def _builtin_names(recipe: Recipe) -> Iterator[tuple[Path, str]]:
-    named: list[tuple[Path, str | None, tuple[str, ...]]] = [
+def _builtin_names(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    named: list[tuple[KeyPath, str | None, tuple[str, ...]]] = [
         (("model", "name"), recipe.model.name, _MODELS),
     ]
     for key, sets in (("prompts", recipe.eval.prompt_sets), ("pairs", recipe.eval.pair_sets)):
@@ -68,7 +68,7 @@ def _builtin_names(recipe: Recipe) -> Iterator[tuple[Path, str]]:
             yield path, f'"{name}" is not built in; there is {", ".join(known)}'
 
 
-def _phases(recipe: Recipe) -> Iterator[tuple[Path, str]]:
+def _phases(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     split = recipe.data.phase_split
     if split is not None:
         for phase in PHASES:
@@ -80,7 +80,7 @@ def _phases(recipe: Recipe) -> Iterator[tuple[Path, str]]:
         yield ("data", "sources"), what
 
 
-def _offload(section: Deepspeed) -> Iterator[tuple[Path, str]]:
+def _offload(section: DeepspeedSection) -> Iterator[tuple[KeyPath, str]]:
     stage = section.zero_stage
     if section.offload == "all" and stage != 3:
         what = f"all needs deepspeed.zero_stage: 3, got {stage}; optimizer works with the stages 1, 2 and 3"

@@ -120,9 +120,9 @@ class _Places:
 
     name: str
     document: strict_yaml.Document
-    made: dict[strict_yaml.Path, int]
+    made: dict[strict_yaml.KeyPath, int]
 
-    def problem(self, path: strict_yaml.Path, what: str) -> tuple[tuple[int, int], Problem]:
+    def problem(self, path: strict_yaml.KeyPath, what: str) -> tuple[tuple[int, int], Problem]:
         """A problem with its place, and what to sort it by."""
         line = self.document.line(path)
         number = overrides.as_typed(path, self.made)
@@ -151,7 +151,7 @@ def _without_trust(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"trust_remote_code": False})}), (note,)
 
 
-def _without_their_secrets(data: object) -> Iterator[tuple[strict_yaml.Path, str]]:
+def _without_their_secrets(data: object) -> Iterator[tuple[strict_yaml.KeyPath, str]]:
     for key in hidden_keys(data):
         path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
         yield path, f"{HIDDEN} stands where a secret was, which is not written down; give it again: --set {key}=…"

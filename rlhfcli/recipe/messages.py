@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlhfcli.files import strict_yaml
-from rlhfcli.files.strict_yaml import Path
+from rlhfcli.files.strict_yaml import KeyPath
 from rlhfcli.recipe import suggest
 
 _EXPECTED = {
@@ -30,7 +30,7 @@ _EXPECTED = {
 _ARTICLES = {"too_short": "at least {min_length}", "too_long": "at most {max_length}"}
 
 
-def reword(errors: Iterable[Mapping[str, Any]], data: Any) -> list[tuple[Path, str]]:
+def reword(errors: Iterable[Mapping[str, Any]], data: Any) -> list[tuple[KeyPath, str]]:
     """Turn pydantic's errors into one sentence per key.
 
     Args:
@@ -40,8 +40,8 @@ def reword(errors: Iterable[Mapping[str, Any]], data: Any) -> list[tuple[Path, s
     Returns:
         Path of a key, and what is wrong with it.
     """
-    by_path: dict[Path, list[Mapping[str, Any]]] = {}
-    in_union: set[Path] = set()
+    by_path: dict[KeyPath, list[Mapping[str, Any]]] = {}
+    in_union: set[KeyPath] = set()
     for error in errors:
         path, is_union = _real_path(error, data)
         by_path.setdefault(path, []).append(error)
@@ -73,7 +73,7 @@ def _number(value: float) -> str:
     return re.sub(r"e([-+])0(\d)$", r"e\1\2", text) if isinstance(value, float) else text
 
 
-def _real_path(error: Mapping[str, Any], data: Any) -> tuple[Path, bool]:
+def _real_path(error: Mapping[str, Any], data: Any) -> tuple[KeyPath, bool]:
     """The part of pydantic's path that stands in the data; the rest names members of a union."""
     path: list[str | int] = []
     at = data
@@ -95,7 +95,7 @@ def _real_path(error: Mapping[str, Any], data: Any) -> tuple[Path, bool]:
     return tuple(path), False
 
 
-def _sentence(path: Path, errors: list[Mapping[str, Any]]) -> str:
+def _sentence(path: KeyPath, errors: list[Mapping[str, Any]]) -> str:
     first = errors[0]
     kind, value, context = first["type"], first.get("input"), first.get("ctx", {})
     if kind == "extra_forbidden":

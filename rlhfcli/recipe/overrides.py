@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhfcli.errors import Problem, RecipeError
 from rlhfcli.files import strict_yaml
-from rlhfcli.files.strict_yaml import Path
+from rlhfcli.files.strict_yaml import KeyPath
 
 
 def name(number: int) -> str:
@@ -16,7 +16,7 @@ def name(number: int) -> str:
     return f"--set #{number}"
 
 
-def apply(data: Any, overrides: Sequence[str]) -> tuple[Any, dict[Path, int], list[tuple[int, Problem]]]:
+def apply(data: Any, overrides: Sequence[str]) -> tuple[Any, dict[KeyPath, int], list[tuple[int, Problem]]]:
     """Change a recipe.
 
     Args:
@@ -27,7 +27,7 @@ def apply(data: Any, overrides: Sequence[str]) -> tuple[Any, dict[Path, int], li
         The changed recipe; which change (its number) set which path; what is wrong with single changes.
     """
     data = copy.deepcopy(data)
-    made: dict[Path, int] = {}
+    made: dict[KeyPath, int] = {}
     problems: list[tuple[int, Problem]] = []
     for number, override in enumerate(overrides, start=1):
         key, equals, text = override.partition("=")
@@ -60,7 +60,7 @@ class _NoPlaceError(Exception):
     """A key leads nowhere."""
 
 
-def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> Path:
+def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> KeyPath:
     """Set a value, making the sections on the way; returns its path with indices as numbers."""
     at: Any = data
     place: list[str | int] = []
@@ -94,11 +94,11 @@ def _key(at: Any, path: tuple[str, ...], depth: int) -> str | int:
     return index
 
 
-def as_typed(path: Path, made: dict[Path, int]) -> int | None:
+def as_typed(path: KeyPath, made: dict[KeyPath, int]) -> int | None:
     """Which change set this path, or something around it."""
     return next((made[path[:n]] for n in range(len(path), 0, -1) if path[:n] in made), None)
 
 
-def made_below(path: Path, made: dict[Path, int]) -> int | None:
+def made_below(path: KeyPath, made: dict[KeyPath, int]) -> int | None:
     """Which change made a section on its way to a key inside."""
     return next((number for place, number in made.items() if path and place[: len(path)] == path), None)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 
-from rlhfcli.files.strict_yaml import Path as Key
+from rlhfcli.files.strict_yaml import KeyPath
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import Recipe
 
 
-def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -> Recipe:
+def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[KeyPath], bool]) -> Recipe:
     """Make local paths absolute, so that the recipe means the same from its run's folder.
 
     A pattern (``data/*.jsonl``) stays one, below the first folder in which it matches. A name that exists nowhere
@@ -28,10 +28,10 @@ def resolve(recipe: Recipe, folder: Path | None, typed: Callable[[Key], bool]) -
         stay relative to the working directory.
     """
 
-    def local(name: str, key: Key) -> str:
+    def local(name: str, key: KeyPath) -> str:
         return _local(name, None if typed(key) else folder)
 
-    def named(files: str | dict[str, str] | None, key: Key) -> str | dict[str, str] | None:
+    def named(files: str | dict[str, str] | None, key: KeyPath) -> str | dict[str, str] | None:
         if isinstance(files, dict):
             return {name: local(file, (*key, name)) for name, file in files.items()}
         return None if files is None else local(files, key)

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.files.strict_yaml import Path as Key
-from rlhfcli.recipe.schema import Deepspeed, Recipe
+from rlhfcli.files.strict_yaml import KeyPath
+from rlhfcli.recipe.schema import DeepspeedSection, Recipe
 
-PLACE: Key = ("deepspeed", "config")
+PLACE: KeyPath = ("deepspeed", "config")
 ZERO = "zero_optimization"
 
 # what is decided elsewhere: who decides it
@@ -96,7 +96,7 @@ KNOWN = {section: names.split() for section, names in _NAMES.items()}
 _OFFLOADS = ("offload_optimizer", "offload_param")
 
 
-def with_file(recipe: Recipe) -> tuple[Recipe, list[tuple[Key, str]]]:
+def with_file(recipe: Recipe) -> tuple[Recipe, list[tuple[KeyPath, str]]]:
     """Put what a file says in the place of its name, so that the run's own recipe says it.
 
     Args:
@@ -122,7 +122,7 @@ def with_file(recipe: Recipe) -> tuple[Recipe, list[tuple[Key, str]]]:
     return recipe.model_copy(update={"deepspeed": section}), []
 
 
-def problems(section: Deepspeed) -> Iterator[tuple[Key, str]]:
+def problems(section: DeepspeedSection) -> Iterator[tuple[KeyPath, str]]:
     """Find what must not stand in ``deepspeed.config``.
 
     Args:

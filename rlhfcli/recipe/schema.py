@@ -22,7 +22,7 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Model(Section):
+class ModelSection(Section):
     """The base model that both phases start from."""
 
     name: str = Field(min_length=1, description="hub name, local folder, or builtin:tiny; any causal language model")
@@ -49,7 +49,7 @@ class Model(Section):
     )
 
 
-class Source(Section):
+class SourceSection(Section):
     """One place that rows come from."""
 
     path: str = Field(
@@ -76,7 +76,7 @@ class Source(Section):
     )
 
 
-class PhaseSplit(Section):
+class PhaseSplitSection(Section):
     """Relative shares of the conversations for the three phases of RLHF."""
 
     sft: float = Field(ge=0, description="share of phase 1")
@@ -84,10 +84,10 @@ class PhaseSplit(Section):
     rlhf: float = Field(0.0, ge=0, description="kept aside for a later PPO phase")
 
 
-class Data(Section):
+class DataSection(Section):
     """What to learn from."""
 
-    sources: list[Source] = Field(min_length=1, description="where rows come from")
+    sources: list[SourceSection] = Field(min_length=1, description="where rows come from")
     template: str = Field(
         "human_assistant",
         description="how turns become text: human_assistant (DeepSpeed-Chat's words), model (the tokenizer's own), "
@@ -97,7 +97,7 @@ class Data(Section):
     truncation: Literal["drop_oldest_turns", "keep_start", "drop"] = Field(
         "drop_oldest_turns", description="what to do with a dialogue that is longer than max_length"
     )
-    phase_split: PhaseSplit | None = Field(None, description="without it both phases use all rows")
+    phase_split: PhaseSplitSection | None = Field(None, description="without it both phases use all rows")
     validation: float = Field(0.02, gt=0, lt=1, description="share of the conversations kept aside to measure with")
     split_by: Literal["conversation", "row"] = Field(
         "conversation",
@@ -111,7 +111,7 @@ class Data(Section):
     )
 
 
-class Lora(Section):
+class LoraSection(Section):
     """Low-rank adaptation: train ``B A`` of a small rank beside each frozen weight."""
 
     rank: Positive = Field(16, description="inner dimension of the update")
@@ -127,7 +127,7 @@ class Lora(Section):
     )
 
 
-class Schedule(Section):
+class ScheduleSection(Section):
     """The learning rate over the steps."""
 
     name: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls after the warm-up")
@@ -144,7 +144,7 @@ class Schedule(Section):
 class PhaseSection(Section):
     """What the two training phases have in common."""
 
-    lora: Lora | None = Field(None, description="leave out for full fine-tuning")
+    lora: LoraSection | None = Field(None, description="leave out for full fine-tuning")
     epochs: float = Field(1.0, gt=0, description="passes over the training rows; may be a fraction")
     max_steps: Positive | None = Field(None, description="stop after so many optimizer steps")
     batch_size: Positive = Field(64, description="sequences (or pairs) per optimizer step, all devices together")
@@ -155,10 +155,10 @@ class PhaseSection(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on biases and norms")
     betas: tuple[Share, Share] = Field((0.9, 0.95), strict=False, description="AdamW's moments")
     max_grad_norm: float = Field(1.0, gt=0, description="clip the gradient to this norm")
-    schedule: Schedule = Field(Schedule(), description="the learning rate over the steps")
+    schedule: ScheduleSection = Field(ScheduleSection(), description="the learning rate over the steps")
 
 
-class Sft(PhaseSection):
+class SftSection(PhaseSection):
     """Phase 1: supervised fine-tuning."""
 
     learning_rate: float = Field(2e-5, gt=0, description="AdamW's, at its highest; LoRA wants about ten times more")
@@ -169,7 +169,7 @@ class Sft(PhaseSection):
     )
 
 
-class RewardLoss(Section):
+class RewardLossSection(Section):
     """Bradley-Terry's pairwise loss and its variations."""
 
     name: Literal["bradley_terry"] = Field("bradley_terry", description="-log sigmoid(chosen - rejected)")
@@ -178,7 +178,7 @@ class RewardLoss(Section):
     centering: float = Field(0.01, ge=0, description="weight of the squared sum of both scores; keeps them near zero")
 
 
-class Reward(PhaseSection):
+class RewardSection(PhaseSection):
     """Phase 2: the reward model."""
 
     learning_rate: float = Field(1e-5, gt=0, description="AdamW's, at its highest; LoRA wants about ten times more")
@@ -188,14 +188,14 @@ class Reward(PhaseSection):
         description="last: score of the end token; mean: over the answer; tokenwise: DeepSpeed-Chat's loss over the "
         "differing tokens",
     )
-    loss: RewardLoss = Field(RewardLoss(), description="the pairwise loss")
+    loss: RewardLossSection = Field(RewardLossSection(), description="the pairwise loss")
 
 
 def _named(files: str | dict[str, str] | None) -> dict[str, str]:
     return {} if files is None else {"": files} if isinstance(files, str) else files
 
 
-class Eval(Section):
+class EvalSection(Section):
     """What is measured, and how often during training."""
 
     every: Positive = Field(200, description="optimizer steps between two evaluations on the validation part")
@@ -222,7 +222,7 @@ class Eval(Section):
         return _named(self.pairs)
 
 
-class Chat(Section):
+class ChatSection(Section):
     """How answers are drawn."""
 
     temperature: float = Field(0.7, ge=0, description="0 is greedy")
@@ -231,7 +231,7 @@ class Chat(Section):
     max_new_tokens: Positive = Field(256, description="longest answer, in tokens")
 
 
-class Deepspeed(Section):
+class DeepspeedSection(Section):
     """How DeepSpeed lays the training state out over the devices."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(
@@ -253,7 +253,7 @@ class Deepspeed(Section):
     )
 
 
-class Checkpoint(Section):
+class CheckpointSection(Section):
     """What a run that is stopped goes on from; see ``--resume``."""
 
     every: Positive | None = Field(
@@ -273,7 +273,7 @@ class Checkpoint(Section):
     )
 
 
-class Logging(Section):
+class LoggingSection(Section):
     """What is written down while training."""
 
     every: Positive = Field(10, description="optimizer steps between two lines of metrics.jsonl")
@@ -291,12 +291,12 @@ class Recipe(Section):
         min_length=1, description="folder of the run: data, models, metrics and results go below it"
     )
     seed: int = Field(1234, ge=0, description="same seed, same order of the data, same new weights, same draws")
-    model: Model
-    data: Data
-    sft: Sft = Sft()
-    reward: Reward = Reward()
-    eval: Eval = Eval()
-    chat: Chat = Chat()
-    deepspeed: Deepspeed = Deepspeed()
-    checkpoint: Checkpoint = Checkpoint()
-    logging: Logging = Logging()
+    model: ModelSection
+    data: DataSection
+    sft: SftSection = SftSection()
+    reward: RewardSection = RewardSection()
+    eval: EvalSection = EvalSection()
+    chat: ChatSection = ChatSection()
+    deepspeed: DeepspeedSection = DeepspeedSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    logging: LoggingSection = LoggingSection()

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 from rlhfcli.files.run_layout import PHASES
+from rlhfcli.files.strict_yaml import KeyPath
 from rlhfcli.recipe.schema import Recipe
-
-Path = tuple[str | int, ...]
 
 # Other tools: LLaMA-Factory, axolotl, TRL, torchtune, litgpt, OpenRLHF, DeepSpeed-Chat, transformers.
 # "*." stands for sft or reward: whichever of the two the key was found in, else both.
@@ -85,7 +84,7 @@ _ADVICE = {
 _ADVICE_BY_NAME = {name: advice for advice, names in _ADVICE.items() for name in names.split()}
 
 
-def unknown_key(path: Path) -> str:
+def unknown_key(path: KeyPath) -> str:
     """Say what to write instead of an unknown key.
 
     Args:
@@ -116,7 +115,7 @@ def unknown_key(path: Path) -> str:
     return f"unknown key; the keys of {section} are {', '.join(siblings)}"
 
 
-def section_type(path: Path) -> type[BaseModel] | None:
+def section_type(path: KeyPath) -> type[BaseModel] | None:
     """The schema's section at a path; indices of lists are skipped.
 
     Args:
@@ -147,12 +146,12 @@ def _sections(annotation: object) -> Iterator[type[BaseModel]]:
         yield from _sections(inner)
 
 
-def _keys_at(path: Path) -> list[str]:
+def _keys_at(path: KeyPath) -> list[str]:
     section = section_type(path)
     return list(section.model_fields) if section else []
 
 
-def _place(ours: str, above: Path) -> str:
+def _place(ours: str, above: KeyPath) -> str:
     """Fill in ``*``, and the entry of a list where the user already is in one."""
     if ours.startswith("*."):
         if above and above[0] in PHASES:
@@ -184,5 +183,5 @@ def _did_you_mean(places: list[str]) -> str:
     return f"unknown key; did you mean {' or '.join(places)}?"
 
 
-def _join(above: Path, *more: str) -> str:
+def _join(above: KeyPath, *more: str) -> str:
     return ".".join(str(part) for part in (*above, *more))

@@ -18,7 +18,7 @@ from rlhfcli.core.generation.decode import Decoding
 from rlhfcli.core.generation.text_stream import Lead
 from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.errors import DataError, ModelError
-from rlhfcli.recipe.schema import Chat
+from rlhfcli.recipe.schema import ChatSection
 from tests.data.encoding.test_masks import QWEN3
 
 from .conftest import CONTEXT, byte_tokenizer, llama_config
@@ -158,7 +158,7 @@ def test_a_template_that_cannot_hold_a_chat_is_refused(
     (tmp_path / which / "chat_template.jinja").write_text(template)
     models = {**folders, which: str(tmp_path / which)}
     with pytest.raises(DataError) as caught:
-        open_session(models["lm"], models["rm"], Chat(max_new_tokens=5), template="human_assistant")
+        open_session(models["lm"], models["rm"], ChatSection(max_new_tokens=5), template="human_assistant")
     assert caught.value.what.startswith(TEMPLATES[template])
     assert caught.value.where == str(tmp_path / which)
     assert "Traceback" not in str(caught.value)
@@ -168,7 +168,7 @@ def test_a_template_without_answers_can_still_be_talked_to(folders: dict[str, st
     shutil.copytree(folders["lm"], tmp_path / "lm")
     one = "{% if messages | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}Q: {{ messages[0].content }}"
     (tmp_path / "lm" / "chat_template.jinja").write_text(one)
-    chat = open_session(str(tmp_path / "lm"), None, Chat(max_new_tokens=5), template="human_assistant")
+    chat = open_session(str(tmp_path / "lm"), None, ChatSection(max_new_tokens=5), template="human_assistant")
     with pytest.raises(DataError, match="one at a time"):  # an answer is rendered, too: said in one line
         list(chat.reply("Hi"))
 
@@ -236,12 +236,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> dict[st
 
 
 def test_a_chat_from_folders(folders: dict[str, str]) -> None:
-    chat = open_session(folders["lm"], folders["rm"], Chat(max_new_tokens=5), template="human_assistant")
+    chat = open_session(folders["lm"], folders["rm"], ChatSection(max_new_tokens=5), template="human_assistant")
     list(chat.reply("Hi"))
     assert isinstance(chat.score(), float)
     assert chat.settings == Decoding(5, temperature=0.7, top_k=0, top_p=0.9, seed=0)
     assert chat.record == Record(Path("chats.jsonl"), folders["lm"], folders["rm"])
-    elsewhere = open_session(folders["lm"], None, Chat(), template="human_assistant", saves=Path("run/chats.jsonl"))
+    elsewhere = open_session(
+        folders["lm"], None, ChatSection(), template="human_assistant", saves=Path("run/chats.jsonl")
+    )
     assert elsewhere.record == Record(Path("run/chats.jsonl"), folders["lm"])
 
 
@@ -250,7 +252,7 @@ def test_a_tokenizer_without_a_template_gets_the_recipes(folders: dict[str, str]
     Path(folders["lm"]).rename(bare)
     (bare / "chat_template.jinja").unlink()
     try:
-        chat = open_session(str(bare), None, Chat(max_new_tokens=5), template="human_assistant")
+        chat = open_session(str(bare), None, ChatSection(max_new_tokens=5), template="human_assistant")
         assert "Human" in str(chat.tokenizer.chat_template)
     finally:
         chat.tokenizer.save_pretrained(bare)
@@ -268,7 +270,7 @@ def test_a_tokenizer_without_a_template_gets_the_recipes(folders: dict[str, str]
 def test_folders_that_are_something_else(folders: dict[str, str], model: str, reward: str | None, message: str) -> None:
     reward = folders.get(reward or "", reward)
     with pytest.raises(ModelError, match=message) as caught:
-        open_session(folders.get(model, model), reward, Chat(), template="human_assistant")
+        open_session(folders.get(model, model), reward, ChatSection(), template="human_assistant")
     assert caught.value.where
     assert caught.value.hint
 
@@ -276,4 +278,4 @@ def test_folders_that_are_something_else(folders: dict[str, str], model: str, re
 def test_a_broken_config_is_named(folders: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]})[:-3])
     with pytest.raises(ModelError, match="not JSON"):
-        open_session(str(tmp_path), None, Chat(), template="human_assistant")
+        open_session(str(tmp_path), None, ChatSection(), template="human_assistant")

@@ -16,10 +16,10 @@ from rlhfcli.core.models import lora
 from rlhfcli.core.models.reward_model import as_reward_model
 from rlhfcli.core.publish.saving import Adapter, save_model
 from rlhfcli.data.templates.template import HUMAN_ASSISTANT
-from rlhfcli.recipe.schema import Lora
+from rlhfcli.recipe.schema import LoraSection
 from tests.core import families
 
-SETTINGS = Lora(rank=4, alpha=8.0)
+SETTINGS = LoraSection(rank=4, alpha=8.0)
 
 
 def tokenizer() -> Any:

@@ -15,13 +15,13 @@ import torch
 from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
 from rlhfcli.core.parallel.ranks import rank
 from rlhfcli.core.parallel.zero3 import gathered, is_partitioned, loading, shape_of
-from rlhfcli.recipe.schema import Deepspeed
+from rlhfcli.recipe.schema import DeepspeedSection
 
 
 def report(folder: Path) -> dict[str, Any]:
     """What this rank holds of the model in ``FOLDER/model``, and whether its pieces are those of the plain model."""
     plain = load_causal_lm(str(folder / "model"))
-    with loading(Deepspeed(zero_stage=3), 1.0):
+    with loading(DeepspeedSection(zero_stage=3), 1.0):
         model = load_causal_lm(str(folder / "model"))
     named = dict(model.named_parameters())
     held = {name: int(p.ds_tensor.numel()) for name, p in named.items()}

@@ -12,7 +12,7 @@ from rlhfcli.errors import RecipeError, UserError
 from rlhfcli.files import strict_yaml
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.loader import dump, load_recipe
-from rlhfcli.recipe.schema import Lora, Recipe
+from rlhfcli.recipe.schema import LoraSection, Recipe
 from rlhfcli.runs.opening import find_recipe, open_recipe
 
 BASE = "output_dir: runs/x\nmodel: {name: builtin:tiny}\ndata: {sources: [{path: builtin:tiny}]}\n"
@@ -287,7 +287,7 @@ def test_no_such_recipe(option):
 @pytest.mark.parametrize("text", ["\x85", "a\u2028b", "\u2029"])
 def test_line_breaks_of_unicode_are_kept(text, tmp_path):
     recipe = load_recipe("tiny").recipe
-    lora = Lora(targets=text)
+    lora = LoraSection(targets=text)
     changed = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"lora": lora})})
     (tmp_path / "recipe.yaml").write_text(dump(changed), encoding="utf-8")
     assert load_recipe(tmp_path / "recipe.yaml").recipe.sft.lora == lora

@@ -28,7 +28,7 @@ from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.files import run_layout
 from rlhfcli.files.run_layout import SFT
-from rlhfcli.recipe.schema import Deepspeed
+from rlhfcli.recipe.schema import DeepspeedSection
 
 
 class Assumed:
@@ -113,7 +113,7 @@ def dry_run(project: PhaseInputs, name: str, ranks: int, here: int) -> dict[str,
     }
 
 
-def _at_stage(stage: int, needs: Needs, ranks: int, section: Deepspeed, files: Files | None) -> Memory:
+def _at_stage(stage: int, needs: Needs, ranks: int, section: DeepspeedSection, files: Files | None) -> Memory:
     offload = section.offload if section.offload in offloads(stage) else "none"
     asked = section.model_copy(update={"zero_stage": stage, "offload": offload})
     return replace(estimate(needs, in_effect(asked, ranks).zero_stage, ranks, offload, files), stage=stage)

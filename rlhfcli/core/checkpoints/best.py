@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhfcli.core.tasks.task import Task
-from rlhfcli.recipe.schema import Checkpoint
+from rlhfcli.recipe.schema import CheckpointSection
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BestCriterion:
         return since
 
 
-def best_by(section: Checkpoint, task: Task) -> BestCriterion | None:
+def best_by(section: CheckpointSection, task: Task) -> BestCriterion | None:
     """Return the criterion that the recipe asks for.
 
     Args:

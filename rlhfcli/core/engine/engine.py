@@ -23,7 +23,7 @@ from rlhfcli.core.parallel.ranks import rank, world_size
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.core.tasks.task import Batch, Sums, Task
 from rlhfcli.errors import UserError
-from rlhfcli.recipe.schema import Deepspeed, PhaseSection, Schedule
+from rlhfcli.recipe.schema import DeepspeedSection, PhaseSection, ScheduleSection
 
 _LINEAR = nn.functional.linear  # stage 3 puts one of its own in its place, for all models of this process
 
@@ -40,7 +40,7 @@ class Engine:
     """
 
     def __init__(
-        self, module: nn.Module, phase: PhaseSection, steps: int, section: Deepspeed, files: Files | None = None
+        self, module: nn.Module, phase: PhaseSection, steps: int, section: DeepspeedSection, files: Files | None = None
     ) -> None:
         deepspeed = import_deepspeed()
         ensure_process_group()
@@ -180,7 +180,7 @@ class Engine:
 
 
 @contextmanager
-def _refusals_in_words(section: Deepspeed) -> Iterator[None]:
+def _refusals_in_words(section: DeepspeedSection) -> Iterator[None]:
     """Much of a configuration DeepSpeed looks at only when it builds the engine: keys that do not go together."""
     try:
         yield
@@ -217,7 +217,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
-def schedule_factor(schedule: Schedule, steps: int) -> Callable[[int], float]:
+def schedule_factor(schedule: ScheduleSection, steps: int) -> Callable[[int], float]:
     """The learning rate as a share of the highest: rises linearly from zero, then falls by the schedule's law.
 
     The last step that is made has ``final_ratio`` of it. Where that is 0 the step would change nothing, so zero is

@@ -24,7 +24,7 @@ from rlhfcli.core.parallel import extensions
 from rlhfcli.core.parallel.deepspeed_config import BUFFERS, Files
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Deepspeed, Model
+from rlhfcli.recipe.schema import DeepspeedSection, ModelSection
 
 _PREFIX, _LOCK = "rlhf-", "lock"
 
@@ -43,7 +43,7 @@ class OffloadFiles(AbstractContextManager["OffloadFiles"]):
         UserError: DeepSpeed's extension is missing and cannot be built.
     """
 
-    def __init__(self, section: Deepspeed, in_memory: Callable[[], tuple[int, int]], sink: Sink) -> None:
+    def __init__(self, section: DeepspeedSection, in_memory: Callable[[], tuple[int, int]], sink: Sink) -> None:
         self.used: Files | None = None  # nothing is kept in files
         if section.nvme is None:
             return
@@ -59,7 +59,9 @@ class OffloadFiles(AbstractContextManager["OffloadFiles"]):
             self._folder.cleanup()
 
 
-def parameters_in_memory(kind: Any, base: str, tokenizer: PreTrainedTokenizerBase, section: Model) -> tuple[int, int]:
+def parameters_in_memory(
+    kind: Any, base: str, tokenizer: PreTrainedTokenizerBase, section: ModelSection
+) -> tuple[int, int]:
     """How many parameters of a model have to be in memory at the same time, and how large they are.
 
     A layer that is recomputed in the backward pass keeps those that are not trained until the pass has left it.

@@ -15,7 +15,7 @@ from rlhfcli.core.model_files.model_folder import refuse_pointers
 from rlhfcli.errors import ModelError
 from rlhfcli.files import checksums, run_layout
 from rlhfcli.files.run_layout import SFT
-from rlhfcli.recipe.schema import Lora
+from rlhfcli.recipe.schema import LoraSection
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -55,7 +55,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def read_adapter(folder: Path) -> tuple[dict[str, Any], Lora, dict[str, Tensor]]:
+def read_adapter(folder: Path) -> tuple[dict[str, Any], LoraSection, dict[str, Tensor]]:
     """Read an adapter that somebody else may have made.
 
     Args:
@@ -85,7 +85,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], Lora, dict[str, Tensor]]
     return config, settings, tensors
 
 
-def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> Lora:
+def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> LoraSection:
     """The recipe section that corresponds to an ``adapter_config.json``.
 
     Args:
@@ -110,7 +110,7 @@ def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> Lora:
         shown = f"{alpha:g}" if isinstance(alpha, float) else str(alpha)[:20]
         raise ModelError(f"lora_alpha cannot be {shown}: no training makes such an update", where=where)
     try:
-        return Lora.model_validate(values)
+        return LoraSection.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = _PEFTS_NAMES.get(str(first["loc"][0]), "target_modules")

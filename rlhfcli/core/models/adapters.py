@@ -29,7 +29,7 @@ from rlhfcli.core.models import reward_model as rewarding
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
 from rlhfcli.core.models.sequence_classifier import load_classifier, load_for_scoring, one_output
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Model
+from rlhfcli.recipe.schema import ModelSection
 
 _KINDS = {True: "a reward model: it gives scores, it cannot talk", False: "a language model"}
 _TASKS = {True: "SEQ_CLS", False: "CAUSAL_LM"}
@@ -76,7 +76,7 @@ def reward_model(name: str, *, label: str | int | None = None, trust_remote_code
     Raises:
         ModelError: It cannot be loaded, or gives no scores.
     """
-    section = Model(name=name, dtype="fp32", label=label, trust_remote_code=trust_remote_code)
+    section = ModelSection(name=name, dtype="fp32", label=label, trust_remote_code=trust_remote_code)
     if is_adapter(name):
         return _adapted_reward_model(section, Path(name))
     if deepspeed_chat.is_checkpoint(Path(name)):
@@ -84,7 +84,7 @@ def reward_model(name: str, *, label: str | int | None = None, trust_remote_code
     return rewarding.load_reward_model(name, label=label, trust_remote_code=trust_remote_code)
 
 
-def reward_model_to_train(section: Model, init_from: str, seed: int = 0) -> RewardModel:
+def reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) -> RewardModel:
     """A reward model to train, with the head that a folder has; one that has none gets a new one.
 
     Args:
@@ -183,7 +183,7 @@ def _config_of(folder: Path, *, scores: bool) -> dict[str, Any]:
     return read_config(folder)
 
 
-def _adapted_reward_model(section: Model, folder: Path, seed: int | None = None) -> RewardModel:
+def _adapted_reward_model(section: ModelSection, folder: Path, seed: int | None = None) -> RewardModel:
     """A reward model from its adapter; with a seed, for training: that of a language model gets a new head then."""
     bf16 = computes_bf16(section.dtype)
     training = seed is not None
@@ -216,7 +216,7 @@ def _adapted_reward_model(section: Model, folder: Path, seed: int | None = None)
     return scored
 
 
-def _body(section: Model, base: str, head: Found | None) -> tuple[PreTrainedModel, str]:
+def _body(section: ModelSection, base: str, head: Found | None) -> tuple[PreTrainedModel, str]:
     """The base of a reward adapter, with as many outputs as the adapter's head has; and where its own head is from."""
     if head is None or head.shape[0] == 1:
         loaded = load_for_scoring(section, base)
@@ -242,7 +242,7 @@ def _merge(model: Any, folder: Path, config: dict[str, Any]) -> Any:
     return model
 
 
-def refuse_lora(section: Model, base: str) -> None:
+def refuse_lora(section: ModelSection, base: str) -> None:
     """Refuse to train an adapter on what others could not put it on.
 
     Args:

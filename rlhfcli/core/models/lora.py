@@ -21,14 +21,14 @@ from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from rlhfcli.core.models.lora_layers import LoraLayer, LoraLinear, LoraParameter
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.errors import ModelError, UserError
-from rlhfcli.recipe.schema import Lora
+from rlhfcli.recipe.schema import LoraSection
 
 _PREFIX = "base_model.model."  # what PEFT puts before every key
 _WITHIN = re.compile(r"(\.base)+$")  # the place of one wrapper in another
 _ONCE_EXPERTS = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"}
 
 
-def inject(model: nn.Module, settings: Lora) -> list[str]:
+def inject(model: nn.Module, settings: LoraSection) -> list[str]:
     """Put a ``LoraLayer`` around everything that is targeted, and freeze the rest.
 
     Args:
@@ -58,7 +58,7 @@ def inject(model: nn.Module, settings: Lora) -> list[str]:
     return names
 
 
-def _wrap(model: nn.Module, names: Sequence[str], settings: Lora) -> None:
+def _wrap(model: nn.Module, names: Sequence[str], settings: LoraSection) -> None:
     """Adapt linear layers and parameters by their names; of several parameters of a module, the last is outermost."""
     model.requires_grad_(False)
     linear = dict(linear_layers(model))
@@ -122,7 +122,7 @@ def remove(model: nn.Module) -> None:
         setattr(model.get_submodule(parent), child, layer.base)
 
 
-def save_adapter(model: nn.Module, folder: Path, settings: Lora, base_model: str, task_type: str) -> None:
+def save_adapter(model: nn.Module, folder: Path, settings: LoraSection, base_model: str, task_type: str) -> None:
     """Write the adapter as PEFT does: ``adapter_model.safetensors`` and ``adapter_config.json``.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rlhfcli.core.parallel.zero3 import shape_of
-from rlhfcli.recipe.schema import Lora
+from rlhfcli.recipe.schema import LoraSection
 
 
 class LoraLayer(nn.Module):
@@ -33,7 +33,7 @@ class LoraLayer(nn.Module):
         experts: How many updates there are, side by side.
     """
 
-    def __init__(self, base: nn.Module, settings: Lora, inputs: int, outputs: int, experts: int = 1) -> None:
+    def __init__(self, base: nn.Module, settings: LoraSection, inputs: int, outputs: int, experts: int = 1) -> None:
         super().__init__()
         self.base = base
         device = next(base.parameters()).device
@@ -77,7 +77,7 @@ class LoraLinear(LoraLayer):
 
     base: nn.Linear | Conv1D
 
-    def __init__(self, base: nn.Linear | Conv1D, settings: Lora) -> None:
+    def __init__(self, base: nn.Linear | Conv1D, settings: LoraSection) -> None:
         shape = shape_of(base.weight)
         outputs, inputs = shape if isinstance(base, nn.Linear) else reversed(shape)
         super().__init__(base, settings, inputs, outputs)
@@ -127,7 +127,7 @@ class LoraParameter(LoraLayer):
         settings: Rank, alpha, rsLoRA.
     """
 
-    def __init__(self, base: nn.Module, name: str, settings: Lora) -> None:
+    def __init__(self, base: nn.Module, name: str, settings: LoraSection) -> None:
         owner = _owner(base)
         *stack, rows, columns = shape_of(getattr(owner, name))
         transposed = bool(stack) and getattr(owner, "is_transposed", False)

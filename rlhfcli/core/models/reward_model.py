@@ -41,7 +41,7 @@ from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.packing.strategy import Strategy, choose_strategy, computing_with
 from rlhfcli.core.parallel.zero3 import gathered
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Model
+from rlhfcli.recipe.schema import ModelSection
 
 SCORING_TOKENS = 8192  # held at once when scoring; bounds the memory, does not change the scores
 
@@ -171,7 +171,7 @@ def as_reward_model(config: Any, pooling: str, rewards: tuple[float, float]) -> 
     config.rlhf = {"pooling": pooling}
 
 
-def reward_model_to_train(section: Model, init_from: str, seed: int = 0) -> RewardModel:
+def reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) -> RewardModel:
     """A reward model to train, with the head that the folder has; one that has none gets a new one.
 
     Args:
@@ -210,7 +210,7 @@ def load_reward_model(
     Raises:
         ModelError: It cannot be loaded, it is a language model, or it has several outputs and none is chosen.
     """
-    section = Model(name=str(folder), dtype=dtype, label=label, trust_remote_code=trust_remote_code)  # type: ignore[arg-type]
+    section = ModelSection(name=str(folder), dtype=dtype, label=label, trust_remote_code=trust_remote_code)  # type: ignore[arg-type]
     loaded = load_for_scoring(section, str(folder))
     if not loaded.head:
         raise ModelError(

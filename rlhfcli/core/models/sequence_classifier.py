@@ -16,7 +16,7 @@ from rlhfcli.core.model_files.load_errors import check_filled, check_shapes, exp
 from rlhfcli.core.model_files.reward_heads import PLAIN, chosen_row, find_head, put
 from rlhfcli.core.models.loading import is_reward_model, load_config, resolve
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Model
+from rlhfcli.recipe.schema import ModelSection
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Scoring:
     head: str
 
 
-def load_for_scoring(section: Model, folder: str) -> Scoring:
+def load_for_scoring(section: ModelSection, folder: str) -> Scoring:
     """Load a model as ``…ForSequenceClassification`` with one output: with the head that it has, whatever it is called.
 
     Args:
@@ -71,7 +71,7 @@ def _is_ours(config: Any) -> bool:
     return is_reward_model(config) and bool(getattr(config, "rlhf", None)) and config.num_labels == 1
 
 
-def load_classifier(section: Model, folder: str, config: Any, *, new_head: bool) -> PreTrainedModel:
+def load_classifier(section: ModelSection, folder: str, config: Any, *, new_head: bool) -> PreTrainedModel:
     """Load a model as ``…ForSequenceClassification`` with as many outputs as its config says.
 
     Args:

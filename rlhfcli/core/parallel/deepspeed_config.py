@@ -9,7 +9,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from rlhfcli.recipe.schema import Deepspeed
+from rlhfcli.recipe.schema import DeepspeedSection
 
 # Numbers that are reduced, and at stage 3 stepped, at a time. DeepSpeed's own are 10 and 20 times as large: 2 GB and
 # 4 GB of float32 that stay beside the model.
@@ -33,7 +33,7 @@ class Files:
 
 
 def configuration(
-    section: Deepspeed, max_grad_norm: float, *, cuda: bool, files: Files | None = None, ranks: int = 1
+    section: DeepspeedSection, max_grad_norm: float, *, cuda: bool, files: Files | None = None, ranks: int = 1
 ) -> dict[str, Any]:
     """The DeepSpeed configuration of a run.
 
@@ -75,7 +75,7 @@ def configuration(
     return merged(ours, section.config)
 
 
-def in_effect(section: Deepspeed, ranks: int) -> Deepspeed:
+def in_effect(section: DeepspeedSection, ranks: int) -> DeepspeedSection:
     """What a number of ranks makes of the recipe's section.
 
     Stages 1 and 2 divide gradients and the optimizer's states among the ranks. Alone, a rank would keep all of them,
@@ -115,14 +115,14 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _offload(section: Deepspeed, cuda: bool) -> dict[str, Any]:
+def _offload(section: DeepspeedSection, cuda: bool) -> dict[str, Any]:
     """The sections of what lives in host memory."""
     memory = {"device": "cpu", "pin_memory": cuda}  # only copies to a GPU gain from pages that stay in their place
     offload = {} if section.offload == "none" else {"offload_optimizer": memory}
     return offload | ({"offload_param": memory} if section.offload == "all" else {})
 
 
-def _in_files(section: Deepspeed, files: Files | None, ranks: int) -> dict[str, Any]:
+def _in_files(section: DeepspeedSection, files: Files | None, ranks: int) -> dict[str, Any]:
     """The same in files, as far as memory is only a place to pass through."""
     if files is None or section.offload == "none":
         return {}

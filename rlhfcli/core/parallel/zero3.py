@@ -18,7 +18,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from rlhfcli.core.parallel.deepspeed_config import Files, configuration
 from rlhfcli.core.parallel.process_group import ensure_process_group, import_deepspeed
 from rlhfcli.core.parallel.ranks import world_size
-from rlhfcli.recipe.schema import Deepspeed
+from rlhfcli.recipe.schema import DeepspeedSection
 
 
 class _Partitioned:
@@ -33,7 +33,7 @@ class _Partitioned:
 
 
 @contextmanager
-def loading(section: Deepspeed, max_grad_norm: float, files: Files | None = None) -> Iterator[None]:
+def loading(section: DeepspeedSection, max_grad_norm: float, files: Files | None = None) -> Iterator[None]:
     """Make and load models in a partitioned form while this block runs, if they will be trained at stage 3.
 
     Args:

@@ -22,7 +22,7 @@ from rlhfcli.data.encoding.encode import end_token
 from rlhfcli.errors import DataError, ModelError
 from rlhfcli.files.atomic import complete_or_absent
 from rlhfcli.files.run_layout import SUMS, adapter_of
-from rlhfcli.recipe.schema import Lora
+from rlhfcli.recipe.schema import LoraSection
 
 SHARD_SIZE = "5GB"  # of one file of weights, unless somebody asks for another
 
@@ -37,7 +37,7 @@ class Adapter:
         task_type: ``CAUSAL_LM`` or ``SEQ_CLS``.
     """
 
-    settings: Lora
+    settings: LoraSection
     base_model: str
     task_type: str
 

@@ -18,7 +18,7 @@ from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.tasks.task import Batch, Forward, KnowsTrees, Sums, origin_of
 from rlhfcli.data.encoding.encoded import EncodedPreference
 from rlhfcli.files.run_layout import REWARD, Phase
-from rlhfcli.recipe.schema import Reward
+from rlhfcli.recipe.schema import RewardSection
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ class RewardTask:
     accuracy = "accuracy"
     nll = "nll"
 
-    def __init__(self, pairs: Sequence[EncodedPreference], settings: Reward, *, packed: bool, pad_id: int) -> None:
+    def __init__(
+        self, pairs: Sequence[EncodedPreference], settings: RewardSection, *, packed: bool, pad_id: int
+    ) -> None:
         self.pairs = pairs
         self.pooling = settings.pooling
         self.loss = settings.loss

@@ -52,7 +52,7 @@ from rlhfcli.data.templates.scored_template import ending_at_score
 from rlhfcli.files import run_layout
 from rlhfcli.files.run_layout import REWARD, SFT
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Model, PhaseSection, Recipe
+from rlhfcli.recipe.schema import ModelSection, PhaseSection, Recipe
 from rlhfcli.words import percent
 
 _OFFLOADED = {"none": "", "optimizer": ", optimizer offloaded", "all": ", optimizer and parameters offloaded"}
@@ -228,7 +228,7 @@ def _files(project: PhaseInputs, kind: Any, base: str) -> OffloadFiles:
     return OffloadFiles(project.recipe.deepspeed, in_memory, project.sink)
 
 
-def _adapt(model: Any, phase: PhaseSection, section: Model, base: str, task_type: str) -> Adapter | None:
+def _adapt(model: Any, phase: PhaseSection, section: ModelSection, base: str, task_type: str) -> Adapter | None:
     if phase.lora is None:
         model.requires_grad_(True)
         return None

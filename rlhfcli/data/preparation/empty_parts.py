@@ -10,7 +10,7 @@ from rlhfcli.data.store.split import PARTS, Part
 from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.errors import DataError
 from rlhfcli.files.run_layout import PHASES
-from rlhfcli.recipe.schema import Data
+from rlhfcli.recipe.schema import DataSection
 
 _ONE_CONVERSATION = (
     "All of them begin with the same question, so they are one conversation, which must not stand on two sides"
@@ -39,7 +39,7 @@ def missing_share(statistics: Mapping[str, PartStatistics]) -> float | None:
     return math.nextafter(max(lowest), 1) if lowest else None
 
 
-def check_parts(data: Data, counts: Sequence[SourceCount], statistics: Mapping[str, PartStatistics]) -> None:
+def check_parts(data: DataSection, counts: Sequence[SourceCount], statistics: Mapping[str, PartStatistics]) -> None:
     """Look whether every part of every phase that was given rows has some.
 
     Args:

@@ -19,7 +19,7 @@ from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.sources.evaluation_rows import read_pairs, read_prompts
 from rlhfcli.data.store.prepared import RowWriter
 from rlhfcli.data.store.split import normalised
-from rlhfcli.recipe.schema import Eval
+from rlhfcli.recipe.schema import EvalSection
 
 PROMPTS = "training_prompts.arrow"
 _SCHEMA = pa.schema([("key", pa.uint64()), ("origin", pa.string())])
@@ -47,7 +47,7 @@ class PromptWriter(RowWriter):
             self.add((key, str(origin)))
 
 
-def find_overlap(folder: Path, evaluation: Eval, seed: int) -> dict[str, Any]:
+def find_overlap(folder: Path, evaluation: EvalSection, seed: int) -> dict[str, Any]:
     """Look for the prompts of ``eval.prompts`` and ``eval.pairs`` in the training data of a store.
 
     Args:

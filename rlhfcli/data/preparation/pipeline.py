@@ -37,7 +37,7 @@ from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.errors import DataError
 from rlhfcli.files.run_layout import PHASES, Phase
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Data, Source
+from rlhfcli.recipe.schema import DataSection, SourceSection
 
 _REASONS = 5  # that are told where no row can be used
 _START = 200  # characters of a rejected row that are written down
@@ -85,7 +85,7 @@ class Intake:
         sink: Sees the progress.
     """
 
-    def __init__(self, data: Data, encoder: Encoder, folder: Path, sink: Sink) -> None:
+    def __init__(self, data: DataSection, encoder: Encoder, folder: Path, sink: Sink) -> None:
         self.counts: list[SourceCount] = []
         self.statistics = {f"{phase}_{part}": PartStatistics() for phase in PHASES for part in PARTS}
         self._data = data
@@ -106,7 +106,7 @@ class Intake:
             for file in (self._prompts, *self._writers.values()):
                 stack.callback(file.close if kind is None else file.abandon)
 
-    def take(self, source: Source, streams: Sequence[Stream]) -> None:
+    def take(self, source: SourceSection, streams: Sequence[Stream]) -> None:
         """Take the rows of one source.
 
         Args:
@@ -153,7 +153,9 @@ class Intake:
 
     # --- one chunk ------------------------------------------------------------------------------------------
 
-    def _take_chunk(self, chunk: list[Located], shapes: tuple[Shape, ...], source: Source, count: SourceCount) -> None:
+    def _take_chunk(
+        self, chunk: list[Located], shapes: tuple[Shape, ...], source: SourceSection, count: SourceCount
+    ) -> None:
         rows = [row for raw, origin in chunk if (row := self._row(raw, origin, shapes, source, count)) is not None]
         both = self._encoder.encode([(row.example, "sft" in row.phases, "reward" in row.phases) for row in rows])
         for row, (sft, reward) in zip(rows, both, strict=True):
@@ -165,7 +167,7 @@ class Intake:
             self._settle(row, results, count)
 
     def _row(
-        self, raw: Any, origin: Origin, shapes: tuple[Shape, ...], source: Source, count: SourceCount
+        self, raw: Any, origin: Origin, shapes: tuple[Shape, ...], source: SourceSection, count: SourceCount
     ) -> _Row | None:
         """Convert a row and decide who learns from it; ``None`` and a count where nobody does."""
         try:
@@ -188,7 +190,7 @@ class Intake:
         part = part_of(key, self._data.validation)
         return _Row(raw, example, place_of(key), part, copies if part == "train" else 1, phases)
 
-    def _wanted(self, example: Example, key: str, source: Source) -> tuple[list[Phase], int]:
+    def _wanted(self, example: Example, key: str, source: SourceSection) -> tuple[list[Phase], int]:
         """The phases that the recipe gives a row to, and how often; at least one and once."""
         wanted: list[Phase] = [phase for phase in PHASES if source.phase in ("both", phase)]
         if isinstance(example, Dialogue):

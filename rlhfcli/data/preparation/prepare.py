@@ -29,7 +29,7 @@ from rlhfcli.files.atomic import complete_or_absent
 from rlhfcli.files.redact import without_secrets
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import builtin
-from rlhfcli.recipe.schema import Data, Recipe
+from rlhfcli.recipe.schema import DataSection, Recipe
 from rlhfcli.runs.ownership import refuse_other_data
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _write(
     write_manifest(folder, manifest)
 
 
-def _take(data: Data, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> Intake:
+def _take(data: DataSection, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> Intake:
     with Intake(data, encoder, folder, sink) as intake:
         for source, found in zip(data.sources, streams, strict=True):
             intake.take(source, found)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhfcli.data.shapes.catalogue import find_entry
 from rlhfcli.errors import DataError
-from rlhfcli.recipe.schema import Source
+from rlhfcli.recipe.schema import SourceSection
 
 # datasets' words before the configurations of a data set, on the hub and in its cache
 _CONFIGURATIONS = re.compile(r"(?:available configs|in the cache|not found. Available): (.+)")
@@ -16,7 +16,7 @@ _LINES = 4  # of what the hub client says
 NAME_ANOTHER = "Name a local file: --set data.sources.{number}.path=my/data.jsonl"
 
 
-def load(source: Source, number: int) -> tuple[str, Any, str]:
+def load(source: SourceSection, number: int) -> tuple[str, Any, str]:
     """Load a data set from the hub, or from its cache.
 
     Args:
@@ -46,7 +46,7 @@ def load(source: Source, number: int) -> tuple[str, Any, str]:
     return f"{source.path} ({named}{split})", rows, str(rows._fingerprint)
 
 
-def _failure(source: Source, split: str, number: int, error: Exception) -> DataError:
+def _failure(source: SourceSection, split: str, number: int, error: Exception) -> DataError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     where = f"data.sources.{number}: {source.path}"
     if isinstance(error, ValueError) and (found := _CONFIGURATIONS.search(str(error))):

@@ -16,7 +16,7 @@ from rlhfcli.data.reading.rows import Unreadable
 from rlhfcli.data.shapes.formats import Shape, detect_shape, known_columns, named_shapes
 from rlhfcli.data.shapes.row_joins import Join
 from rlhfcli.errors import DataError
-from rlhfcli.recipe.schema import Source
+from rlhfcli.recipe.schema import SourceSection
 
 _CHUNK = 512  # rows that are encoded together
 _FIRST = 10  # rows that show what shape a file has
@@ -36,7 +36,7 @@ class Shaping:
         DataError: The recipe names a format or a column that no shape knows.
     """
 
-    def __init__(self, source: Source, use: ColumnUse) -> None:
+    def __init__(self, source: SourceSection, use: ColumnUse) -> None:
         self._source = source
         self._use = use
         self._candidates = named_shapes(source.format, source.path)

@@ -22,7 +22,7 @@ from rlhfcli.data.sources import hub
 from rlhfcli.errors import DataError
 from rlhfcli.files.checksums import file_hash
 from rlhfcli.recipe import builtin
-from rlhfcli.recipe.schema import Source
+from rlhfcli.recipe.schema import SourceSection
 
 _AS_ROWS = (
     "If each of its lines is JSON, rename it to .jsonl; if they are fields, to .csv or .tsv. Of plain text make\n"
@@ -60,7 +60,7 @@ class Stream:
         return replace(self, rows=(row for row, _ in zip(self.rows, places, strict=False)))
 
 
-def open_source(source: Source, seed: int, number: int = 0) -> list[Stream]:
+def open_source(source: SourceSection, seed: int, number: int = 0) -> list[Stream]:
     """Find what a source of the recipe names. Nothing is read yet, except to take a fingerprint.
 
     Args:
@@ -110,7 +110,7 @@ def local_streams(path: str, choice: Choice | None = None) -> list[Stream]:
     return _not_all_empty(path, [replace(streams[0], note=note), *streams[1:]])
 
 
-def _choice(source: Source, number: int) -> Choice:
+def _choice(source: SourceSection, number: int) -> Choice:
     """What a source of the recipe asks for; what it leaves open is taken from the catalogue where it knows the data."""
     entry = find_entry(source.format) or find_entry(source.path)
     if entry is None:

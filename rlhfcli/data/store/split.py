@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Literal
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, Turn
-from rlhfcli.recipe.schema import PhaseSplit
+from rlhfcli.recipe.schema import PhaseSplitSection
 
 Part = Literal["train", "validation"]
 Share = Literal["sft", "reward", "rlhf"]
@@ -89,7 +89,7 @@ def part_of(key: str, validation: float) -> Part:
     return "validation" if place_of(key) < validation else "train"
 
 
-def share_of(key: str, phases: PhaseSplit) -> Share:
+def share_of(key: str, phases: PhaseSplitSection) -> Share:
     """Which phase a conversation belongs to.
 
     Args:

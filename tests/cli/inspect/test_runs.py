@@ -97,7 +97,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
 def test_the_number_of_steps_is_that_of_the_loop(tmp_path: Path, section: str, steps: int) -> None:
     from rlhfcli.core.training.step_plan import plan_steps
     from rlhfcli.files.strict_yaml import read as read_yaml
-    from rlhfcli.recipe.schema import Sft
+    from rlhfcli.recipe.schema import SftSection
 
     metrics(make(tmp_path, "x", recipe=f"sft: {section}\n"), "sft", {"step": 1})
     assert only(tmp_path).phases["sft"].steps == steps
@@ -106,7 +106,7 @@ def test_the_number_of_steps_is_that_of_the_loop(tmp_path: Path, section: str, s
         def lengths(self) -> list[int]:
             return [1] * 100
 
-    phase = Sft.model_validate(read_yaml(section, "").data or {})
+    phase = SftSection.model_validate(read_yaml(section, "").data or {})
     assert len(plan_steps(Rows(), phase, 1)) == steps  # type: ignore[arg-type]
 
 

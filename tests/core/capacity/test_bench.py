@@ -16,7 +16,7 @@ from rlhfcli.core.packing.last_layer import prunable_layers, prunable_modules
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.recipe.schema import Lora, Reward
+from rlhfcli.recipe.schema import LoraSection, RewardSection
 from tests.core import families
 
 
@@ -38,7 +38,7 @@ def test_useful_work_is_what_the_linear_layers_compute(family, trained):
     model = families.causal_lm(family)
     model.requires_grad_(True)
     if trained == "lora":
-        lora.inject(model, Lora(rank=4))
+        lora.inject(model, LoraSection(rank=4))
     module = CausalLM(model)
     task = SftTask(dialogues(), "assistant", packed=False, pad_id=0)
     batch = task.collate([1])  # a single row: nothing is padded
@@ -50,7 +50,7 @@ def test_useful_work_is_what_the_linear_layers_compute(family, trained):
 def test_a_token_of_a_tree_counts_once():
     model = families.classifier("llama")
     pairs = [EncodedPreference.pair([5, 6, 7, 8], [9, 2], [10, 11, 2])]
-    task = RewardTask(pairs, Reward(), packed=True, pad_id=0)
+    task = RewardTask(pairs, RewardSection(), packed=True, pad_id=0)
     batch = task.collate([0])
     layers = sum(weight.numel() for weight in useful_flops.linear_weights(model))
     model.requires_grad_(True)
@@ -67,7 +67,7 @@ def test_sizes_grow_until_the_limit_or_the_end_of_the_data():
     model = families.classifier("llama")
     module = RewardModel(model)
     pairs = [EncodedPreference.pair([5] * 40 + [k % 50 + 4], [9] * 20 + [2], [10] * 30 + [2]) for k in range(60)]
-    task = RewardTask(pairs, Reward(), packed=True, pad_id=0)
+    task = RewardTask(pairs, RewardSection(), packed=True, pad_id=0)
     loop = SimpleNamespace(task=task, lengths=task.lengths(), steps=[list(range(60))])
     trials = list(bench.try_sizes(loop, module, torch.device("cpu"), limit_gb=1000))
     assert [trial.tokens for trial in trials] == [512 * 2**k for k in range(len(trials))] and len(trials) > 1
@@ -94,7 +94,7 @@ def test_what_the_last_layer_leaves_out_is_not_counted():
     model = families.classifier("llama")
     model.requires_grad_(True)
     pairs = [EncodedPreference.pair([5, 6, 7, 8], [9, 2], [10, 11, 2])]
-    batch = RewardTask(pairs, Reward(), packed=True, pad_id=0).collate([0])
+    batch = RewardTask(pairs, RewardSection(), packed=True, pad_id=0).collate([0])
     names = prunable_layers(model)
     left_out = sum(layer.weight.numel() for layer in prunable_modules(model, names))
     layers = sum(weight.numel() for weight in useful_flops.linear_weights(model))

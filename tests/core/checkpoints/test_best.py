@@ -20,7 +20,7 @@ from rlhfcli.core.training import phases
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutputError
 from rlhfcli.files import run_layout
-from rlhfcli.recipe.schema import Checkpoint
+from rlhfcli.recipe.schema import CheckpointSection
 from tests.core import resume_worker
 from tests.core.checkpoints.test_manager import LORA, TRAIN, Listening, lines, on_two_ranks, resumed, same, stopped
 from tests.core.resume_worker import settings
@@ -103,11 +103,11 @@ def test_patience_ends_a_training_and_survives_a_resume(tmp_path: Path, phase: s
 
 
 def test_each_phase_has_its_accuracy() -> None:
-    plan = Checkpoint(best_by="accuracy")
-    assert best_by(Checkpoint(), SftTask) is None  # type: ignore[arg-type]
+    plan = CheckpointSection(best_by="accuracy")
+    assert best_by(CheckpointSection(), SftTask) is None  # type: ignore[arg-type]
     found = [best_by(plan, task).description for task in (SftTask, RewardTask)]  # type: ignore[arg-type, union-attr]
     assert found == ["highest token accuracy on the validation part", "highest accuracy on the validation part"]
-    by_loss = Checkpoint(best_by="loss")
+    by_loss = CheckpointSection(best_by="loss")
     assert best_by(by_loss, SftTask).description == "lowest loss on the validation part"  # type: ignore
     assert best_by(by_loss, RewardTask).description == "lowest nll on the validation part"  # type: ignore
 

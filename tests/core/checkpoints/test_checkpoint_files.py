@@ -81,8 +81,8 @@ import os, sys
 import torch.distributed
 from pathlib import Path
 from types import SimpleNamespace
-from rlhfcli.core.resume import Checkpoints, Sitting
-from rlhfcli.core.tasks import SftTask
+from rlhfcli.core.checkpoints.manager import Checkpoints, TrainingSession
+from rlhfcli.core.tasks.task import SftTask
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Recipe
@@ -90,7 +90,7 @@ from rlhfcli.recipe.schema import Recipe
 recipe = Recipe.model_validate({"output_dir": "x", "model": {"name": "x"}, "data": {"sources": [{"path": "x"}]}})
 for case in sys.argv[2:]:
     folder = Path(sys.argv[1]) / case / os.environ["RANK"]
-    checkpoints = Checkpoints(folder, recipe, SftTask, Sitting(resume=True), Silent())
+    checkpoints = Checkpoints(folder, recipe, SftTask, TrainingSession(resume=True), Silent())
     try:
         found = checkpoints._newest()
         said = found and str(found.progress.step)

@@ -13,7 +13,7 @@ from rlhfcli.core.engine import engine_state
 from rlhfcli.core.engine.engine import Engine, parameter_groups
 from rlhfcli.core.tasks.task import Batch, Sums, Task
 from rlhfcli.errors import UserError
-from rlhfcli.recipe.schema import Deepspeed, PhaseSection
+from rlhfcli.recipe.schema import DeepspeedSection, PhaseSection
 from tests.core import families
 
 
@@ -50,7 +50,9 @@ class Rows:
 
 def engine(module: nn.Module, stage: int, max_grad_norm: float = 1e9, **more: Any) -> Engine:
     phase = PhaseSection(learning_rate=1e-2, max_grad_norm=max_grad_norm)
-    return Engine(module, phase, 10, Deepspeed.model_validate({"zero_stage": stage, "config": families.DIVIDED} | more))
+    return Engine(
+        module, phase, 10, DeepspeedSection.model_validate({"zero_stage": stage, "config": families.DIVIDED} | more)
+    )
 
 
 class Tower(nn.Module):
@@ -211,7 +213,7 @@ def test_a_parameter_without_gradient_is_in_the_checkpoint_and_goes_on(stage: in
     ],
 )
 def test_what_deepspeed_refuses_only_when_it_builds(stage: int, config: dict[str, Any], told: str) -> None:
-    section = Deepspeed.model_validate({"zero_stage": stage, "config": config})
+    section = DeepspeedSection.model_validate({"zero_stage": stage, "config": config})
     with pytest.raises(UserError, match=told) as caught:
         Engine(nn.Linear(4, 4), PhaseSection(learning_rate=1e-2), 10, section)
     assert "DeepSpeed refuses deepspeed.config: " in str(caught.value)

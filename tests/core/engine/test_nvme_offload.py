@@ -16,7 +16,7 @@ from rlhfcli.core.parallel import extensions
 from rlhfcli.core.training import phases
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Silent
-from rlhfcli.recipe.schema import Deepspeed, Model
+from rlhfcli.recipe.schema import DeepspeedSection, ModelSection
 from tests.core import families
 from tests.core.checkpoints.test_manager import lines, resumed, same, stopped
 from tests.core.resume_worker import settings
@@ -104,7 +104,7 @@ def test_without_libaio_it_is_said_before_anything_waits(tmp_path: Path, monkeyp
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extensions, "prepare_files", lambda: None)
     (tmp_path / "file").touch()
-    section = Deepspeed(zero_stage=3, offload="optimizer", nvme=str(tmp_path / "file" / "x"))
+    section = DeepspeedSection(zero_stage=3, offload="optimizer", nvme=str(tmp_path / "file" / "x"))
     with pytest.raises(OutputError, match=r"the folder of deepspeed\.nvme cannot be written: not a directory"):
         OffloadFiles(section, lambda: (1, 1), Silent())
 
@@ -135,7 +135,7 @@ def test_how_much_has_to_be_in_memory(tmp_path: Path) -> None:
     source = tmp_path / "model"
     families.causal_lm("llama-wide").save_pretrained(source)
     for recomputed, count in ((False, 5), (True, 9)):
-        section = Model(name=str(source), gradient_checkpointing=recomputed)
+        section = ModelSection(name=str(source), gradient_checkpointing=recomputed)
         for kind in (phases.AutoModelForCausalLM, phases.AutoModelForSequenceClassification):
             assert parameters_in_memory(kind, str(source), Tokenizer(), section) == (512 * 1024, count)  # type: ignore[arg-type]
     config = json.loads((source / "config.json").read_text())

@@ -26,7 +26,7 @@ from rlhfcli.core.training import phases
 from rlhfcli.core.training.measure import measure_dialogues
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Model
+from rlhfcli.recipe.schema import ModelSection
 from tests.core import families
 from tests.core.training.test_phases import Listening, Tokenizer, _project
 
@@ -100,7 +100,7 @@ def _with(saved: Path, tmp_path: Path, file: str, **values: Any) -> str:
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq"])
 def test_quantised_weights_are_refused_in_words(saved: Path, tmp_path: Path, method: str) -> None:
     name = _with(saved, tmp_path, "config.json", quantization_config={"quant_method": method, "load_in_4bit": True})
-    for load in (load_config, load_causal_lm, lambda name: load_for_scoring(Model(name=name), name)):
+    for load in (load_config, load_causal_lm, lambda name: load_for_scoring(ModelSection(name=name), name)):
         with pytest.raises(ModelError, match=rf"quantised \({method}\)"):
             load(name)
 
@@ -156,7 +156,7 @@ def test_weights_that_are_no_numbers_are_the_base_models_fault(saved: Path, tmp_
     with pytest.raises(ModelError, match=said):
         load_causal_lm(str(folder))
     with pytest.raises(ModelError, match="NaN or infinite values"):
-        load_for_scoring(Model(name=str(folder)), str(folder))
+        load_for_scoring(ModelSection(name=str(folder)), str(folder))
 
 
 REWARDS: dict[str, tuple[Callable[[], Any], str]] = {

@@ -20,7 +20,7 @@ from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.encoding.encode import end_token
 from rlhfcli.data.templates.scored_template import ending_at_score, text_behind_end
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Chat, Recipe
+from rlhfcli.recipe.schema import ChatSection, Recipe
 from tests.core import families, folders
 
 TURNS = [Turn("user", "w7 w8"), Turn("assistant", "w9"), Turn("user", "w10"), Turn("assistant", "w11 w12")]
@@ -126,8 +126,8 @@ def test_a_chat_says_which_output_it_reads(tmp_path: Path) -> None:
     save_model(both, folders.tokenizer(), tmp_path / "rm", None, "")
     names = (str(tmp_path / "lm"), str(tmp_path / "rm"))
     with pytest.raises(ModelError, match="gives 2 numbers"):
-        open_session(*names, Chat(max_new_tokens=5), template="human_assistant")
-    session = open_session(*names, Chat(max_new_tokens=5), template="human_assistant", label="LABEL_1")
+        open_session(*names, ChatSection(max_new_tokens=5), template="human_assistant")
+    session = open_session(*names, ChatSection(max_new_tokens=5), template="human_assistant", label="LABEL_1")
     assert "output 1 (LABEL_1) of the 2" in header(session)
     session.turns = list(TURNS)
     ids = torch.tensor([folders.tokenizer().apply_chat_template(MESSAGES_OF)["input_ids"]])

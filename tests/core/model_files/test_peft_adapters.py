@@ -21,7 +21,7 @@ from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.publish import exporter
 from rlhfcli.core.publish.saving import save_model
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Model
+from rlhfcli.recipe.schema import ModelSection
 from tests.core import families, folders
 
 SEQUENCES = families.token_ids([9, 4, 17])
@@ -124,7 +124,7 @@ def test_a_reward_adapter_with_several_outputs(tmp_path: Path) -> None:
         adapters.reward_model(name)
     ours = adapters.reward_model(name, label=1)
     torch.testing.assert_close(ours.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
-    again = adapters.reward_model_to_train(Model(name=name, label=1, dtype="fp32"), name)
+    again = adapters.reward_model_to_train(ModelSection(name=name, label=1, dtype="fp32"), name)
     torch.testing.assert_close(again.eval().rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     folders.tokenizer().save_pretrained(name)
     report = exporter.write(exporter.of_folder(tmp_path / "adapter"), tmp_path / "out", exporter.How(label="1"))
@@ -139,17 +139,17 @@ def test_an_adapter_as_the_base_of_a_training(kind: str, tmp_path: Path) -> None
     if kind == "language":
         merged, found = load_causal_lm(str(final)), adapters.language_model(name)
         torch.testing.assert_close(logits(found), logits(merged), rtol=1e-4, atol=1e-4)
-        started = adapters.reward_model_to_train(Model(name=name, dtype="fp32"), name)
+        started = adapters.reward_model_to_train(ModelSection(name=name, dtype="fp32"), name)
         assert started.head == "a new head"
         torch.testing.assert_close(
             started.model.model.layers[0].self_attn.q_proj.weight, merged.model.layers[0].self_attn.q_proj.weight
         )
     else:
-        started = adapters.reward_model_to_train(Model(name=name, dtype="fp32"), name).eval()
+        started = adapters.reward_model_to_train(ModelSection(name=name, dtype="fp32"), name).eval()
         expected = load_reward_model(final).rewards(SEQUENCES)
         torch.testing.assert_close(started.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ModelError, match="no adapter can be trained on a base that is an adapter itself"):
-        adapters.refuse_lora(Model(name=name), name)
+        adapters.refuse_lora(ModelSection(name=name), name)
 
 
 def _edit(folder: Path, **change: Any) -> None:

@@ -16,7 +16,7 @@ from rlhfcli.core.models import adapters, deepspeed_chat
 from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model, load_reward_model
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Model
+from rlhfcli.recipe.schema import ModelSection
 from tests.core import families, folders
 
 SEQUENCES = families.token_ids([9, 4, 17])
@@ -54,7 +54,9 @@ def renamed(folder: Path, name: str, architecture: str, bias: bool = False) -> N
 
 
 def to_train(folder: Path, **section: Any) -> RewardModel:
-    return adapters.reward_model_to_train(Model(name=str(folder), dtype="fp32", **section), str(folder), 5).eval()
+    return adapters.reward_model_to_train(
+        ModelSection(name=str(folder), dtype="fp32", **section), str(folder), 5
+    ).eval()
 
 
 def test_a_reward_model_is_trained_from_its_own_head(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.errors import ModelError
 from rlhfcli.files import checksums
-from rlhfcli.recipe.schema import Chat
+from rlhfcli.recipe.schema import ChatSection
 from tests.core import families, folders
 
 IDS = [[2, 5, 9, 17], [2, 40, 7, 8, 9, 10, 11]]
@@ -86,7 +86,10 @@ def test_a_chat_with_two_adapters(tmp_path: Path) -> None:
     said = []
     for name in ("", "adapter"):
         session = open_session(
-            str(language / name), str(scored / name), Chat(temperature=0, max_new_tokens=5), template="human_assistant"
+            str(language / name),
+            str(scored / name),
+            ChatSection(temperature=0, max_new_tokens=5),
+            template="human_assistant",
         )
         said.append("".join(session.reply("w5 w9")))
         said.append(f"{session.score():.3f}")

@@ -14,13 +14,13 @@ from rlhfcli.core.models import lora
 from rlhfcli.core.models.lora_coverage import coverage
 from rlhfcli.core.models.lora_layers import LoraLinear
 from rlhfcli.errors import ModelError, UserError
-from rlhfcli.recipe.schema import Lora
+from rlhfcli.recipe.schema import LoraSection
 from tests.core import families
 
-SETTINGS = Lora(rank=4, alpha=8.0)
+SETTINGS = LoraSection(rank=4, alpha=8.0)
 
 
-def _trained(model: nn.Module, settings: Lora = SETTINGS) -> nn.Module:
+def _trained(model: nn.Module, settings: LoraSection = SETTINGS) -> nn.Module:
     """As if it had been trained: B is no longer zero."""
     lora.inject(model, settings)
     torch.manual_seed(1)
@@ -47,7 +47,7 @@ def test_forward_is_the_formula(layer: nn.Module) -> None:
 
 
 def test_rslora_scales_by_the_root_of_the_rank() -> None:
-    assert LoraLinear(nn.Linear(4, 4), Lora(rank=16, alpha=8.0, rslora=True)).scale == 2.0
+    assert LoraLinear(nn.Linear(4, 4), LoraSection(rank=16, alpha=8.0, rslora=True)).scale == 2.0
 
 
 def test_training_starts_from_the_unchanged_model() -> None:
@@ -115,7 +115,7 @@ def test_ours_loads_pefts(tmp_path: Path, targets: str | list[str], rslora: bool
 
 def test_only_the_update_is_trained() -> None:
     model = families.causal_lm("opt")
-    names = lora.inject(model, Lora(rank=2, targets=["q_proj", "v_proj"]))
+    names = lora.inject(model, LoraSection(rank=2, targets=["q_proj", "v_proj"]))
     assert names == [f"model.decoder.layers.{i}.self_attn.{p}" for i in (0, 1) for p in ("v_proj", "q_proj")]
     trained = {name.rsplit(".", 1)[-1] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"lora_a", "lora_b"}
@@ -129,7 +129,7 @@ def test_all_linear_leaves_both_heads_alone() -> None:
 
 def test_a_name_that_fits_nothing_is_an_error_with_the_names_there_are() -> None:
     with pytest.raises(UserError, match="q_projj") as caught:
-        lora.inject(families.causal_lm("opt"), Lora(targets=["q_projj"]))
+        lora.inject(families.causal_lm("opt"), LoraSection(targets=["q_projj"]))
     assert "q_proj" in str(caught.value.hint) and caught.value.exit_code == 2
 
 
@@ -151,7 +151,7 @@ def test_broken_adapter_folders(tmp_path: Path, break_it: object, message: str) 
 @pytest.mark.parametrize(("targets", "said"), [(["q_proj", "nope"], "called nope"), ([], "lora.targets is empty")])
 def test_every_name_has_to_fit_something(targets: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        lora.inject(families.causal_lm("opt"), Lora(targets=targets))
+        lora.inject(families.causal_lm("opt"), LoraSection(targets=targets))
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ COVERED = {
 def test_what_it_reaches_is_said(family: str, targets: str) -> None:
     model = families.causal_lm(family)
     assert coverage(model) == ""
-    lora.inject(model, Lora(rank=2, targets=targets))
+    lora.inject(model, LoraSection(rank=2, targets=targets))
     assert coverage(model) == COVERED[family, targets]
 
 

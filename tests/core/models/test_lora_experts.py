@@ -20,11 +20,11 @@ from rlhfcli.core.packing.layout import lay_out
 from rlhfcli.core.packing.strategy import choose_strategy, computing_with
 from rlhfcli.core.training import phases
 from rlhfcli.errors import ModelError, UserError
-from rlhfcli.recipe.schema import Lora
+from rlhfcli.recipe.schema import LoraSection
 from tests.core import families
 from tests.core.training.test_phases import _project
 
-SETTINGS = Lora(rank=2, alpha=4.0)
+SETTINGS = LoraSection(rank=2, alpha=4.0)
 IDS = torch.tensor([families.token_ids([17])[0], families.token_ids([17], seed=1)[0]])
 
 
@@ -37,7 +37,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() <= 1e-4 * other.abs().max())
 
 
-def _trained(family: str, settings: Lora = SETTINGS, kind: Any = families.causal_lm) -> Any:
+def _trained(family: str, settings: LoraSection = SETTINGS, kind: Any = families.causal_lm) -> Any:
     model = kind(family)
     lora.inject(model, settings)
     torch.manual_seed(1)
@@ -177,14 +177,14 @@ COVERED = {
 @pytest.mark.parametrize(("family", "targets", "dropout"), COVERED)
 def test_what_it_reaches_is_said(family: str, targets: str, dropout: float) -> None:
     model = families.causal_lm(family)
-    lora.inject(model, Lora(rank=2, targets=targets, dropout=dropout))
+    lora.inject(model, LoraSection(rank=2, targets=targets, dropout=dropout))
     reached, *left = COVERED[family, targets, dropout]
     assert coverage(model).split(" · ") == [f"LoRA on {reached} % of the weights in matrices", *left]
 
 
 def test_experts_alone_cannot_have_dropout() -> None:
     with pytest.raises(UserError, match="called gate_up_proj") as caught:
-        lora.inject(families.causal_lm("mixtral"), Lora(targets=["q_proj", "gate_up_proj"], dropout=0.1))
+        lora.inject(families.causal_lm("mixtral"), LoraSection(targets=["q_proj", "gate_up_proj"], dropout=0.1))
     assert "Experts can be adapted with lora.dropout=0 only." in str(caught.value.hint)
 
 

@@ -13,7 +13,7 @@ from rlhfcli.core.models.reward_model import RewardModel, as_reward_model, load_
 from rlhfcli.core.packing.layout import spans
 from rlhfcli.core.packing.strategy import choose_strategy
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import Model
+from rlhfcli.recipe.schema import ModelSection
 from tests.core import families
 
 LENGTHS = [9, 4, 30, 17, 9]
@@ -79,7 +79,7 @@ def test_a_new_head_on_a_language_model_keeps_its_weights(tmp_path: Path) -> Non
     language = families.causal_lm("opt-350m")
     language.save_pretrained(tmp_path)
     torch.manual_seed(0)
-    model = reward_model_to_train(Model(name=str(tmp_path), dtype="fp32"), str(tmp_path))
+    model = reward_model_to_train(ModelSection(name=str(tmp_path), dtype="fp32"), str(tmp_path))
     assert model.score.weight.shape == (1, 16)  # word_embed_proj_dim, not hidden_size
     for name, tensor in language.model.state_dict().items():
         assert torch.equal(model.model.model.state_dict()[name], tensor)

@@ -14,7 +14,7 @@ from rlhfcli.core.packing.backbone import head_is_apart
 from rlhfcli.core.packing.last_layer import narrowed, prunable_layers, reading
 from rlhfcli.core.packing.layout import lay_out
 from rlhfcli.core.packing.strategy import choose_strategy, computing_with, small_model, strategy_for
-from rlhfcli.recipe.schema import Lora
+from rlhfcli.recipe.schema import LoraSection
 from tests.core import families
 
 SEQUENCES = families.token_ids([19, 7, 12], seed=5)
@@ -81,7 +81,7 @@ def test_where_most_tokens_are_read_nothing_is_left_out() -> None:
 def test_layers_with_an_adapter(family: str) -> None:
     model, rows = families.causal_lm(family), torch.tensor([4, 10])
     names = prunable_layers(model)
-    lora.inject(model, Lora())
+    lora.inject(model, LoraSection())
     for _, layer in lora.adapted_layers(model):
         torch.nn.init.normal_(layer.lora_b, std=0.1)
     expected, gradients = _states_and_gradients(model, rows, None)

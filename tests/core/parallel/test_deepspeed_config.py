@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from rlhfcli.core.parallel.deepspeed_config import GROUP, Files, configuration, in_effect, merged
-from rlhfcli.recipe.schema import Deepspeed
+from rlhfcli.recipe.schema import DeepspeedSection
 
 
 def zero(*, cuda: bool = False, files: Files | None = None, ranks: int = 1, **keys: Any) -> dict[str, Any]:
-    return configuration(Deepspeed(**keys), 1.0, cuda=cuda, files=files, ranks=ranks)["zero_optimization"]
+    return configuration(DeepspeedSection(**keys), 1.0, cuda=cuda, files=files, ranks=ranks)["zero_optimization"]
 
 
 @pytest.mark.parametrize(("stage", "overlaps"), [(1, False), (2, True), (3, True)])
@@ -45,7 +45,7 @@ def test_what_is_offloaded_to_files() -> None:
 
 def test_raw_keys_lie_over_ours() -> None:
     raw = {"zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 7}, "steps_per_print": 3}
-    config = configuration(Deepspeed(zero_stage=2, config=raw), 0.5, cuda=False)
+    config = configuration(DeepspeedSection(zero_stage=2, config=raw), 0.5, cuda=False)
     assert config["steps_per_print"] == 3 and config["gradient_clipping"] == 0.5
     found = config["zero_optimization"]
     assert (found["stage"], found["overlap_comm"], found["reduce_bucket_size"]) == (2, True, 7)
@@ -72,4 +72,4 @@ def test_merging_leaves_both_as_they_were() -> None:
     ],
 )
 def test_one_rank_alone_has_nothing_to_divide(keys: dict[str, Any], ranks: int, stage: int) -> None:
-    assert in_effect(Deepspeed(**keys), ranks).zero_stage == stage
+    assert in_effect(DeepspeedSection(**keys), ranks).zero_stage == stage

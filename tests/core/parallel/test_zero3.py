@@ -15,7 +15,7 @@ from rlhfcli.core.engine.engine import parameter_groups
 from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
 from rlhfcli.core.models.lora import inject
 from rlhfcli.core.parallel.zero3 import gathered, is_partitioned, loading, shape_of
-from rlhfcli.recipe.schema import Deepspeed, Lora
+from rlhfcli.recipe.schema import DeepspeedSection, LoraSection
 from tests.core import families
 from tests.core.parallel.test_ranks import ROOT
 
@@ -43,12 +43,12 @@ def test_each_of_two_ranks_holds_half(tmp_path: Path, family: str) -> None:
 def test_what_looks_at_shapes_before_the_engine_sees_whole_ones(tmp_path: Path) -> None:
     families.causal_lm("opt").save_pretrained(tmp_path)
     plain = load_causal_lm(str(tmp_path))
-    with loading(Deepspeed(zero_stage=3), 1.0):
+    with loading(DeepspeedSection(zero_stage=3), 1.0):
         model = load_causal_lm(str(tmp_path))
     assert is_partitioned(model) and not is_partitioned(plain)
     sizes = [[len(group["params"]) for group in parameter_groups(each, 0.1)] for each in (plain, model)]
     assert sizes[0] == sizes[1] and len(sizes[0]) == 2
-    names = [inject(each, Lora(rank=3)) for each in (plain, model)]
+    names = [inject(each, LoraSection(rank=3)) for each in (plain, model)]
     assert names[0] == names[1]
     layers = [dict(each.named_parameters()) for each in (plain, model)]
     for name, parameter in layers[0].items():
@@ -57,7 +57,7 @@ def test_what_looks_at_shapes_before_the_engine_sees_whole_ones(tmp_path: Path) 
 
 def test_what_is_changed_while_it_is_whole_stays(tmp_path: Path) -> None:
     families.causal_lm("llama").save_pretrained(tmp_path)
-    with loading(Deepspeed(zero_stage=3), 1.0):
+    with loading(DeepspeedSection(zero_stage=3), 1.0):
         model = load_causal_lm(str(tmp_path))
     norm = model.model.norm.weight
     with gathered([norm]), torch.no_grad():
@@ -70,5 +70,5 @@ def test_what_is_changed_while_it_is_whole_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_the_other_stages_load_whole_models(tmp_path: Path, stage: int) -> None:
     families.causal_lm("llama").save_pretrained(tmp_path)
-    with loading(Deepspeed(zero_stage=stage), 1.0):
+    with loading(DeepspeedSection(zero_stage=stage), 1.0):
         assert not is_partitioned(load_causal_lm(str(tmp_path)))

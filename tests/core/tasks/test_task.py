@@ -20,7 +20,7 @@ from rlhfcli.core.token_trees.tree_attention import TREES, attention
 from rlhfcli.core.training.measure import measure, measure_dialogues
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.store import prepared
-from rlhfcli.recipe.schema import Reward
+from rlhfcli.recipe.schema import RewardSection
 from tests.core import families
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def test_perplexity_does_not_depend_on_the_batches() -> None:
     assert small.nll == pytest.approx(large.nll, rel=1e-6)
 
 
-def _slow_loss(model: RewardModel, pair: EncodedPreference, settings: Reward) -> dict[str, float]:
+def _slow_loss(model: RewardModel, pair: EncodedPreference, settings: RewardSection) -> dict[str, float]:
     """One sequence at a time, straight from the definitions."""
     scores, begin = [], len(pair.prompt)
     for sequence in pair.sequences:
@@ -140,7 +140,7 @@ def test_reward_loss_is_the_mean_over_the_comparisons_of_each_preference(
 ) -> None:
     model = RewardModel(families.classifier(family))
     packed = layout.packing_unsupported(model.model) is None
-    settings = Reward.model_validate({"pooling": pooling, "loss": loss})
+    settings = RewardSection.model_validate({"pooling": pooling, "loss": loss})
     task = RewardTask(_pairs(), settings, packed=packed, pad_id=1)
     batch = task.collate([1, 4, 0, 2, 3])
     with torch.no_grad(), attention(model.model, TREES if packed else None):
@@ -154,7 +154,7 @@ def test_reward_loss_is_the_mean_over_the_comparisons_of_each_preference(
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma2"])
 @pytest.mark.parametrize("pooling", ["last", "mean", "tokenwise"])
 def test_reward_gradients_are_those_of_padded_preferences_one_at_a_time(family: str, pooling: str) -> None:
-    settings = Reward.model_validate({"pooling": pooling, "loss": {"centering": 0.1}})
+    settings = RewardSection.model_validate({"pooling": pooling, "loss": {"centering": 0.1}})
     gradients = []
     for together in (True, False):
         model = RewardModel(families.classifier(family))
@@ -175,7 +175,7 @@ def test_a_preference_weighs_the_same_however_many_answers_it_ranks() -> None:
     prompt, answer = families.token_ids([5, 3])
     ranking = EncodedPreference(prompt, [answer] * 4, list(combinations(range(4), 2)), [0.0] * 6)
     pair = EncodedPreference.pair(prompt, answer, answer)
-    settings = Reward.model_validate({"loss": {"centering": 0.0}})
+    settings = RewardSection.model_validate({"loss": {"centering": 0.0}})
     task = RewardTask([ranking, pair], settings, packed=True, pad_id=1)
     with torch.no_grad(), attention(model.model, TREES):
         figures = measure(task, model, [task.collate([0, 1])], CPU)
@@ -198,15 +198,15 @@ def test_the_compared_window_ends_with_the_shorter_answer(packed: bool) -> None:
 def test_the_prompt_is_counted_once_where_it_is_computed_once() -> None:
     lengths = [(len(pair.prompt), sum(map(len, pair.answers)), len(pair.answers)) for pair in _pairs()]
     for packed in (True, False):
-        task = RewardTask(_pairs(), Reward(), packed=packed, pad_id=1)
+        task = RewardTask(_pairs(), RewardSection(), packed=packed, pad_id=1)
         assert task.lengths() == [p * (1 if packed else k) + answers for p, answers, k in lengths]
-    batch = RewardTask(_pairs(), Reward(), packed=True, pad_id=1).collate([4])
+    batch = RewardTask(_pairs(), RewardSection(), packed=True, pad_id=1).collate([4])
     assert batch.layout.tokens == lengths[4][0] + lengths[4][1]  # no two of its answers begin alike
 
 
 def test_longer_padding_changes_no_tokenwise_loss() -> None:
     model = RewardModel(families.classifier("opt"))
-    settings = Reward.model_validate({"pooling": "tokenwise"})
+    settings = RewardSection.model_validate({"pooling": "tokenwise"})
     pairs = [*_pairs()[:3], EncodedPreference.pair(*families.token_ids([30, 20, 20], seed=7))]
     task = RewardTask(pairs, settings, packed=False, pad_id=1)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_longer_padding_changes_no_tokenwise_loss() -> None:
 def test_a_constant_reward_model_is_half_right() -> None:
     model = RewardModel(families.classifier("opt"))
     torch.nn.init.zeros_(model.score.weight)
-    task = RewardTask(_pairs(), Reward(), packed=False, pad_id=1)
+    task = RewardTask(_pairs(), RewardSection(), packed=False, pad_id=1)
     figures = measure(task, model, [task.collate([0, 1, 2]), task.collate([3, 4])], CPU)
     assert figures["accuracy"] == 0.5 and figures["loss"] == pytest.approx(math.log(2)) and figures["weight"] == 5
 
@@ -239,12 +239,12 @@ def test_stored_examples_are_cut_like_those_in_memory(
     pairs = prepared.StoredPairs(tmp_path / "reward_train.arrow")
     expected: list[Any] = [
         SftTask(_dialogues(), "assistant", packed=packed, pad_id=1),
-        RewardTask(_pairs(), Reward(), packed=packed, pad_id=1),
+        RewardTask(_pairs(), RewardSection(), packed=packed, pad_id=1),
     ]
     monkeypatch.setattr(prepared._Stored, "__getitem__", lambda *_: pytest.fail("an example was made"))
     found: list[Any] = [
         SftTask(dialogues, "assistant", packed=packed, pad_id=1),
-        RewardTask(pairs, Reward(), packed=packed, pad_id=1),
+        RewardTask(pairs, RewardSection(), packed=packed, pad_id=1),
     ]
     for one, other in zip(expected, found, strict=True):
         assert one.lengths() == other.lengths()

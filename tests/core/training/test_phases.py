@@ -22,7 +22,7 @@ from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutOfMemory, TrainingError, ran_out_of_memory
 from rlhfcli.evaluation.reward import ranking, score_pairs
 from rlhfcli.progress import Silent
-from rlhfcli.recipe.schema import PhaseSection, Recipe, Schedule
+from rlhfcli.recipe.schema import PhaseSection, Recipe, ScheduleSection
 from tests.core import families
 
 
@@ -337,15 +337,15 @@ def test_every_epoch_takes_each_example_once_in_a_new_order(epochs: float, sizes
 
 
 def test_schedules_against_their_definitions() -> None:
-    factor = schedule_factor(Schedule(name="cosine", warmup_ratio=0.1, final_ratio=0.1), 100)
+    factor = schedule_factor(ScheduleSection(name="cosine", warmup_ratio=0.1, final_ratio=0.1), 100)
     assert factor(0) == pytest.approx(1 / 11) and factor(10) == pytest.approx(1.0)
     assert factor(54) == pytest.approx(0.56, abs=1e-2) and factor(99) == pytest.approx(0.1)
     for name in ("linear", "cosine"):  # the last step that is made is number steps - 1
         for steps, warmup in ((1, 0.0), (2, 0.0), (7, 0.0), (7, 0.3), (100, 0.03)):
-            last = schedule_factor(Schedule(name=name, warmup_ratio=warmup, final_ratio=0.25), steps)
+            last = schedule_factor(ScheduleSection(name=name, warmup_ratio=warmup, final_ratio=0.25), steps)
             assert last(steps - 1) == pytest.approx(0.25 if steps > 1 else 1.0), (name, steps, warmup)
-            zero = schedule_factor(Schedule(name=name, warmup_ratio=warmup), steps)
+            zero = schedule_factor(ScheduleSection(name=name, warmup_ratio=warmup), steps)
             assert zero(steps - 1) > 0 and zero(steps) == pytest.approx(0.0)
-    assert schedule_factor(Schedule(name="linear", warmup_ratio=0.0), 10)(5) == pytest.approx(0.5)
-    constant = schedule_factor(Schedule(name="constant", warmup_ratio=0.0), 10)
+    assert schedule_factor(ScheduleSection(name="linear", warmup_ratio=0.0), 10)(5) == pytest.approx(0.5)
+    constant = schedule_factor(ScheduleSection(name="constant", warmup_ratio=0.0), 10)
     assert {constant(step) for step in range(10)} == {1.0}

@@ -15,7 +15,7 @@ from rlhfcli.data.shapes.formats import SHAPES, convert, detect_shape, shape_of
 from rlhfcli.data.sources.shaping import Shaping
 from rlhfcli.data.templates.template import ignored_by, set_template
 from rlhfcli.errors import DataError
-from rlhfcli.recipe.schema import Source
+from rlhfcli.recipe.schema import SourceSection
 from tests.data.conftest import pair
 
 HERE = Origin("rows.jsonl", "line 7")
@@ -327,7 +327,7 @@ RENAMED = {
 @pytest.mark.parametrize(("columns", "rows", "unread"), RENAMED.values(), ids=RENAMED.keys())
 def test_columns_are_renamed(columns, rows, unread):
     use = ColumnUse()
-    shaping = Shaping(Source(path="rows.jsonl", columns=columns), use)
+    shaping = Shaping(SourceSection(path="rows.jsonl", columns=columns), use)
     for chunk, shapes in shaping.chunks(iter([(row, HERE) for row in rows]), "rows.jsonl"):
         for row, origin in chunk:
             watched = WatchedRow(row)

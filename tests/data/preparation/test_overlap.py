@@ -8,7 +8,7 @@ from rlhfcli.data.preparation.overlap import find_overlap
 from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
-from rlhfcli.recipe.schema import Eval
+from rlhfcli.recipe.schema import EvalSection
 from tests.data.conftest import pair
 
 PAIRS = [pair(number) for number in range(60)]
@@ -30,7 +30,7 @@ def trained(folder):
 def test_prompts_of_both_sets_are_compared(folder, write_lines):
     prompts = write_lines([{"prompt": f" Question  {number}?"} for number in range(50, 70)], "prompts.jsonl")
     pairs = write_lines([pair(1, chosen="something else"), pair(1000)], "pairs.jsonl")
-    found = find_overlap(folder, Eval(prompts=str(prompts), pairs=str(pairs)), seed=1)
+    found = find_overlap(folder, EvalSection(prompts=str(prompts), pairs=str(pairs)), seed=1)
     known = trained(folder)
     assert found["eval.prompts"]["rows"] == 20
     assert found["eval.prompts"]["found"] == len(known & set(range(50, 70))) > 0
@@ -70,14 +70,14 @@ def test_every_turn_of_a_trained_dialogue_is_looked_at(tokenizer, make_recipe, w
         for n in range(20)
     ]
     path = write_lines([*rows, {"prompt": "first answer 3"}, {"prompt": "Be kind."}], "prompts.jsonl")
-    found = find_overlap(prepared.folder, Eval(prompts=str(path)), seed=1)["eval.prompts"]
+    found = find_overlap(prepared.folder, EvalSection(prompts=str(path)), seed=1)["eval.prompts"]
     assert found["rows"] == 22 and found["found"] == len(prepared.dialogues("train"))
 
 
 def test_validation_rows_are_not_training_rows(folder, write_lines):
     held_out = sorted(set(range(60)) - trained(folder))
     path = write_lines([pair(number) for number in held_out], "held_out.jsonl")
-    assert find_overlap(folder, Eval(pairs=str(path)), seed=1)["eval.pairs"] == {
+    assert find_overlap(folder, EvalSection(pairs=str(path)), seed=1)["eval.pairs"] == {
         "rows": len(held_out), "found": 0, "examples": []
     }  # fmt: skip
 
@@ -85,14 +85,14 @@ def test_validation_rows_are_not_training_rows(folder, write_lines):
 def test_named_sets_are_looked_for_apart(folder, write_lines):
     known = sorted(trained(folder))
     paths = {name: str(write_lines([pair(n)], f"{name}.jsonl")) for name, n in (("easy", known[0]), ("hard", 1000))}
-    found = find_overlap(folder, Eval(pairs=paths), seed=1)
+    found = find_overlap(folder, EvalSection(pairs=paths), seed=1)
     assert {name: each["found"] for name, each in found.items()} == {"eval.pairs.easy": 1, "eval.pairs.hard": 0}
 
 
 def test_a_recipe_without_sets_has_no_overlap(folder):
-    assert find_overlap(folder, Eval(), seed=1) == {}
+    assert find_overlap(folder, EvalSection(), seed=1) == {}
 
 
 def test_a_set_that_cannot_be_read_is_an_error(folder):
     with pytest.raises(DataError, match="no such file"):
-        find_overlap(folder, Eval(prompts="missing.jsonl"), seed=1)
+        find_overlap(folder, EvalSection(prompts="missing.jsonl"), seed=1)

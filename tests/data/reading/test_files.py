@@ -20,7 +20,7 @@ from rlhfcli.data.sources.sources import open_source
 from rlhfcli.data.store.prepared import REJECTED
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
-from rlhfcli.recipe.schema import Source
+from rlhfcli.recipe.schema import SourceSection
 from tests.data.conftest import pair
 from tests.data.preparation.test_prepare import Notes
 
@@ -105,7 +105,7 @@ def test_the_splits_of_one_json_file(tmp_path):
     path.write_text(json.dumps({"train": [{"a": 1}], "test": [{"a": 2}]}))
 
     def rows(**asked):
-        return [row["a"] for stream in open_source(Source(path=str(path), **asked), 1) for row, _ in stream.rows]
+        return [row["a"] for stream in open_source(SourceSection(path=str(path), **asked), 1) for row, _ in stream.rows]
 
     assert (rows(), rows(split="test"), rows(split="train")) == ([1], [2], [1])
     with pytest.raises(DataError, match="the file has no split 'dev'"):

@@ -12,7 +12,7 @@ from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.data.sources.evaluation_rows import read_pairs
 from rlhfcli.data.sources.sources import open_source
 from rlhfcli.errors import DataError
-from rlhfcli.recipe.schema import Source
+from rlhfcli.recipe.schema import SourceSection
 from tests.data.conftest import pair
 from tests.data.preparation.test_prepare import Notes
 
@@ -138,7 +138,7 @@ def fill(folder, files):
 
 
 def read(path, **more):
-    streams = open_source(Source(path=str(path), **more), seed=1, number=3)
+    streams = open_source(SourceSection(path=str(path), **more), seed=1, number=3)
     return [row["name"] for stream in streams for row, _ in stream.rows], streams[0].note
 
 

@@ -12,7 +12,7 @@ from rlhfcli.data.shapes.catalogue import ENTRIES
 from rlhfcli.data.sources.sources import open_source
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
-from rlhfcli.recipe.schema import Source
+from rlhfcli.recipe.schema import SourceSection
 from tests.data.catalogue_rows import DIALOGUES, PAIRS, RANKINGS, SCORED, TREE
 
 ASKED = {
@@ -52,7 +52,7 @@ def test_what_is_asked_of_the_hub(monkeypatch, source, expected):
         return datasets.Dataset.from_list([{"prompt": "a", "response": "b"}] * 3)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    (stream,) = open_source(Source(**source), seed=1)
+    (stream,) = open_source(SourceSection(**source), seed=1)
     assert asked == [expected]
     assert [origin.row for _, origin in stream.rows] == ["row 1", "row 2", "row 3"]
     assert stream.meter.done == stream.meter.size == 3
@@ -64,7 +64,7 @@ def test_a_split_that_is_not_there(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(DataError, match="has no split 'dev'") as caught:
-        open_source(Source(path="someone/some-data", split="dev"), seed=1)
+        open_source(SourceSection(path="someone/some-data", split="dev"), seed=1)
     assert "Should be one of" in caught.value.hint
 
 
@@ -93,19 +93,19 @@ CONFIGURATIONS = {
 @pytest.mark.parametrize(("subset", "said", "advice"), CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
 def test_configurations_of_a_cached_data_set_are_named(cached, subset, said, advice):
     with pytest.raises(DataError) as caught:
-        open_source(Source(path="someone/sums", subset=subset), seed=1, number=2)
+        open_source(SourceSection(path="someone/sums", subset=subset), seed=1, number=2)
     assert said in caught.value.what and caught.value.where == "data.sources.2: someone/sums"
     assert caught.value.hint == f"Choose one: --set data.sources.2.{advice}"
 
 
 @pytest.mark.parametrize("subset", ["main", "socratic"])
 def test_a_configuration_of_a_cached_data_set(cached, subset):
-    (stream,) = open_source(Source(path="someone/sums", subset=subset), seed=1)
+    (stream,) = open_source(SourceSection(path="someone/sums", subset=subset), seed=1)
     assert [row["prompt"] for row, _ in stream.rows] == [subset] * 3
 
 
 def test_the_only_configuration_is_taken_and_named(cached):
-    (stream,) = open_source(Source(path="someone/capitals"), seed=1)
+    (stream,) = open_source(SourceSection(path="someone/capitals"), seed=1)
     assert stream.name == "someone/capitals (europe, train)"
 
 
@@ -125,7 +125,7 @@ def test_configurations_of_a_data_set_of_the_hub_are_named(monkeypatch, subset, 
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(DataError, match="the data set has the configurations a, b-c"):
-        open_source(Source(path="someone/some-data", subset=subset), seed=1)
+        open_source(SourceSection(path="someone/some-data", subset=subset), seed=1)
 
 
 ROWS = {name: [first] for name, (first, *_) in (DIALOGUES | PAIRS | RANKINGS).items()}

@@ -18,13 +18,13 @@ from rlhfcli.data.dialogues.column_use import ColumnUse
 from rlhfcli.data.sources.evaluation_rows import read_pairs, read_prompts
 from rlhfcli.data.sources.sources import local_streams, open_source
 from rlhfcli.errors import DataError
-from rlhfcli.recipe.schema import Source
+from rlhfcli.recipe.schema import SourceSection
 
 ROWS = [{"prompt": "a", "response": "b"}, {"prompt": "c\nd", "response": "東京"}]
 
 
 def rows_of(path, **more):
-    streams = open_source(Source(path=str(path), **more), seed=1)
+    streams = open_source(SourceSection(path=str(path), **more), seed=1)
     return [(row, origin.row) for stream in streams for row, origin in stream.rows]
 
 
@@ -116,7 +116,7 @@ def test_the_meter_says_how_far_the_reading_is(tmp_path, kind):
     else:
         content = json.dumps(rows).encode() if kind == ".json" else "".join(json.dumps(r) + "\n" for r in rows).encode()
     path.write_bytes(gzip.compress(content) if kind.endswith(".gz") else content)
-    (stream,) = open_source(Source(path=str(path)), seed=1)
+    (stream,) = open_source(SourceSection(path=str(path)), seed=1)
     seen = [stream.meter.done for _ in stream.rows]
     assert seen == sorted(seen) and seen[-1] <= stream.meter.size == stream.meter.done
     if not kind.endswith(".gz"):  # a compressed file as small as this one is read in a few gulps
@@ -235,7 +235,7 @@ def test_a_file_without_permission(tmp_path):
 
 def test_hub_names_without_a_network_say_what_to_do():
     with pytest.raises(DataError) as caught:
-        open_source(Source(path="Dahoas/rm-static"), seed=1, number=2)
+        open_source(SourceSection(path="Dahoas/rm-static"), seed=1, number=2)
     assert "data.sources.2: Dahoas/rm-static" in str(caught.value)
     assert "--set data.sources.2.path=" in str(caught.value)
 

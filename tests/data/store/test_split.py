@@ -15,11 +15,11 @@ from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.data.store.split import conversation_key, part_of, position, share_of
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
-from rlhfcli.recipe.schema import PhaseSplit
+from rlhfcli.recipe.schema import PhaseSplitSection
 from tests.data.conftest import pair
 
 HERE = Origin("test", "row 1")
-SHARES = PhaseSplit(sft=2.0, reward=4.0, rlhf=4.0)
+SHARES = PhaseSplitSection(sft=2.0, reward=4.0, rlhf=4.0)
 
 
 def preference(prompt: str, chosen: str = "yes", rejected: str = "no") -> Preference:
@@ -71,7 +71,7 @@ def test_proportions_are_as_near_as_chance_allows():
 
 
 def test_a_phase_without_a_share_gets_nothing():
-    assert {share_of(str(n), PhaseSplit(sft=1.0, reward=0.0)) for n in range(500)} == {"sft"}
+    assert {share_of(str(n), PhaseSplitSection(sft=1.0, reward=0.0)) for n in range(500)} == {"sft"}
     assert 0 <= min(position(str(n), "phase") for n in range(500)) < 1
 
 
