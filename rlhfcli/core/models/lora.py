@@ -169,8 +169,9 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     names, _ = sorted_targets(model, config)
     if not names:
         there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name, _ in linear_layers(model)}))
+        key = "target_modules" if config.get("target_modules") else "target_parameters"
         raise ModelError(
-            f"the adapter belongs to another model: this one has none of its target_modules {settings.targets!r:.80}",
+            f"the adapter belongs to another model: this one has none of its {key} {config.get(key)!r:.80}",
             where=str(folder / ADAPTER_CONFIG),
             hint=f"The linear layers of the base model end in: {there}",
         )

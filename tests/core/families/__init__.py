@@ -153,6 +153,10 @@ EXPERTS: dict[str, Any] = {
     "lfm2-moe": lambda: transformers.Lfm2MoeConfig(
         **_SPARSE, num_experts=4, moe_intermediate_size=16, num_dense_layers=1, layer_types=["conv", "full_attention"]
     ),
+    "llama4": lambda: transformers.Llama4TextConfig(  # transposed, and does not say so
+        **_SPARSE | {"num_experts_per_tok": 1}, num_local_experts=4, intermediate_size_mlp=64, head_dim=8,
+        interleave_moe_layer_step=1,
+    ),
     "jamba": STATES["jamba"],
     "qwen3-next": STATES["qwen3-next"],
 }  # fmt: skip

@@ -118,6 +118,22 @@ def test_ours_loads_pefts(family: str, rslora: bool, tmp_path: Path) -> None:
     assert _same(_logits(ours), _logits(theirs))
 
 
+@pytest.mark.parametrize("family", ["qwen2-moe", "deepseek-v3"])
+def test_peft_loads_the_layers_beside_experts_that_dropout_left_out(family: str, tmp_path: Path) -> None:
+    settings = LoraSection(rank=2, alpha=4.0, dropout=0.1)
+    model = _trained(family, settings).eval()
+    assert not any(isinstance(layer, LoraParameter) for _, layer in lora.adapted_layers(model))
+    lora.save_adapter(model, tmp_path, settings, "base", "CAUSAL_LM")
+    assert _same(_logits(PeftModel.from_pretrained(families.causal_lm(family), str(tmp_path))), _logits(model))
+
+
+def test_experts_of_another_model_are_refused(tmp_path: Path) -> None:
+    settings = LoraSection(rank=2, targets="experts.gate_up_proj")
+    lora.save_adapter(_trained("mixtral", settings), tmp_path, settings, "base", "CAUSAL_LM")
+    with pytest.raises(ModelError, match="none of its target_parameters"):
+        lora.load_adapter(families.causal_lm("llama"), tmp_path)
+
+
 def test_what_peft_trained_on_a_router_is_read(tmp_path: Path) -> None:
     targets = ["mlp.experts.gate_up_proj", "mlp.gate.weight"]
     config = LoraConfig(r=4, target_modules=[], target_parameters=targets, init_lora_weights=False)
