@@ -30,6 +30,10 @@ _NO_MEMORY = (
     "CUDA error: out of memory",
     "'out of memory'",  # NCCL: Cuda failure 2 'out of memory'
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "std::bad_alloc",
+    "annot allocate memory",  # the system's own words, as a library written in C or Rust repeats them
+    "can't start new thread",
+    "failed to map segment from shared object",  # of a library that is imported; where it may not be run, that is said
 )
 
 _WHY_NOT_WRITTEN = {
@@ -121,12 +125,17 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, OutOfMemory):
         return False  # said already
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or no_memory(str(error))
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or no_memory(str(error))
+    )
 
 
 def no_memory(text: str) -> bool:
     """The same of what such an error says."""
-    return any(words in text for words in _NO_MEMORY)
+    return any(words in text for words in _NO_MEMORY) and "not permitted" not in text
 
 
 class TrainingError(RlhfError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -26,7 +27,7 @@ from rlhfcli.cli.verbs.reward import reward
 from rlhfcli.cli.verbs.run import run
 from rlhfcli.cli.verbs.sft import sft
 from rlhfcli.errors import Interrupted, OutOfMemory, RlhfError, ran_out_of_memory
-from rlhfcli.words import visible
+from rlhfcli.words import size, visible
 
 _FIVE, _HELPERS = "The five verbs, in their order", "Around them"
 
@@ -115,12 +116,18 @@ def _run() -> int:
         if ran_out_of_memory(error) and not _debugging():
             raise OutOfMemory(
                 next(iter(str(error).strip().splitlines()), type(error).__name__),
-                hint="Close other programs, or take a smaller model. RLHF_DEBUG=1 shows where it was.",
+                hint=f"{_room()}Close other programs, or take a smaller model. RLHF_DEBUG=1 shows where it was.",
             ) from error
         found = usage.usage_error(error)
         if found is None:
             raise
         raise found from None
+
+
+def _room() -> str:
+    """What the shell allows a process, where it limits it: few know of it, and machines of many users do."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return "" if limit == resource.RLIM_INFINITY else f"ulimit -v allows this process {size(limit)}. "
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rlhfcli.errors import OutputError, RecipeError
 from rlhfcli.files import strict_yaml
 from rlhfcli.files.redact import without_secrets
@@ -73,14 +75,45 @@ def refuse_changes(found: Mapping[str, list[str]], where: Path, hint: str) -> No
     Raises:
         OutputError: There are differences; the first of them are shown.
     """
+    if lines := described(found, "the output folder belongs to another recipe: {} made with other settings"):
+        raise OutputError("\n".join(lines), where=str(where), hint=hint)
+
+
+def described(found: Mapping[str, list[str]], what: str) -> list[str]:
+    """What parts differ in, for people.
+
+    Args:
+        found: Parts, and in what each differs; see ``changes``.
+        what: The first line, with ``{}`` for "sft and reward were".
+
+    Returns:
+        That line and the first differences; nothing where there are none.
+    """
     lines = list(dict.fromkeys(line for differing in found.values() for line in differing))
-    if not lines:
-        return
     parts = [part for part, differing in found.items() if differing]
     who = f"{' and '.join(parts)} {'was' if len(parts) == 1 else 'were'}"
     more = [f"… and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    what = f"the output folder belongs to another recipe: {who} made with other settings"
-    raise OutputError("\n".join([what, *lines[:_SHOWN], *more]), where=str(where), hint=hint)
+    return [what.format(who), *lines[:_SHOWN], *more] if lines else []
+
+
+def recipe_of(made: Mapping[str, Any], recipe: Recipe) -> Recipe:
+    """A recipe with the settings that a part was made from in place of its own.
+
+    Args:
+        made: As ``noted`` gives it.
+        recipe: Of this command; where an older version's settings are no recipe of today's, it is returned as it is.
+    """
+    changed = recipe.model_dump(mode="json")
+    for key in (key for key, value in made.items() if value is not None):
+        *sections, last = key.split(".")
+        place = changed
+        for name in sections:
+            place = place[name]
+        place[last] = made[key]
+    try:
+        return Recipe.model_validate(changed)
+    except ValidationError:
+        return recipe
 
 
 def _chosen(recipe: Any, part: str) -> dict[str, Any]:

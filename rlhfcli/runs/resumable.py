@@ -8,6 +8,7 @@ of ranks, ZeRO stage, micro-batches, intervals.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from rlhfcli.errors import OutputError
+from rlhfcli.errors import DataError, ModelError, OutputError
 from rlhfcli.files.redact import without_secrets
 from rlhfcli.files.run_layout import CHECKPOINT_MANIFEST, REWARD, SFT, Phase, checkpoints, list_checkpoints, step_of
 from rlhfcli.recipe.schema import Recipe
@@ -123,9 +124,27 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -
         before: Settings of what is there, by dotted key; a key that an older version did not know has its default.
         now: Those of this command.
         where: What the former belong to.
+
+    Raises:
+        UserError: What a path named is gone. It was made absolute when it was there; now it stands as it was typed.
     """
+    for key, old in before.items():
+        if isinstance(old, str) and isinstance(new := now.get(key), str) and _is_gone(old, new):
+            raise (ModelError if key.startswith("model.") else DataError)(
+                "this run was made from it, and it is not there any more",
+                where=old,
+                hint=f"Put it back: the recipe calls it {new} ({key}). Or begin another run: --set output_dir=…",
+            )
     keys = [key for key in dict.fromkeys([*before, *now]) if _before(before, key) != now.get(key, _ABSENT)]
     return [f"{key}: {_shown(before, key)} ({where}) {_shown(now, key)} (now)" for key in keys]
+
+
+def _is_gone(old: str, new: str) -> bool:
+    """Whether a path, of which a recipe gives the end alone, has nothing at it."""
+    parts = [part for part in Path(os.path.normpath(new)).parts if part != os.pardir]
+    if not os.path.isabs(old) or os.path.isabs(new) or list(Path(old).parts[-len(parts) :]) != parts:
+        return False
+    return not os.path.exists(old)
 
 
 def _before(values: Mapping[str, Any], key: str) -> Any:

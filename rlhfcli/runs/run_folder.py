@@ -126,10 +126,12 @@ class RunFolder:
                     hint="--overwrite trains it again; --set output_dir=… keeps both.",
                 )
         settings = without_secrets(self.recipe.model_dump(mode="json"))
+        measured = writes == "eval" and bool(self.trained_otherwise())
         with self._told():
             self._make()
             self.note({})  # first: it marks the folder as one of ours
-            write_text(run_layout.recipe_file(self.path), strict_yaml.write(settings))
+            if not measured:  # else it would describe models that were trained with other settings
+                write_text(run_layout.recipe_file(self.path), strict_yaml.write(settings))
         hidden = [] if self._opened else list(hidden_keys(settings))
         self._opened = True
         return hidden
@@ -195,6 +197,14 @@ class RunFolder:
                 where=str(run_layout.final(self.path, part)),
                 hint="--overwrite trains it again with these; --set output_dir=… keeps both.",
             )
+
+    def trained_otherwise(self) -> list[str]:
+        """In what the finished models differ from this recipe, in words; empty where they do not."""
+        record, finished = self.record(), [part for part in PHASES if self.finished(part)]
+        made = {part: provenance.noted(self.path, record, part) for part in finished}
+        found = {str(part): provenance.changes(made[part], self.recipe, part, "trained") for part in finished}
+        what = "{} trained with other settings than this recipe's; what is measured is what they made"
+        return provenance.described(found, what)
 
     def refuse_other_models(self) -> None:
         """Check that both models may be replaced.

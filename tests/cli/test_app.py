@@ -1,5 +1,6 @@
 """The command as a user types it: what is on stdout, what on stderr, how it ends."""
 
+import errno
 import io
 import itertools
 import json
@@ -224,21 +225,52 @@ def test_a_missing_recipe_is_one_message(call, verb):
     assert "Traceback" not in err
 
 
+LESS = "Close other programs, or take a smaller model. RLHF_DEBUG=1 shows where it was."
 ENDINGS = [
     (UserError("wrong", where="here", hint="mend it"), 2, "error: here: wrong\nmend it\n"),
     (TrainingError("the loss is nan"), 1, "training stopped: the loss is nan\n"),
     (RlhfError("no"), 1, "error: no\n"),
     (KeyboardInterrupt(), 130, "interrupted\n"),
-]
+    (MemoryError(), 2, f"out of memory: MemoryError\n{LESS}\n"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, f"out of memory: [Errno 12] Cannot allocate memory\n{LESS}\n"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory\nat c.cpp"), 2,
+     f"out of memory: DefaultCPUAllocator: can't allocate memory\n{LESS}\n"),
+    (ImportError("libtorch_cpu.so: failed to map segment from shared object"), 2,
+     f"out of memory: libtorch_cpu.so: failed to map segment from shared object\n{LESS}\n"),
+    (RuntimeError("std::bad_alloc"), 2, f"out of memory: std::bad_alloc\n{LESS}\n"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("error", "code", "shown"), ENDINGS, ids=[type(error).__name__ for error, _, _ in ENDINGS])
+@pytest.mark.parametrize(("error", "code", "shown"), ENDINGS, ids=[repr(error) for error, _, _ in ENDINGS])
 def test_how_errors_end(call, monkeypatch, error, code, shown):
     def fail(**_):
         raise error
 
     monkeypatch.setattr(cli, "app", fail)
     assert call() == (code, "", shown)
+
+
+def test_out_of_memory_names_the_limit_of_the_shell(call, monkeypatch):
+    def fail(**_):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "app", fail)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (10**15, limits[1]))
+    try:
+        _, _, err = call()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert err.splitlines()[1] == f"ulimit -v allows this process 1000 TB. {LESS}"
+
+
+def test_a_library_that_may_not_be_run_is_not_a_lack_of_memory(call, monkeypatch):
+    def fail(**_):
+        raise ImportError("x.so: failed to map segment from shared object: Operation not permitted")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ImportError):
+        call()
 
 
 def test_ctrl_c_inside_a_verb(call, monkeypatch):

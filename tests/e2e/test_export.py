@@ -111,6 +111,19 @@ def copy(project, tmp_path):
     return tmp_path / "copy"
 
 
+def test_figures_and_card_are_those_of_the_training_whatever_the_recipe_says(copy, rlhf):
+    other, recipe = ("--set", "sft.learning_rate=0.5"), (copy / "runs/tiny/recipe.yaml").read_bytes()
+    done = rlhf("eval", *other, folder=copy)
+    assert done.code == 0, done.err
+    assert "sft and reward were trained with other settings than this recipe's; what is measured is what" in done.err
+    assert "sft.learning_rate: 0.003 (trained) 0.5 (now)" in done.err.splitlines()
+    assert (copy / "runs/tiny/recipe.yaml").read_bytes() == recipe
+    done = rlhf("export", "sft", "out", "--no-check", *other, folder=copy)
+    assert done.code == 0, done.err
+    card = (copy / "out/README.md").read_text()
+    assert "learning rate 0.003 " in card and "learning_rate: 0.003" in card and "learning rate 0.5" not in card
+
+
 def test_other_numbers_end_with_1(copy, rlhf, monkeypatch):
     from rlhfcli.core.publish import conformance
 

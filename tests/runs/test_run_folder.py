@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.errors import OutputError
+from rlhfcli.errors import DataError, ModelError, OutputError
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.runs.run_folder import RunFolder
 
@@ -223,6 +223,55 @@ def test_what_only_the_evaluation_reads_may_change():
     folder().open("sft")
     finish("sft", "reward")
     folder(eval={"samples": 3}).open("eval")
+
+
+def test_an_evaluation_with_other_settings_says_so_and_leaves_the_recipe_true():
+    run = folder()
+    run.open("sft")
+    made(run, "sft")
+    made(run, "reward")
+    before = Path("runs/x/recipe.yaml").read_text()
+    assert folder(eval={"samples": 3}, sft={"micro_batch_tokens": 64}).trained_otherwise() == []
+    other = folder(sft={"learning_rate": 1e-4}, reward={"epochs": 3})
+    other.open("eval")
+    assert Path("runs/x/recipe.yaml").read_text() == before
+    assert other.trained_otherwise() == [
+        "sft and reward were trained with other settings than this recipe's; what is measured is what they made",
+        "sft.learning_rate: 2e-05 (trained) 0.0001 (now)",
+        "reward.epochs: 1.0 (trained) 3.0 (now)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "error", "key"),
+    [
+        ({"data": {"sources": [{"path": "PATH"}]}}, DataError, "data.sources.0.path"),
+        ({"data": {"sources": [{"path": "builtin:tiny"}], "template": "PATH"}}, DataError, "data.template"),
+        ({"model": {"name": "PATH"}}, ModelError, "model.name"),
+    ],
+)
+@pytest.mark.parametrize("typed", ["mine/p.jinja", "./mine/p.jinja", "../x/mine/p.jinja"])
+def test_what_a_run_was_made_from_and_is_gone_is_named(tmp_path, section, error, key, typed):
+    def named(path: str) -> RunFolder:
+        return folder(**json.loads(json.dumps(section).replace("PATH", path)))
+
+    there = tmp_path / "x" / "mine" / "p.jinja"  # absolute, as it was when the file was there
+    run = named(str(there))
+    run.open("sft")
+    made(run, "sft")
+    for part in ("reward", "eval", "data"):
+        with pytest.raises(error) as caught:
+            named(typed).open(part)
+        assert (caught.value.where, caught.value.what) == (
+            str(there),
+            "this run was made from it, and it is not there any more",
+        )
+        assert f"the recipe calls it {typed} ({key})" in caught.value.hint
+    there.parent.mkdir(parents=True)
+    there.touch()
+    for other in (typed, "another.jinja"):  # there it is, or another one is meant
+        with pytest.raises(OutputError, match="belongs to another recipe"):
+            named(other).open("reward")
 
 
 def made(run: RunFolder, part: str) -> None:

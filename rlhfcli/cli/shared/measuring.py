@@ -32,6 +32,8 @@ def evaluate(work: Work) -> dict[str, Any]:
     refuse_nothing_trained(work)
     # other data than the models were made of would be measured, and replace theirs
     claim(work, "eval", overwrite=False)
+    for line in work.run.trained_otherwise():
+        console.message(line, style="yellow")
     tokenizer = tokenizer_of(work)
     prepared = prepare(work, tokenizer)
     results: dict[str, Any] = {}

@@ -51,6 +51,7 @@ th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--line);
 .bin span { text-align: right; } .bin i { display: block; height: .75rem; margin: .22rem 0; background: var(--bar);
        border-radius: 2px; min-width: 1px; }
 article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; margin: .9rem 0; }
+.lines { white-space: pre-line; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .trained { color: var(--said); background: var(--said-back); } .template { color: var(--soft); }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; margin-top: .8rem;
@@ -84,7 +85,7 @@ article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1r
 <td data-name="{{ column.name }}"{% if column.number %} class="number"{% endif %}>{{ cell }}</td>
 {%- endfor %}</tr>
 {% endfor %}</tbody></table></div>
-{% if table.note %}<p class="soft">{{ table.note }}</p>{% endif %}
+{% if table.note %}<p class="soft lines">{{ table.note }}</p>{% endif %}
 {% endfor %}
 <div class="charts">
 {% for histogram in histograms %}<div><h3>{{ histogram.title }}</h3>

@@ -11,7 +11,8 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from rlhfcli.core.model_files.model_folder import PICKLE, PICKLE_HINT
-from rlhfcli.errors import ModelError
+from rlhfcli.errors import ModelError, ran_out_of_memory
+from rlhfcli.recipe.builtin import PREFIX
 
 
 def check_shapes(name: str, report: dict[str, Any]) -> None:
@@ -72,7 +73,8 @@ class explained:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.quiet.__exit__(kind, error, trace)
-        if isinstance(error, Exception):  # a file with anything in it makes transformers raise anything
+        if isinstance(error, Exception) and not ran_out_of_memory(error):
+            # a file with anything in it makes transformers raise anything
             raise self.explain(error) from error
 
     def explain(self, error: Exception) -> ModelError:
@@ -80,7 +82,7 @@ class explained:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             return ModelError(PICKLE, where=self.name, hint=PICKLE_HINT)
-        if os.path.isdir(os.path.expanduser(self.name)):
+        if self.name.startswith(PREFIX) or os.path.isdir(os.path.expanduser(self.name)):
             return ModelError(f"the {self.what} cannot be loaded: {first}", where=self.name)
         return ModelError(
             f"the {self.what} is neither a local folder nor to be had from the hub",

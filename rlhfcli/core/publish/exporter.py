@@ -33,6 +33,7 @@ from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
 from rlhfcli.files import run_layout
 from rlhfcli.files.atomic import complete_or_absent
 from rlhfcli.files.run_layout import Phase
+from rlhfcli.runs import provenance
 from rlhfcli.runs.run_folder import RunFolder
 
 _RUN_FIRST = {"sft": "rlhf sft", "reward": "rlhf reward"}
@@ -70,8 +71,9 @@ def of_run(run: RunFolder, phase: Phase) -> Source:
     if not run.finished(phase):
         raise ModelError("there is nothing to export yet", where=str(folder), hint=f"Run {_RUN_FIRST[phase]} first.")
     noted = (run.record().get("parts") or {}).get(phase) or {}
+    recipe = provenance.recipe_of(provenance.noted(run.path, run.record(), phase), run.recipe)
     made = model_card.Trained(
-        run.recipe,
+        recipe,
         phase,
         steps=int(noted.get("steps") or 0),
         tokens=int(noted.get("tokens") or 0),
@@ -80,8 +82,8 @@ def of_run(run: RunFolder, phase: Phase) -> Source:
         measured=_measured(run.evaluation / f"{phase}.json"),
         best=noted.get("best") or {},
     )
-    tuned = phase == "reward" and run.recipe.reward.init_from == "sft"
-    base = str(run.sft.resolve()) if tuned else resolve(run.recipe.model.name)
+    tuned = phase == "reward" and recipe.reward.init_from == "sft"
+    base = str(run.sft.resolve()) if tuned else resolve(recipe.model.name)
     return Source(folder, run.data, made, base)
 
 

@@ -73,6 +73,19 @@ def test_a_reward_model_is_read_at_the_end_token_and_its_export_by_everybody(our
     assert judged(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
 
 
+def test_an_export_whose_readers_get_another_text_is_refused(tmp_path: Path) -> None:
+    words = folders.chatml()  # as DeepSeek R1: its prompt begins a thought, which it leaves out of what was said
+    words.chat_template = folders.CHATML.replace("assistant ' }}", "assistant <think> ' }}")
+    model = classifier()
+    as_reward_model(model.config, "last", (0.0, 1.0))
+    save_model(model, words, tmp_path / "ours", None, "")
+    with pytest.raises(exporter.NotTheSame) as caught:
+        exporter.write(exporter.of_folder(tmp_path / "ours"), tmp_path / "out")
+    agrees = {outcome.client: outcome.agrees for outcome in caught.value.report.outcomes}
+    assert agrees.pop(MESSAGES) is False and all(agrees.values())
+    assert not (tmp_path / "out").exists()
+
+
 def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     assert judged(tmp_path / "theirs") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)

@@ -15,8 +15,9 @@ from torch import Tensor
 from rlhfcli.core.models import adapters, deepspeed_chat
 from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model, load_reward_model
+from rlhfcli.core.parallel.zero3 import gathered, loading
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import ModelSection
+from rlhfcli.recipe.schema import DeepspeedSection, ModelSection
 from tests.core import families, folders
 
 SEQUENCES = families.token_ids([9, 4, 17])
@@ -139,6 +140,32 @@ def test_what_cannot_be_one_number_is_said(
         with pytest.raises(ModelError, match=said) as caught:
             load()
         assert "report" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda f: (classifier(f), renamed(f, "value_head", "RewardModel")),
+        lambda f: (classifier(f), renamed(f, "v_head.summary", "LlamaForCausalLM", bias=True)),
+        lambda f: classifier(f, 2),
+    ],
+)
+def test_at_stage_3_other_forms_are_refused_with_what_to_do(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path)
+    section = {"label": 1} if len(json.loads((tmp_path / "config.json").read_text()).get("id2label") or ()) > 1 else {}
+    with loading(DeepspeedSection(zero_stage=3), 1.0), pytest.raises(ModelError) as caught:
+        to_train(tmp_path, **section)
+    assert caught.value.what == "at ZeRO stage 3 only reward models of the plain form can be loaded"
+    assert "rlhf export FOLDER TO" in str(caught.value.hint)
+
+
+def test_at_stage_3_the_plain_form_is_trained_from_its_own_head(tmp_path: Path) -> None:
+    model = classifier(tmp_path)
+    with loading(DeepspeedSection(zero_stage=3), 1.0):
+        loaded = to_train(tmp_path)
+    with gathered([loaded.score.weight]):
+        torch.testing.assert_close(loaded.score.weight, model.score.weight, rtol=1e-3, atol=1e-3)
+    assert loaded.head == f"the head of {tmp_path}"
 
 
 def test_a_reward_model_of_another_form_cannot_talk(tmp_path: Path) -> None:

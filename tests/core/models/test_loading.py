@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from rlhfcli.core.model_files.load_errors import explained
 from rlhfcli.core.models.loading import load_causal_lm, load_tokenizer
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.errors import ModelError
@@ -123,6 +124,20 @@ def test_a_missing_sentencepiece_is_named(folder: Path, monkeypatch: pytest.Monk
         load_tokenizer(str(folder))
     assert "SentencePiece model (tokenizer.model), and the package sentencepiece is missing" in caught.value.what
     assert "pip install sentencepiece" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_lack_of_memory_is_not_the_folders_fault(folder: Path, error: Exception) -> None:
+    with pytest.raises(type(error)), explained(str(folder), "model"):
+        raise error
+
+
+def test_a_built_in_model_is_not_looked_for_on_the_hub() -> None:
+    with (
+        pytest.raises(ModelError, match="the model cannot be loaded: x"),
+        explained("builtin:tiny", "model"),
+    ):
+        raise ValueError("x")
 
 
 def test_a_whole_folder_loads(folder: Path) -> None:
