@@ -129,10 +129,8 @@ class Intake:
                 self._take_chunk(chunk, shapes, source, count)
                 self._sink.advance(min(total, done + stream.meter.done), {"rows": count.read})
             done += stream.meter.size
-            if stream.meter.remark:
-                self._sink.note(f"{stream.name}: {stream.meter.remark}")
             if count.read == before and source.limit is None:
-                self._sink.note(f"{stream.name} has no rows")
+                stream.meter.remark = f"{stream.name} has no rows"
         self._sink.end()
         shaping.finish()
         unusable = sum(number for reason, number in count.dropped.items() if reason not in DUPLICATES)

@@ -137,6 +137,9 @@ def _write(
         intake = _take(again, _open_sources(recipe, folder), encoder, folder, sink)
     check_parts(recipe.data, intake.counts, intake.statistics)
     ignored = [*ignored_by(tokenizer), *([] if encoder.writes_calls else ["calls"])]
+    for stream in chain.from_iterable(streams):
+        if stream.meter.remark:
+            sink.note(stream.meter.remark)
     for count in intake.counts:
         for line in described(count.columns.shares(), +count.columns.carried, ignored):
             sink.note(f"{count.path}: {line}")

@@ -148,7 +148,7 @@ def _rows_of(path: Path, value: Any, wanted: Wanted, meter: Meter) -> list[Any]:
         for split, each in splits.items():
             if name.lower() in (split.lower(), word_of(split)):
                 others = ", ".join(other for other in splits if other != split)
-                meter.remark = f"reading {split}; left alone: {others}" if others else ""
+                meter.remark = f"{shown(path)}: reading {split}; left alone: {others}" if others else ""
                 return list(each)
     hint = f"It has: {', '.join(splits)}." if splits else "Leave split out: the file has no splits."
     raise DataError(f"the file has no split {wanted.splits[0]!r}", where=shown(path), hint=hint)
