@@ -97,7 +97,9 @@ def work(side: str, options: argparse.Namespace, pipe: Connection) -> None:
             if side == "bare":
                 bare(settings, module, task, turns)
             else:
-                loop = Loop(settings, settings.reward, task, few, Path(folder), turns)
+                loop = Loop(
+                    settings, settings.reward, (task, few), settings.reward.micro_batch_tokens, Path(folder), turns
+                )
                 with Engine(module, settings.reward, len(loop.steps), section(int(side[-1]))) as engine:
                     turns.wait()
                     loop.run(engine)

@@ -158,7 +158,7 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     from rlhfcli.core.models.language_model import CausalLM
     from rlhfcli.core.models.reward_model import RewardModel
     from rlhfcli.core.models.sequence_classifier import load_for_scoring
-    from rlhfcli.core.packing.strategy import choose_strategy, fastest_strategy
+    from rlhfcli.core.packing.strategy import choose_strategy, with_flex_attention
     from rlhfcli.core.tasks.reward import RewardTask
     from rlhfcli.core.tasks.sft import SftTask
     from rlhfcli.core.training.phases import Parts, PhaseInputs, started
@@ -176,20 +176,20 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     if options.task == "sft":
         examples = [EncodedDialogue(row["ids"], [(begin, end) for begin, end in row["spans"]]) for row in rows]
         module: Any = CausalLM(models.load_causal_lm(job["model"]), bf16=options.dtype == "bf16")
-        strategy = fastest_strategy(choose_strategy(module.model), module.model, bf16=module.bf16)
+        strategy = with_flex_attention(choose_strategy(module.model), module.model, bf16=module.bf16)
         task, few = (
             SftTask(part, "assistant", packed=strategy.packed, pad_id=PAD) for part in (examples, examples[:2])
         )
     else:
         pairs = [EncodedPreference.pair(row["prompt"], row["chosen"], row["rejected"]) for row in rows]
         module = RewardModel(load_for_scoring(recipe.model, job["model"]).model, bf16=options.dtype == "bf16")
-        strategy = fastest_strategy(choose_strategy(module.model), module.model, bf16=module.bf16)
+        strategy = with_flex_attention(choose_strategy(module.model), module.model, bf16=module.bf16)
         task, few = (RewardTask(part, recipe.reward, packed=strategy.packed, pad_id=PAD) for part in (pairs, pairs[:2]))
     module.requires_grad_(True)
     sink: Any = OurSink(turn)
     phase = recipe.sft if options.task == "sft" else recipe.reward
     project = PhaseInputs(recipe, None, None, Path(job["folder"]), sink)  # type: ignore[arg-type]
-    with started(project, Parts(strategy.fitted(phase), module, (task, few), None, strategy)) as (loop, engine):
+    with started(project, Parts(phase, module, (task, few), None, strategy)) as (loop, engine):
         loop.steps = job["steps"]
         turn.ready()
         loop.run(engine)

@@ -16,7 +16,7 @@ from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.tasks.task import Task
 from rlhfcli.core.training.rank_batches import RankBatches
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.recipe.schema import Reward
+from rlhfcli.recipe.schema import RewardSection
 
 
 def rank_batches(phase: str, *, packed: bool) -> RankBatches:
@@ -25,7 +25,7 @@ def rank_batches(phase: str, *, packed: bool) -> RankBatches:
         task: Task = SftTask(dialogues, "assistant", packed=packed, pad_id=1)
     else:
         pairs = [EncodedPreference.pair([5, 6], [7, 8, 2], [9, 2]), EncodedPreference.pair([5], [3, 2], [4, 2])]
-        task = RewardTask(pairs, Reward(pooling="tokenwise"), packed=packed, pad_id=1)
+        task = RewardTask(pairs, RewardSection(pooling="tokenwise"), packed=packed, pad_id=1)
     return RankBatches([task.collate([0, 1])], [task.collate([1])])
 
 

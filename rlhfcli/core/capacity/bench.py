@@ -46,28 +46,28 @@ class Timing:
         return sum(self.parts.values())
 
 
-def time_steps(loop: Loop, engine: Engine, steps: int, narrowed: Sequence[str] = ()) -> list[Timing]:
+def time_steps(loop: Loop, engine: Engine, steps: int, pruned_layers: Sequence[str] = ()) -> list[Timing]:
     """Make training steps of a loop and time their parts.
 
     Args:
         loop: Knows the batches.
         engine: Drives the model.
         steps: How many count; two more come before.
-        narrowed: Layers of the last layer that compute only the tokens that are read.
+        pruned_layers: Linear layers of the last layer that compute only the needed tokens.
 
     Returns:
         One timing per step.
     """
     rows = [loop.steps[k % len(loop.steps)] for k in range(_WARM_UP + steps)]
-    timings = [_time_step(loop, engine, each, narrowed) for each in rows]
+    timings = [_time_step(loop, engine, each, pruned_layers) for each in rows]
     return timings[_WARM_UP:]
 
 
-def _time_step(loop: Loop, engine: Engine, rows: Sequence[int], narrowed: Sequence[str]) -> Timing:
+def _time_step(loop: Loop, engine: Engine, rows: Sequence[int], pruned_layers: Sequence[str]) -> Timing:
     timing, device = Timing(examples=len(rows)), engine.device
     engine.train()
     with timed(device) as took:
-        batches = [loop.task.collate(part) for part in loop.task.cut(rows, loop.phase.micro_batch_tokens)]
+        batches = [loop.task.collate(part) for part in loop.task.cut(rows, loop.row_budget)]
     timing.parts["batches"] = took[0]
     weight = sum(loop.task.weight(batch) for batch in batches)
     for batch in batches:
@@ -75,7 +75,7 @@ def _time_step(loop: Loop, engine: Engine, rows: Sequence[int], narrowed: Sequen
             engine.accumulate(loop.task, batch, weight)
         timing.parts["passes"] += took[0]
         timing.tokens += batch.layout.tokens
-        timing.flops += useful_flops(engine.module.model, batch, loop.task.name, narrowed)
+        timing.flops += useful_flops(engine.module.model, batch, loop.task.name, pruned_layers)
     with timed(device) as took:
         engine.step()
     timing.parts["optimizer"] = took[0]
@@ -100,12 +100,12 @@ def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool)
     with started(project, parts) as (loop, engine):
         reset_peak()
         with project.sink.stage(f"{name}: {_WARM_UP + steps} steps"):
-            narrowed = () if project.recipe.model.gradient_checkpointing else parts.strategy.narrowed
-            timings = time_steps(loop, engine, steps, narrowed)
+            pruned = () if project.recipe.model.gradient_checkpointing else parts.strategy.pruned_layers
+            timings = time_steps(loop, engine, steps, pruned)
         memory = peak_gb()
         trials = list(try_sizes(loop, module, engine.device, limit)) if find_size else []
         dtype = torch.bfloat16 if module.bf16 else torch.float32
-        rows = min(loop.phase.micro_batch_tokens, max(timing.tokens for timing in timings))
+        rows = min(loop.row_budget, max(timing.tokens for timing in timings))
         with project.sink.stage("matrix multiplications of the same sizes"):
             peak = matmul_peak(layer_sizes(model), rows, dtype, engine.device)
     seconds = sum(timing.seconds for timing in timings)
@@ -116,7 +116,7 @@ def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool)
         "phase": name,
         "steps": steps,
         "batch_size": loop.phase.batch_size,
-        "micro_batch_tokens": loop.phase.micro_batch_tokens,
+        "micro_batch_tokens": loop.row_budget,
         "precision": "bf16" if module.bf16 else "fp32",
         "layout": "token trees" if loop.task.packed else "padded",
         "tokens_per_second": statistics.median(speeds),

@@ -21,7 +21,8 @@ from rlhfcli.core.hardware import computes_bf16, memory_limit_gb, peak_gb
 from rlhfcli.core.models import adapters
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.reward_model import RewardModel
-from rlhfcli.core.packing.strategy import choose_strategy, small_model, strategy_for
+from rlhfcli.core.packing.stand_in import make_stand_in
+from rlhfcli.core.packing.strategy import choose_strategy
 from rlhfcli.core.parallel.deepspeed_config import Files, in_effect
 from rlhfcli.core.training.phases import Parts, PhaseInputs, reward_parts_of, sft_parts_of
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
@@ -76,9 +77,9 @@ def dry_run(project: PhaseInputs, name: str, ranks: int, here: int) -> dict[str,
     """
     recipe = project.recipe
     parts = _parts(project, name)
-    phase, task, module = parts.phase, parts.tasks[0], parts.module
-    steps = plan_steps(task, phase, recipe.seed)
-    batch = task.collate(largest_micro_batch(task, steps, phase.micro_batch_tokens, ranks)[1])
+    task, module = parts.tasks[0], parts.module
+    steps = plan_steps(task, parts.phase, recipe.seed)
+    batch = task.collate(largest_micro_batch(task, steps, parts.row_budget, ranks)[1])
     checkpointing = recipe.model.gradient_checkpointing
     set_pad(module.model.config, None)  # else some families look for it among the ids, which are not there
     activations = activation_memory.activation_bytes(
@@ -157,14 +158,14 @@ def _parts(project: PhaseInputs, name: str) -> Parts:
     if name == "reward":
         check_reward_form(config, base)
     kind = AutoModelForCausalLM if name == "sft" else AutoModelForSequenceClassification
-    small = small_model(kind, config, trust_remote_code=section.trust_remote_code)
-    strategy = choose_strategy(small, recipe.data.max_length)
+    stand_in = make_stand_in(kind, config, trust_remote_code=section.trust_remote_code)
     bf16 = computes_bf16(section.dtype)
     with activation_memory.fake_tensors():
         with no_init_weights():  # some families look at the numbers that they draw
             model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
         model.tie_weights()
-        strategy = strategy_for(strategy, small, model)
+    strategy = choose_strategy(model, recipe.data.max_length, stand_in=stand_in)  # which has real numbers
+    with activation_memory.fake_tensors():
         set_modules(model, dropouts)
         fit_embeddings(model, project.tokenizer)
         if name == "sft":

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from rlhfcli.core.models.lora_layers import LoraLinear
-from rlhfcli.core.packing.last_layer import prunable_modules, worth_pruning
+from rlhfcli.core.packing.last_layer import modules_of_last_layer, worth_pruning
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.core.tasks.task import Batch
 
@@ -55,20 +55,20 @@ def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
     return sorted({(shape_of(layer)[1], shape_of(layer)[0]) for layer in layers})
 
 
-def useful_flops(model: Any, batch: Batch, name: str, narrowed: Sequence[str] = ()) -> float:
+def useful_flops(model: Any, batch: Batch, name: str, pruned_layers: Sequence[str] = ()) -> float:
     """Useful floating-point operations of a training step with a batch; see the top of the file.
 
     Args:
         model: The transformers model.
         batch: What it computes.
         name: ``sft`` or ``reward``: which head there is.
-        narrowed: Layers of the last layer that compute only the tokens that are read.
+        pruned_layers: Linear layers of the last layer that compute only the needed tokens.
     """
     head = model.get_output_embeddings() if name == "sft" else None
     tokens = batch.layout.tokens
     few = set()
-    if narrowed and worth_pruning(len(batch.unique_positions), batch.layout.input_ids.numel()):
-        few = {id(weight) for layer in prunable_modules(model, narrowed) for weight in linear_weights(layer)}
+    if pruned_layers and worth_pruning(len(batch.unique_positions), batch.layout.input_ids.numel()):
+        few = {id(weight) for layer in modules_of_last_layer(model, pruned_layers) for weight in linear_weights(layer)}
     total = 0.0
     for weight in linear_weights(model):
         if head is not None and weight is head.weight:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rlhfcli.core.losses import next_token
 from rlhfcli.core.packing.backbone import backbone_of, logits_of, vocabulary_size
-from rlhfcli.core.packing.last_layer import reading
+from rlhfcli.core.packing.last_layer import needed_tokens
 
 WHOLE = 2**27  # logits that are made at once; in float32 half a GiB, and as much again for softmax and gradients
 CHUNK = 2**25  # logits of a part, where there are more
@@ -52,7 +52,7 @@ class CausalLM(nn.Module):
             ``(n, vocabulary)`` logits; with labels, the loss and the right predictions (see ``losses.next_token``).
         """
         autocast = torch.autocast(positions.device.type, dtype=torch.bfloat16, enabled=self.bf16)
-        with autocast, reading(self.model, unique_positions, inputs["input_ids"].numel()):
+        with autocast, needed_tokens(self.model, unique_positions, inputs["input_ids"].numel()):
             if labels is not None and self.head_apart and len(positions) * vocabulary_size(self.model) > WHOLE:
                 return self._in_parts(positions, labels, inputs)
             if "plan" in inputs:  # one row: the family's own forward can pick tokens before its head

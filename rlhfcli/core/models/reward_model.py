@@ -36,7 +36,7 @@ from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.models.sequence_classifier import load_for_scoring
 from rlhfcli.core.packing import layout
 from rlhfcli.core.packing.backbone import backbone_of
-from rlhfcli.core.packing.last_layer import reading, unique_indices
+from rlhfcli.core.packing.last_layer import needed_tokens
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.packing.strategy import Strategy, choose_strategy, computing_with
 from rlhfcli.core.parallel.zero3 import gathered
@@ -97,20 +97,20 @@ class RewardModel(nn.Module):
         backbone = backbone_of(self.model)
         kind = positions.device.type
         autocast = torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bf16)
-        with autocast, reading(self.model, unique_positions, inputs["input_ids"].numel()):
+        with autocast, needed_tokens(self.model, unique_positions, inputs["input_ids"].numel()):
             hidden = backbone(**inputs).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, positions)
         with torch.autocast(kind, enabled=False):
             return nn.functional.linear(chosen.float(), self.score.weight.float()).squeeze(-1)
 
-    def _way(self, longest: int) -> Strategy:
-        """How the model computes: tried once, and not for every answer of a chat."""
+    def _strategy(self, longest: int) -> Strategy:
+        """Choose how the model computes: tried once, and not again for every answer of a chat."""
         if length_dependence(self.model, longest):
             return choose_strategy(self.model, longest)
-        return self._short_way
+        return self._strategy_for_short
 
     @cached_property
-    def _short_way(self) -> Strategy:
+    def _strategy_for_short(self) -> Strategy:
         return choose_strategy(self.model)
 
     @torch.no_grad()
@@ -128,7 +128,7 @@ class RewardModel(nn.Module):
         if pooling == "mean" and prompt_lengths is None:
             raise ValueError("a reward model with mean pooling has to know where the answers begin")
         check_ids(self.model, sequences)
-        strategy = self._way(max(map(len, sequences), default=0))
+        strategy = self._strategy(max(map(len, sequences), default=0))
         sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=strategy.packed)
         result = torch.empty(len(sequences))
         with computing_with(self.model, strategy):
@@ -142,7 +142,7 @@ class RewardModel(nn.Module):
         batch = layout.lay_out(sequences, packed=packed, pad_id=pad_of(self.config))
         places, segments = layout.spans(batch.lengths - 1 if first is None else torch.tensor(first), batch.lengths)
         positions, device = batch.index[segments, places], self.score.weight.device
-        scores = self(positions.to(device), unique_indices(positions).to(device), **batch.to(device).inputs())
+        scores = self(positions.to(device), torch.unique(positions).to(device), **batch.to(device).inputs())
         return mean_by_segment(scores, segments.to(device), len(sequences)).cpu()
 
     @property

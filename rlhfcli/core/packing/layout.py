@@ -1,15 +1,13 @@
 """How sequences become one batch: token trees where the model allows it, a padded rectangle where it does not.
 
-Token trees (see ``forest``) need no padding and compute what sequences share once. The model has to do two things: take
-positions from us, and hand the plan of the forest on to the attention function that is registered for it (see
-``tree_attention``). ``packing_unsupported`` finds out by comparing both layouts on a few tokens; other families get the
-rectangle.
+Token trees (see ``forest``) need no padding, and compute once what sequences share. The model has to take positions
+from us, and has to hand the plan of the forest on to the attention function that is registered for it (see
+``tree_attention``); ``choose_strategy`` finds out whether it does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +15,8 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core.movable import Movable
-from rlhfcli.core.packing.backbone import backbone_of, probe_ids
 from rlhfcli.core.token_trees.attention_plan import AttentionPlan, make_plan
 from rlhfcli.core.token_trees.forest import build_forest, pad_right
-from rlhfcli.core.token_trees.tree_attention import TREES, attention
 
 
 @dataclass(frozen=True)
@@ -91,57 +87,3 @@ def spans(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
     segments = torch.arange(len(sizes)).repeat_interleave(sizes)
     offsets = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     return begins.repeat_interleave(sizes) + offsets, segments
-
-
-def packing_unsupported(model: Any) -> str | None:
-    """Why a model cannot compute token trees: tried, not looked up in a table of families.
-
-    Args:
-        model: A transformers model, with or without a head.
-
-    Returns:
-        The reason, for people, or ``None``: it computes them exactly.
-    """
-    if "chunked_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ()):
-        return f"{type(model).__name__} cuts its attention into chunks"  # longer ones than a small probe would notice
-    ids = probe_ids(model, 24)
-    sequences = [ids[:5], ids[:9], ids[:4] + ids[9:14], ids[14:16], ids[16:]]
-    return probe_mismatch(model, sequences, attention(model, TREES))
-
-
-@torch.no_grad()
-def probe_mismatch(model: Any, sequences: Sequence[Sequence[int]], trees: AbstractContextManager[None]) -> str | None:
-    """Why a model computes some token trees wrongly: its hidden states are compared with those of the padded layout.
-
-    Args:
-        model: A transformers model, with or without a head.
-        sequences: Token ids.
-        trees: Lets the model compute token trees.
-
-    Returns:
-        The reason, for people, or ``None``: it computes them exactly.
-    """
-    family = type(model).__name__
-    backbone = backbone_of(model)
-
-    def hidden(packed: bool) -> Tensor:
-        layout = lay_out(sequences, packed=packed, pad_id=0).to(model.device)
-        states = backbone(**layout.inputs()).last_hidden_state.flatten(0, 1).float()
-        return torch.cat([states[cells[:n]] for cells, n in zip(layout.index, layout.lengths.tolist(), strict=True)])
-
-    training = model.training
-    model.eval()
-    try:
-        padded = hidden(packed=False)
-        try:
-            with trees:
-                difference = (padded - hidden(packed=True)).abs().max()
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:  # no such plan
-            return f"{family} computes no token trees ({str(error).splitlines()[0]})"
-        tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
-        exact = bool(difference <= tolerance * (padded.abs().max() + 1e-6))
-        return None if exact else f"{family} does not take the positions or the attention of token trees"
-    finally:
-        model.train(training)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core import losses
-from rlhfcli.core.packing.last_layer import unique_indices
 from rlhfcli.core.packing.layout import Layout, lay_out, spans
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.tasks.task import Batch, Forward, KnowsTrees, Sums, origin_of
@@ -138,7 +137,7 @@ class RewardTask:
             places, comparison = spans(*compared_window(layout, better, worse))
             compared = layout.index[better[comparison], places], layout.index[worse[comparison], places]
             positions = torch.cat([*compared, positions])
-        common = layout, positions, unique_indices(positions), len(pairs), tuple(rows)
+        common = layout, positions, torch.unique(positions), len(pairs), tuple(rows)
         return RewardBatch(*common, sequence, comparison, better, worse, margin, preference)
 
     def weight(self, batch: RewardBatch) -> int:

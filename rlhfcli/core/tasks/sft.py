@@ -13,7 +13,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rlhfcli.core.packing.last_layer import unique_indices
 from rlhfcli.core.packing.layout import lay_out, spans
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.tasks.task import Batch, Forward, KnowsTrees, Sums, origin_of
@@ -92,7 +91,7 @@ class SftTask:
         places, span = spans(firsts, ends)
         labels = layout.input_ids.flatten()[layout.index[sequence[span], places]]
         positions = layout.index[sequence[span], places - 1]
-        return SftBatch(layout, positions, unique_indices(positions), len(rows), tuple(rows), labels)
+        return SftBatch(layout, positions, torch.unique(positions), len(rows), tuple(rows), labels)
 
     def _target_spans(self, dialogue: EncodedDialogue) -> list[tuple[int, int]]:
         return [(0, len(dialogue.ids))] if self.loss_on == "all" else dialogue.spans

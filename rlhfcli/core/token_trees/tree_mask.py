@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rlhfcli.core.token_trees.attention_plan import AttentionPlan
 
 MASK_TOKENS = 2048  # longest row of several examples; the scores of one head are 16 MiB then, in float32
-_FULL, _SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
+FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
 
 
 def sees(plan: AttentionPlan, window: int | None = None) -> Tensor:
@@ -35,26 +35,12 @@ def sees(plan: AttentionPlan, window: int | None = None) -> Tensor:
     return seen if window is None else seen & (plan.positions[:, None] - plan.positions < window)
 
 
-def mask_unsupported(config: Any) -> str | None:
-    """Why a family cannot be told by a mask which tokens see which, so far as its config says.
+def layer_kinds(config: Any) -> set[str]:
+    """Return the kinds of layers that a config lists; none where all are alike.
 
     Args:
-        config: Of a transformers model.
-
-    Returns:
-        The reason, for people, or ``None``: it is worth a try.
+        config: A transformers model's config.
     """
-    config = config.get_text_config()
-    others = sorted(_kinds(config) - {_FULL, _SLIDING})
-    if others:
-        return f"it has layers of {others[0]}"
-    windows = [name for name, value in config.to_dict().items() if "window" in name and type(value) is int]
-    if windows and not _kinds(config):  # it would count the cells of the row, and only beyond what a probe sees
-        return f"its {windows[0]} counts the cells of a row"
-    return None
-
-
-def _kinds(config: Any) -> set[str]:
     return set(getattr(config.get_text_config(), "layer_types", None) or ())
 
 
@@ -70,15 +56,15 @@ def attention_mask(config: Any, plan: AttentionPlan, dtype: torch.dtype) -> Tens
         ``(1, 1, tokens, tokens)``, to be added to the scores; a family with kinds of layers gets one for each kind.
     """
     config = config.get_text_config()
-    windows = {_FULL: None, _SLIDING: getattr(config, "sliding_window", None)}
+    windows = {FULL: None, SLIDING: getattr(config, "sliding_window", None)}
     hidden = torch.finfo(dtype).min
     masks = {
         kind: torch.zeros(2 * plan.ends.shape, dtype=dtype, device=plan.ends.device).masked_fill_(
             ~sees(plan, windows[kind]), hidden
         )[None, None]
-        for kind in sorted(_kinds(config)) or [_FULL]
+        for kind in sorted(layer_kinds(config)) or [FULL]
     }
-    return masks if _SLIDING in masks else masks[_FULL]
+    return masks if SLIDING in masks else masks[FULL]
 
 
 @contextmanager

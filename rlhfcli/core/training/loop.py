@@ -21,7 +21,6 @@ from rlhfcli.core.hardware import memory_gb
 from rlhfcli.core.parallel import out_of_memory
 from rlhfcli.core.parallel.ranks import from_first, highest, rank, summed, world_size
 from rlhfcli.core.result import Result, StepPlan, Window
-from rlhfcli.core.tasks.task import Task
 from rlhfcli.core.training.journal import Journal
 from rlhfcli.core.training.measure import CutShort, sums
 from rlhfcli.core.training.rank_batches import Parts, RankBatches, batches_of_rank, cut, divide, prefetch
@@ -37,23 +36,23 @@ class Loop:
     Args:
         recipe: For the seed, evaluation and logging sections.
         phase: The phase's section.
-        task: Training examples and loss.
-        validation: The same task on the validation part.
+        tasks: Training, and the same on the validation part.
+        row_budget: Tokens that a micro-batch may have.
         folder: Where ``metrics.jsonl`` goes, and what else the recipe wants to be written.
         sink: Sees the progress.
     """
 
     def __init__(
-        self, recipe: Recipe, phase: PhaseSection, task: Any, validation: Any, folder: Path, sink: Sink
+        self, recipe: Recipe, phase: PhaseSection, tasks: tuple[Any, Any], row_budget: int, folder: Path, sink: Sink
     ) -> None:
         self.recipe = recipe
         self.phase = phase
-        self.task = task
+        self.row_budget = row_budget
+        self.task, self.validation_task = tasks
         self.sink = sink
         self.journal = Journal(recipe, folder)
-        self.lengths: list[int] = task.lengths()
-        self.steps = plan_steps(task, phase, recipe.seed)
-        self.validation_task: Task = validation
+        self.lengths: list[int] = self.task.lengths()
+        self.steps = plan_steps(self.task, phase, recipe.seed)
         self.validation = self._validation_share()
         self._began = 0.0  # when this training did, earlier sittings counted
         self._ready: Iterator[RankBatches] = iter(())  # this rank's share of each step to come
@@ -66,11 +65,11 @@ class Loop:
     @cached_property
     def _most(self) -> tuple[int, list[int]]:
         """The most passes of a step, and the largest micro-batch of all."""
-        return largest_micro_batch(self.task, self.steps, self.phase.micro_batch_tokens, world_size())
+        return largest_micro_batch(self.task, self.steps, self.row_budget, world_size())
 
     def in_memory(self, doing: str) -> AbstractContextManager[None]:
         """Let a block that finds too little memory end in words; see ``out_of_memory``."""
-        return out_of_memory.in_words(self.task.name, doing, self.phase.micro_batch_tokens)
+        return out_of_memory.in_words(self.task.name, doing, self.row_budget)
 
     def rehearse(self, module: torch.nn.Module, device: torch.device) -> None:
         """Run the largest micro-batch forward and backward before anything else, so that what cannot work fails now."""
@@ -213,14 +212,14 @@ class Loop:
     def _validation_share(self) -> RankBatches:
         """Cut and laid out once; all evaluations use the same, and every example counts once over all ranks."""
         task, lengths = self.validation_task, self.validation_task.lengths()
-        parts = task.cut(range(len(lengths)), self.phase.micro_batch_tokens)
+        parts = task.cut(range(len(lengths)), self.row_budget)
         if self.recipe.eval.batches != "all":
             parts = random.Random(self.recipe.seed).sample(parts, min(self.recipe.eval.batches, len(parts)))
         return batches_of_rank(task, divide(parts, lengths, world_size()), rank())
 
     def _shares(self, rows: Sequence[int]) -> list[Parts]:
         """The micro-batches of a step, for each rank."""
-        return cut(self.task, rows, self.phase.micro_batch_tokens, world_size())
+        return cut(self.task, rows, self.row_budget, world_size())
 
     def _laid_out(self, device: torch.device, done: int) -> Iterator[RankBatches]:
         """What this rank computes in every step after the first ``done``."""

@@ -30,14 +30,8 @@ from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.lora_coverage import coverage
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
-from rlhfcli.core.packing.strategy import (
-    Strategy,
-    choose_strategy,
-    computing_with,
-    fastest_strategy,
-    small_model,
-    strategy_for,
-)
+from rlhfcli.core.packing.stand_in import make_stand_in
+from rlhfcli.core.packing.strategy import Strategy, choose_strategy, computing_with, with_flex_attention
 from rlhfcli.core.parallel.deepspeed_config import in_effect
 from rlhfcli.core.parallel.ranks import rank, world_size
 from rlhfcli.core.parallel.zero3 import is_partitioned, loading
@@ -109,6 +103,11 @@ class Parts:
     strategy: Strategy
     files: OffloadFiles | None = None
 
+    @property
+    def row_budget(self) -> int:
+        """Tokens that a micro-batch may have: as the section says, or fewer where the strategy needs that."""
+        return self.strategy.row_budget(self.phase.micro_batch_tokens)
+
 
 def train_sft(project: PhaseInputs) -> Result:
     """Phase 1. Writes ``sft/metrics.jsonl`` and ``sft/final``.
@@ -157,7 +156,7 @@ def sft_parts_of(project: PhaseInputs, model: Any, strategy: Strategy) -> Parts:
     )
     adapter = _adapt(model, phase, recipe.model, recipe.model.name, "CAUSAL_LM")
     module = CausalLM(model, bf16=computes_bf16(recipe.model.dtype), head_apart=strategy.head_apart)
-    return Parts(strategy.fitted(phase), module, (train, validation), adapter, strategy)
+    return Parts(phase, module, (train, validation), adapter, strategy)
 
 
 def train_reward(project: PhaseInputs) -> Result:
@@ -206,7 +205,7 @@ def reward_parts_of(project: PhaseInputs, module: RewardModel, base: str, strate
     )
     adapter = _adapt(module.model, phase, project.recipe.model, base, "SEQ_CLS")
     module.score.requires_grad_(True)
-    return Parts(strategy.fitted(phase), module, (train, validation), adapter, strategy)
+    return Parts(phase, module, (train, validation), adapter, strategy)
 
 
 def _note(project: PhaseInputs, text: str) -> None:
@@ -214,13 +213,13 @@ def _note(project: PhaseInputs, text: str) -> None:
         project.sink.note(text)
 
 
-def _strategy_to_train(kind: Any, model: Any, recipe: Recipe) -> Strategy:
-    """The fastest way of a model; of one that is in pieces, that of a small one of its kind."""
-    section, tried = recipe.model, model
+def _strategy_to_train(auto_class: Any, model: Any, recipe: Recipe) -> Strategy:
+    """Choose the strategy for a model, or by a stand-in where the model is partitioned."""
+    section, stand_in = recipe.model, None
     if is_partitioned(model):
-        tried = small_model(kind, model.config, trust_remote_code=section.trust_remote_code)
-    strategy = strategy_for(choose_strategy(tried, recipe.data.max_length), tried, model)
-    return fastest_strategy(strategy, tried, bf16=computes_bf16(section.dtype))
+        stand_in = make_stand_in(auto_class, model.config, trust_remote_code=section.trust_remote_code)
+    strategy = choose_strategy(model, recipe.data.max_length, stand_in=stand_in)
+    return with_flex_attention(strategy, stand_in or model, bf16=computes_bf16(section.dtype))
 
 
 def _files(project: PhaseInputs, kind: Any, base: str) -> OffloadFiles:
@@ -261,16 +260,16 @@ def started(project: PhaseInputs, parts: Parts) -> Iterator[tuple[Loop, Engine]]
     Yields:
         The loop, and the engine that it drives.
     """
-    recipe, sink, module, (train, validation) = project.recipe, project.sink, parts.module, parts.tasks
+    recipe, sink, module = project.recipe, project.sink, parts.module
     with ExitStack() as stack:
         files = stack.enter_context(parts.files).used if parts.files else None
         strategy, recomputing = parts.strategy, recipe.model.gradient_checkpointing
-        stack.enter_context(computing_with(module.model, strategy.whole() if recomputing else strategy))
+        stack.enter_context(computing_with(module.model, strategy.without_pruning() if recomputing else strategy))
         if recomputing:
             stack.enter_context(models.recomputed_activations(module.model))
         with sink.stage("laying out the batches"):
-            loop = Loop(recipe, parts.phase, train, validation, project.folder / train.name, sink)
-        for line in header(loop, module, recipe, strategy.note):
+            loop = Loop(recipe, parts.phase, parts.tasks, parts.row_budget, project.folder / parts.tasks[0].name, sink)
+        for line in header(loop, module, recipe, strategy.description):
             sink.note(line)
         if rank() == 0:
             rehearse_saving(module.model, project.tokenizer)
@@ -308,7 +307,7 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
         f"{family}: {total:,} parameters, {trained:,} trained ({percent(trained / total)}) · {precision} · "
         f"{device} · ZeRO stage {stage}{alone}{_OFFLOADED[recipe.deepspeed.offload]}",
         f"{plan.examples:,} examples → {plan.steps:,} steps of {plan.per_step}, in at most {plan.micro_batches} "
-        f"micro-batches {'per rank ' if ranks else ''}of {loop.phase.micro_batch_tokens:,} tokens · "
+        f"micro-batches {'per rank ' if ranks else ''}of {loop.row_budget:,} tokens · "
         f"at most {plan.tokens:,} tokens in all · {how}",
         *(line for line in more if line),
     ]

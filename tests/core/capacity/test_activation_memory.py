@@ -70,9 +70,7 @@ def test_the_most_that_is_alive_is_counted():
     with activation_memory.fake_tensors():
         module = Chain(width)
     task = Given(torch.zeros(rows, width))
-    found = activation_memory.activation_bytes(
-        module, task, task, strategy=Strategy(False, None, ""), checkpointing=False
-    )
+    found = activation_memory.activation_bytes(module, task, task, strategy=Strategy(None), checkpointing=False)
     one = 4 * rows * width
     # two results of tanh stay; the last layer's gradient, and those of its input and of tanh's, come on top
     assert 4 * one <= found <= 6 * one

@@ -12,7 +12,7 @@ from rlhfcli.core.capacity import bench, useful_flops
 from rlhfcli.core.models import lora
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel
-from rlhfcli.core.packing.last_layer import prunable_layers, prunable_modules
+from rlhfcli.core.packing.last_layer import modules_of_last_layer, prunable_layers
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
@@ -96,6 +96,6 @@ def test_what_the_last_layer_leaves_out_is_not_counted():
     pairs = [EncodedPreference.pair([5, 6, 7, 8], [9, 2], [10, 11, 2])]
     batch = RewardTask(pairs, RewardSection(), packed=True, pad_id=0).collate([0])
     names = prunable_layers(model)
-    left_out = sum(layer.weight.numel() for layer in prunable_modules(model, names))
+    left_out = sum(layer.weight.numel() for layer in modules_of_last_layer(model, names))
     layers = sum(weight.numel() for weight in useful_flops.linear_weights(model))
     assert useful_flops.useful_flops(model, batch, "reward", names) == 6 * ((layers - left_out) * 9 + left_out * 2)

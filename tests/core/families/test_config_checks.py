@@ -20,7 +20,7 @@ from rlhfcli.core.generation.decode import Decoding, context_limit, generate
 from rlhfcli.core.models.loading import load_causal_lm, load_config, recomputed_activations
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.models.sequence_classifier import load_for_scoring
-from rlhfcli.core.packing.strategy import small_model
+from rlhfcli.core.packing.stand_in import make_stand_in
 from rlhfcli.core.publish.saving import rehearse_saving
 from rlhfcli.core.training import phases
 from rlhfcli.core.training.measure import measure_dialogues
@@ -216,7 +216,7 @@ def test_a_text_model_inside_of_a_larger_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", [*families.STATES, *families.CONFIGS, *families.MASKED])
 def test_a_small_model_of_the_kind_can_be_made(family: str) -> None:
-    small = small_model(AutoModelForCausalLM, families.config(family), trust_remote_code=False)
+    small = make_stand_in(AutoModelForCausalLM, families.config(family), trust_remote_code=False)
     with torch.no_grad():
         assert small(torch.tensor([[5, 6, 7]]), use_cache=False).logits.isfinite().all()
 

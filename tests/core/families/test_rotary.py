@@ -82,9 +82,8 @@ def test_only_long_sequences_are_padded() -> None:
         assert border_of(model.config) == BORDER
         assert choose_strategy(model, BORDER).packed
         strategy = choose_strategy(model, BORDER + 1)
-        assert (
-            not strategy.packed and f"rotates sequences of more than {BORDER} tokens by their length" in strategy.note
-        )
+        assert not strategy.packed
+        assert f"rotates sequences of more than {BORDER} tokens by their length" in strategy.reason
     assert border_of(families.config("llama")) is None
 
 

@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, DeepseekV3Config
 
 from rlhfcli.core.models import lora
 from rlhfcli.core.packing.backbone import head_is_apart
-from rlhfcli.core.packing.last_layer import narrowed, prunable_layers, reading
+from rlhfcli.core.packing.last_layer import needed_tokens, prunable_layers, prune_last_layer
 from rlhfcli.core.packing.layout import lay_out
-from rlhfcli.core.packing.strategy import choose_strategy, computing_with, small_model, strategy_for
+from rlhfcli.core.packing.stand_in import make_stand_in
+from rlhfcli.core.packing.strategy import choose_strategy, computing_with
 from rlhfcli.recipe.schema import LoraSection
 from tests.core import families
 
@@ -24,7 +25,7 @@ def _states_and_gradients(model: Any, rows: Tensor, read: Tensor | None) -> tupl
     strategy = choose_strategy(model)
     layout = lay_out(SEQUENCES, packed=strategy.packed, pad_id=0)
     model.zero_grad()
-    with computing_with(model, strategy), reading(model, read, layout.input_ids.numel()):
+    with computing_with(model, strategy), needed_tokens(model, read, layout.input_ids.numel()):
         backbone = getattr(model, model.base_model_prefix)
         states = backbone(**layout.inputs()).last_hidden_state.flatten(0, 1)[rows]
     (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
@@ -60,9 +61,9 @@ def test_rows_that_are_not_read_are_not_computed() -> None:
     model = families.causal_lm("llama")
     seen = []
     down = model.model.layers[-1].mlp.down_proj
-    with narrowed(model, prunable_layers(model)):
+    with prune_last_layer(model, prunable_layers(model)):
         down.register_forward_hook(lambda _, args, result: seen.append(result))
-        with reading(model, torch.tensor([2, 5]), tokens=9):
+        with needed_tokens(model, torch.tensor([2, 5]), tokens=9):
             model(torch.arange(9)[None])
         model(torch.arange(9)[None])  # nobody said what is read: all
     assert seen[0][0].abs().sum(1).nonzero().flatten().tolist() == [2, 5]
@@ -72,7 +73,7 @@ def test_rows_that_are_not_read_are_not_computed() -> None:
 
 def test_where_most_tokens_are_read_nothing_is_left_out() -> None:
     model = families.causal_lm("llama")
-    with narrowed(model, prunable_layers(model)), reading(model, torch.tensor([0, 1, 2, 4]), tokens=5):
+    with prune_last_layer(model, prunable_layers(model)), needed_tokens(model, torch.tensor([0, 1, 2, 4]), tokens=5):
         states = model.model(torch.arange(5)[None]).last_hidden_state
     torch.testing.assert_close(states, model.model(torch.arange(5)[None]).last_hidden_state)
 
@@ -106,7 +107,7 @@ def test_a_layer_that_sees_some_tokens_alone_computes_them_all() -> None:
     model = families.causal_lm("llama")
     down = model.model.layers[-1].mlp.down_proj
     x = torch.randn(1, 5, 64)
-    with narrowed(model, prunable_layers(model)), reading(model, torch.tensor([2]), tokens=9):
+    with prune_last_layer(model, prunable_layers(model)), needed_tokens(model, torch.tensor([2]), tokens=9):
         assert torch.equal(down(x), torch.nn.functional.linear(x, down.weight))
 
 
@@ -139,9 +140,8 @@ def test_what_was_tried_on_a_layer_of_another_kind_is_not_taken_over() -> None:
         moe_intermediate_size=16,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
-    small = small_model(AutoModelForCausalLM, config, trust_remote_code=False)
-    strategy = choose_strategy(small)
-    assert strategy.narrowed and not strategy_for(strategy, small, model).narrowed
+    small = make_stand_in(AutoModelForCausalLM, config, trust_remote_code=False)
+    assert choose_strategy(small).pruned_layers and not choose_strategy(model, stand_in=small).pruned_layers
     llama = families.causal_lm("llama")
-    small = small_model(AutoModelForCausalLM, llama.config, trust_remote_code=False)
-    assert strategy_for(choose_strategy(small), small, llama).narrowed
+    small = make_stand_in(AutoModelForCausalLM, llama.config, trust_remote_code=False)
+    assert choose_strategy(llama, stand_in=small) == choose_strategy(small)

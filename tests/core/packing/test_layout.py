@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhfcli.core.models.loading import recomputed_activations
-from rlhfcli.core.packing import layout
+from rlhfcli.core.packing import layout, probes
 from rlhfcli.core.token_trees import tree_attention_cpu
 from rlhfcli.core.token_trees.attention_plan import make_plan
 from rlhfcli.core.token_trees.forest import build_forest
@@ -74,7 +74,7 @@ def _loss_and_gradients(model: Any, states: Iterable[Tensor]) -> tuple[Tensor, d
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_which_families_compute_token_trees(family: str) -> None:
-    why = layout.packing_unsupported(families.causal_lm(family))
+    why = probes.trees_unsupported(families.causal_lm(family))
     assert (why is None) == (family not in families.PADDED)
     assert why is None or "BloomForCausalLM" in why
 
@@ -164,7 +164,7 @@ def test_a_family_whose_attention_does_more_is_refused_not_approximated() -> Non
 def test_chunked_attention_is_padded() -> None:
     model = families.causal_lm("llama")
     model.config.layer_types = ["chunked_attention", "full_attention"]
-    assert "into chunks" in str(layout.packing_unsupported(model))
+    assert "into chunks" in str(probes.trees_unsupported(model))
 
 
 def test_the_rectangle_is_padded_on_the_right() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel
-from rlhfcli.core.packing import layout
+from rlhfcli.core.packing import layout, probes
 from rlhfcli.core.tasks.reward import RewardTask, compared_window
 from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
@@ -59,7 +59,7 @@ def _pairs() -> list[EncodedPreference]:
 @pytest.mark.parametrize("loss_on", ["assistant", "all"])
 def test_sft_loss_is_the_sum_over_single_dialogues(family: str, loss_on: str) -> None:
     model = families.causal_lm(family)
-    packed = layout.packing_unsupported(model) is None
+    packed = probes.trees_unsupported(model) is None
     task = SftTask(_dialogues(), loss_on, packed=packed, pad_id=1)
     batch = task.collate([2, 0, 3, 1])
     with torch.no_grad(), attention(model, TREES if packed else None):
@@ -139,7 +139,7 @@ def test_reward_loss_is_the_mean_over_the_comparisons_of_each_preference(
     family: str, pooling: str, loss: dict[str, object]
 ) -> None:
     model = RewardModel(families.classifier(family))
-    packed = layout.packing_unsupported(model.model) is None
+    packed = probes.trees_unsupported(model.model) is None
     settings = RewardSection.model_validate({"pooling": pooling, "loss": loss})
     task = RewardTask(_pairs(), settings, packed=packed, pad_id=1)
     batch = task.collate([1, 4, 0, 2, 3])

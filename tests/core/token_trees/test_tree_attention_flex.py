@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import flex_attention as torch_flex
 
-from rlhfcli.core.packing import strategy
+from rlhfcli.core.packing import probes, strategy
 from rlhfcli.core.token_trees import tree_attention_flex
 from rlhfcli.core.token_trees.attention_plan import AttentionPlan, make_plan
 from rlhfcli.core.token_trees.forest import build_forest
@@ -105,8 +105,8 @@ def test_same_as_the_rectangles(case: str, key_heads: int) -> None:
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma2", "mistral"])
 def test_families_that_train_nothing_below_can_take_it_even_here(family: str) -> None:
     model = families.causal_lm(family).requires_grad_(False)
-    assert strategy.flex_unsupported(model, bf16=False) is None
-    assert strategy.flex_unsupported(model, bf16=True) is None
+    assert probes.flex_unsupported(model, bf16=False) is None
+    assert probes.flex_unsupported(model, bf16=True) is None
 
 
 @pytest.mark.usefixtures("eager")
@@ -115,20 +115,20 @@ def test_the_blocks_are_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatc
     rule: Callable[..., Any] = tree_attention_flex._rule
     monkeypatch.setattr(tree_attention_flex, "_rule", lambda plan, window: made.append(window) or rule(plan, window))
     model = families.causal_lm("gemma2").requires_grad_(False)
-    strategy._tried(model, 4, False, strategy.attention(model, tree_attention_flex.FLEX))
+    probes._states_and_gradient(model, 4, False, probes.attention(model, tree_attention_flex.FLEX))
     assert sorted(made, key=str) == [6, None]  # it has a layer of each kind
 
 
 @pytest.mark.usefixtures("eager")
 def test_torch_has_no_way_back_on_a_cpu_and_that_is_the_reason_given() -> None:
-    why = strategy.flex_unsupported(families.causal_lm("opt"), bf16=False)
+    why = probes.flex_unsupported(families.causal_lm("opt"), bf16=False)
     assert why is not None and "does not support backward on CPU" in why
 
 
 def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_attention_flex, "_compiled", lambda: lambda query, *_, **__: query)
     model = families.causal_lm("opt").requires_grad_(False)
-    assert strategy.flex_unsupported(model, bf16=False) == "it gives other results here"
+    assert probes.flex_unsupported(model, bf16=False) == "it gives other results here"
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.1}, {}])
@@ -148,24 +148,23 @@ def test_what_a_family_adds_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("why", "attention", "note"),
+    ("why", "attention", "description"),
     [
         (None, tree_attention_flex.FLEX, "token trees, FlexAttention"),
-        ("no Triton", TREES, "token trees, without FlexAttention: no Triton"),
+        ("no Triton", TREES, "token trees: no FlexAttention, since no Triton"),
     ],
 )
 def test_a_gpu_takes_it_where_it_works_and_says_why_not(
-    why: str | None, attention: str, note: str, monkeypatch: pytest.MonkeyPatch
+    why: str | None, attention: str, description: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strategy, "flex_unsupported", lambda *_, **__: why)
     gpu, cpu = (SimpleNamespace(device=torch.device(kind)) for kind in ("cuda", "cpu"))
-    trees = strategy.Strategy(packed=True, attention=TREES, note="token trees")
-    assert strategy.fastest_strategy(trees, gpu, bf16=True) == strategy.Strategy(
-        packed=True, attention=attention, note=note
-    )
-    assert strategy.fastest_strategy(trees, cpu, bf16=True) is trees
-    padded = strategy.Strategy(packed=False, attention=None, note="padded: it has to be")
-    assert strategy.fastest_strategy(padded, gpu, bf16=True) is padded
+    trees = strategy.Strategy(TREES)
+    found = strategy.with_flex_attention(trees, gpu, bf16=True)
+    assert (found.attention, found.description) == (attention, description)
+    assert strategy.with_flex_attention(trees, cpu, bf16=True) is trees
+    padded = strategy.Strategy(None, "it has to be")
+    assert strategy.with_flex_attention(padded, gpu, bf16=True) is padded
 
 
 def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ from transformers import AutoModelForCausalLM
 from rlhfcli.core.models.loading import recomputed_activations
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.packing import layout
+from rlhfcli.core.packing.probes import config_forbids_mask
 from rlhfcli.core.packing.strategy import MASK, Strategy, choose_strategy
 from rlhfcli.core.token_trees.attention_plan import make_plan
 from rlhfcli.core.token_trees.forest import build_forest
-from rlhfcli.core.token_trees.tree_mask import MASK_TOKENS, attention_mask, mask_unsupported, masked, sees
+from rlhfcli.core.token_trees.tree_attention import TREES
+from rlhfcli.core.token_trees.tree_mask import MASK_TOKENS, attention_mask, masked, sees
 from rlhfcli.core.training.measure import measure_dialogues
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 from tests.core import families
@@ -36,7 +38,7 @@ def _by_mask(model: Any, sequences: list[list[int]]) -> list[torch.Tensor]:
 @pytest.mark.parametrize("family", FORCED)
 def test_same_loss_and_gradients_as_one_at_a_time(family: str) -> None:
     model, sequences = families.causal_lm(family), FORESTS["nested"] + FORESTS["several trees"]
-    assert mask_unsupported(model.config) is None
+    assert config_forbids_mask(model.config) is None
     loss, together = _loss_and_gradients(model, _by_mask(model, sequences))
     expected, alone = _loss_and_gradients(model, _one_at_a_time(model, sequences))
     size = sum(float(states.detach().abs().sum()) for states in _one_at_a_time(model, sequences))
@@ -51,7 +53,7 @@ def test_same_loss_and_gradients_as_one_at_a_time(family: str) -> None:
 def test_these_families_are_found_by_trying(family: str) -> None:
     strategy = choose_strategy(families.causal_lm(family))
     assert strategy.packed and strategy.attention == MASK
-    assert strategy.note.startswith("token trees as a 4-D mask: ")
+    assert strategy.description.startswith("token trees as a 4-D mask: ")
 
 
 @settings(max_examples=100, deadline=None)
@@ -75,13 +77,13 @@ def test_a_family_with_kinds_of_layers_gets_a_mask_for_each() -> None:
 
 def test_a_window_that_counts_the_cells_of_a_row_is_refused() -> None:
     model = AutoModelForCausalLM.from_config(families.GPT_NEO).eval()
-    assert mask_unsupported(model.config) == "its window_size counts the cells of a row"
+    assert config_forbids_mask(model.config) == "its window_size counts the cells of a row"
     assert not choose_strategy(model).packed
 
 
 def test_a_row_is_tried_that_is_longer_than_what_a_window_may_hide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word in its config, the window of 256 tokens would still be noticed."""
-    monkeypatch.setattr("rlhfcli.core.packing.strategy.mask_unsupported", lambda _: None)
+    monkeypatch.setattr("rlhfcli.core.packing.probes.config_forbids_mask", lambda _: None)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(families.GPT_NEO).eval()
     families._spread(model)
@@ -94,13 +96,13 @@ def test_a_row_is_tried_that_is_longer_than_what_a_window_may_hide(monkeypatch: 
 def test_other_kinds_of_layers_are_refused() -> None:
     config = families.config("llama")
     config.layer_types = ["full_attention", "linear_attention"]
-    assert mask_unsupported(config) == "it has layers of linear_attention"
+    assert config_forbids_mask(config) == "it has layers of linear_attention"
 
 
 def test_rewards_by_a_mask_are_those_of_the_padded_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     model = RewardModel(families.classifier("gptj"))
     by_mask = model.rewards(FORESTS["nested"])
-    monkeypatch.setattr("rlhfcli.core.models.reward_model.choose_strategy", lambda _: Strategy(False, None, "padded"))
+    monkeypatch.setattr("rlhfcli.core.models.reward_model.choose_strategy", lambda _: Strategy(None))
     torch.testing.assert_close(by_mask, model.rewards(FORESTS["nested"]), rtol=1e-4, atol=1e-5)
 
 
@@ -109,7 +111,7 @@ def test_losses_by_a_mask_are_those_of_the_padded_layout(family: str, monkeypatc
     model = families.causal_lm(family)
     dialogues = [EncodedDialogue(ids, [(3, len(ids))]) for ids in FORESTS["nested"]]
     by_mask = measure_dialogues(model, dialogues, "assistant", 1000)
-    monkeypatch.setattr("rlhfcli.core.training.measure.choose_strategy", lambda *_: Strategy(False, None, "padded"))
+    monkeypatch.setattr("rlhfcli.core.training.measure.choose_strategy", lambda *_: Strategy(None))
     padded = measure_dialogues(model, dialogues, "assistant", 1000)
     assert (by_mask.tokens, by_mask.correct) == (padded.tokens, padded.correct)
     assert by_mask.nll == pytest.approx(padded.nll, rel=1e-5)
@@ -132,5 +134,5 @@ def test_a_model_is_left_as_it_was() -> None:
 
 
 def test_rows_under_a_mask_stay_short() -> None:
-    assert Strategy(True, MASK, "").row_budget(10**6) == MASK_TOKENS
-    assert Strategy(True, None, "").row_budget(10**6) == 10**6
+    assert Strategy(MASK).row_budget(10**6) == MASK_TOKENS
+    assert Strategy(TREES).row_budget(10**6) == 10**6
