@@ -310,9 +310,9 @@ RENAMED = {
     "a column": ({"system": "persona"}, [SAILOR], {}),
     "a path": ({"prompt": "data.q", "response": "data.a"}, [{"data": {"q": "Hello", "a": "Ahoy"}}], {}),
     "a path that only some rows have": (
-        {"system": "extra.persona"},
-        [{"prompt": "Hi", "response": "Ho", "extra": {}}] * 20
-        + [{"prompt": "Hi", "response": "Ho", "extra": {"persona": "Ay"}}],
+        {"system": "info.en"},
+        [{"prompt": "Hi", "response": "Ho", "info": {}}] * 20
+        + [{"prompt": "Hi", "response": "Ho", "info": {"en": "Ay"}}],
         {},
     ),
     "only some rows have it": ({"system": "persona"}, [{"prompt": "Hi", "response": "Ho"}] * 20 + [SAILOR], {}),
