@@ -1,29 +1,31 @@
 """The errors that a user can meet.
 
     RlhfError                 exit 1   something the program could not do
-    ├── UserError             exit 2   something the user can mend: shown as one panel, no traceback
-    │   ├── UsageError                 a command line that cannot be understood
-    │   ├── RecipeError                a recipe, or a --set, that cannot be used: all problems at once
+    ├── UserError             exit 2   something the user can correct: shown as one panel, no traceback
+    │   ├── UsageError                 an invalid command line
+    │   ├── RecipeError                an invalid recipe or --set: all problems at once
     │   ├── DataError                  a file or a row that cannot be used
     │   ├── ModelError                 a model or tokenizer folder that cannot be used
     │   ├── OutputError                a folder that cannot be written, or that belongs to something else
-    │   ├── OutOfMemory                what was asked for does not fit into memory
-    │   └── LaunchError                ranks that cannot be started as asked
-    ├── TrainingError         exit 1   the run cannot go on (a loss that is not a number)
+    │   ├── OutOfMemory                the work does not fit into memory
+    │   └── LaunchError                ranks that cannot be started with these options
+    ├── TrainingError         exit 1   the run cannot continue (a loss that is not a number)
     ├── RankError             exit 1   one of several ranks has failed
     └── Interrupted           exit 130 Ctrl-C, SIGTERM or --max-time, with a checkpoint
 
-Every error says *what* is wrong, *where*, and *what to do*. Anything else that is raised is a bug and keeps its
-traceback.
+Every error says *what* is wrong, *where*, and *what to do*. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-_NO_MEMORY = (
+_OUT_OF_MEMORY = (  # in the texts of torch, CUDA and NCCL
     "CUDA out of memory",
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -36,7 +38,7 @@ _NO_MEMORY = (
     "failed to map segment from shared object",  # of a library that is imported; where it may not be run, that is said
 )
 
-_WHY_NOT_WRITTEN = {
+_WRITE_HINTS = {
     errno.ENOSPC: "The disk is full: make room on it.",
     errno.EDQUOT: "Your share of the disk (quota) is used up: make room.",
     errno.ENOENT: "Was the folder moved or removed meanwhile?",
@@ -55,7 +57,7 @@ class RlhfError(Exception):
 
     Args:
         what: One sentence: what is wrong.
-        where: The file and line, the key or the folder it is about.
+        where: File and line, key, or folder.
         hint: What to do about it.
     """
 
@@ -76,13 +78,13 @@ class RlhfError(Exception):
 
 
 class UserError(RlhfError):
-    """Something the user can mend; shown as one panel without a traceback."""
+    """Something the user can correct; shown as one panel without a traceback."""
 
     exit_code = 2
 
 
 class UsageError(UserError):
-    """A command line that cannot be understood."""
+    """The command line is invalid."""
 
     title = "Usage"
 
@@ -106,52 +108,53 @@ class OutputError(UserError):
 
 
 class LaunchError(UserError):
-    """Ranks cannot be started as asked: on this machine, or with these options together."""
+    """Ranks cannot be started on this machine, or with this combination of options."""
 
     title = "Launch"
 
 
 class OutOfMemory(UserError):
-    """What was asked for does not fit into the memory of this machine, or of its GPU."""
+    """The work does not fit into the memory of this machine or its GPU."""
 
     title = "Out of memory"
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of a library says that memory was not to be had; torch has no type for all of them.
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a library failed to allocate memory; torch has no common type for these errors.
 
     Args:
-        error: Of torch, CUDA, NCCL, or Python itself.
+        error: Raised by torch, CUDA, NCCL or Python; our own ``OutOfMemory`` does not count.
     """
     if isinstance(error, OutOfMemory):
-        return False  # said already
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or getattr(error, "errno", None) == errno.ENOMEM
-        or no_memory(str(error))
-    )
+        return False
+    by_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    by_number = getattr(error, "errno", None) == errno.ENOMEM
+    return by_type or by_number or mentions_out_of_memory(str(error))
 
 
-def no_memory(text: str) -> bool:
-    """The same of what such an error says."""
-    return any(words in text for words in _NO_MEMORY) and "not permitted" not in text
+def mentions_out_of_memory(text: str) -> bool:
+    """Return whether an error message is one of a failed allocation.
+
+    Args:
+        text: The message of an error, as read from another process.
+    """
+    return any(words in text for words in _OUT_OF_MEMORY) and "not permitted" not in text
 
 
 class TrainingError(RlhfError):
-    """Training cannot go on, for example because the loss is not a number."""
+    """Training cannot continue, for example because the loss is not a number."""
 
     title = "Training stopped"
 
 
 class RankError(RlhfError):
-    """One of several ranks has failed, and with it the run."""
+    """One of several ranks has failed, and the run with it."""
 
     title = "A rank has failed"
 
 
 class Interrupted(RlhfError):
-    """The program was asked to stop, or its time was over; what was done is kept."""
+    """The program was asked to stop, or reached its time limit; a checkpoint keeps its progress."""
 
     exit_code = 130
     title = "Interrupted"
@@ -159,12 +162,12 @@ class Interrupted(RlhfError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in a recipe.
+    """One problem of a recipe.
 
     Args:
         where: ``file:line`` or ``--set #2``.
-        key: Dotted path of the key, such as ``sft.learning_rate``; empty when the file as a whole is meant.
-        what: What is wrong, and the nearest right key where there is one.
+        key: Dotted path of the key, such as ``sft.learning_rate``; empty for the file as a whole.
+        what: What is wrong, and the nearest valid key where there is one.
     """
 
     where: str
@@ -176,10 +179,10 @@ class Problem:
 
 
 class RecipeError(UserError):
-    """A recipe cannot be used. Holds all its problems, sorted by line.
+    """A recipe is invalid. Holds all its problems, sorted by line.
 
     Args:
-        problems: Everything that is wrong.
+        problems: All problems.
         hint: What to do about it.
     """
 
@@ -190,16 +193,35 @@ class RecipeError(UserError):
         self.problems = problems
 
 
-def why_not_written(error: BaseException) -> str:
-    """What to do about a file or folder that could not be written.
+@contextmanager
+def writing(where: Path, what: str = "", hint: str = "") -> Iterator[None]:
+    """Report an ``OSError`` inside the block as an ``OutputError``.
 
     Args:
-        error: What was raised; libraries in other languages tell the number in their text.
+        where: File or folder that is written.
+        what: Its name in the message.
+        hint: What to do, after a hint that follows from the kind of error.
+
+    Raises:
+        OutputError: The block raised an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{what} cannot be written: {error.strerror or error}".lstrip()
+        raise OutputError(reason, where=str(where), hint=f"{write_error_hint(error)} {hint}".strip()) from error
+
+
+def write_error_hint(error: BaseException) -> str:
+    """Return what to do about a file or folder that could not be written.
+
+    Args:
+        error: The exception; libraries written in other languages put the error number into the text.
 
     Returns:
-        A sentence; empty where nobody knows.
+        A sentence; empty for an unknown error.
     """
     number = getattr(error, "errno", None)
     if number is None and (found := re.search(r"(?:os error|code:) (\d+)", str(error))):
         number = int(found[1])
-    return _WHY_NOT_WRITTEN.get(number or 0, "")
+    return _WRITE_HINTS.get(number or 0, "")

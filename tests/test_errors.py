@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from rlhfcli.errors import why_not_written
+from rlhfcli.errors import write_error_hint
 
 REASONS = [
     (OSError(errno.ENOSPC, "No space left on device"), "The disk is full: make room on it."),
@@ -23,5 +23,5 @@ REASONS = [
 
 @pytest.mark.parametrize(("error", "said"), REASONS)
 def test_why_not_written(error, said):
-    assert why_not_written(error).startswith(said)
-    assert bool(why_not_written(error)) is bool(said)
+    assert write_error_hint(error).startswith(said)
+    assert bool(write_error_hint(error)) is bool(said)

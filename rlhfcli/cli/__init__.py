@@ -26,7 +26,7 @@ from rlhfcli.cli.verbs.prepare_data import prepare_data
 from rlhfcli.cli.verbs.reward import reward
 from rlhfcli.cli.verbs.run import run
 from rlhfcli.cli.verbs.sft import sft
-from rlhfcli.errors import Interrupted, OutOfMemory, RlhfError, ran_out_of_memory
+from rlhfcli.errors import Interrupted, OutOfMemory, RlhfError, is_out_of_memory
 from rlhfcli.words import size, visible
 
 _FIVE, _HELPERS = "The five verbs, in their order", "Around them"
@@ -113,7 +113,7 @@ def _run() -> int:
     except Exception as error:
         if usage.no_arguments(error):
             return 2
-        if ran_out_of_memory(error) and not _debugging():
+        if is_out_of_memory(error) and not _debugging():
             raise OutOfMemory(
                 next(iter(str(error).strip().splitlines()), type(error).__name__),
                 hint=f"{_room()}Close other programs, or take a smaller model. RLHF_DEBUG=1 shows where it was.",

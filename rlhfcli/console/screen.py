@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Span, Text
 
-from rlhfcli.words import hides, visible
+from rlhfcli.words import has_control_characters, visible
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
@@ -74,7 +74,7 @@ def shown(what: RenderableType) -> RenderableType:
     """
     if isinstance(what, str):
         return visible(what)
-    if not isinstance(what, Text) or not hides(what.plain):
+    if not isinstance(what, Text) or not has_control_characters(what.plain):
         return what
     places = [0]
     for sign in what.plain:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from rlhfcli.errors import OutputError, why_not_written
+from rlhfcli.errors import OutputError, write_error_hint
 
 _TOKEN = secrets.token_hex(4)  # of this process; its number would repeat in containers and on other machines
 _SUFFIX = re.compile(r"(partial|old)-[0-9a-f]+")
@@ -78,7 +78,7 @@ def complete_or_absent(folder: Path, what: str = "") -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # a full disk is either
         reason = getattr(error, "strerror", None) or error
         message = f"{what} cannot be written: {reason}".lstrip()
-        raise OutputError(message, where=str(folder), hint=why_not_written(error)) from error
+        raise OutputError(message, where=str(folder), hint=write_error_hint(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and not folder.exists():  # stopped between the two renames

@@ -16,7 +16,7 @@ environment has to be set before torch and DeepSpeed are imported, so no file he
 from __future__ import annotations
 
 from rlhfcli.launch.dispatch import start
-from rlhfcli.launch.environment import check_launcher, in_this_process
+from rlhfcli.launch.environment import check_launcher, in_this_process, usable_cores
 from rlhfcli.launch.options import Options, imagined, usable_gpus
 from rlhfcli.launch.rank import as_rank, continue_alone, first, is_rank, log_into, of_first, together, wait_for_first
 
@@ -33,6 +33,7 @@ __all__ = [
     "of_first",
     "start",
     "together",
+    "usable_cores",
     "usable_gpus",
     "wait_for_first",
 ]

@@ -119,7 +119,7 @@ def _words(trace: Trace) -> tuple[str, str | None, str]:
     if trace.report:
         kind, what = trace.report["type"], str(trace.report["what"])
         line = next(iter(what.strip().splitlines()), "")
-        if kind in ("OutOfMemoryError", "MemoryError") or errors.no_memory(what):
+        if kind in ("OutOfMemoryError", "MemoryError") or errors.mentions_out_of_memory(what):
             return f"{name} ran out of memory: {line}", where, _LESS_MEMORY
         if any(words in what for words in LOST):
             hint = "Another rank has ended without a word; on several nodes, look at what the other nodes say."

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli.launch import failure, rank_files
+from rlhfcli.launch.environment import usable_cores
 from rlhfcli.launch.options import Plan
 from rlhfcli.launch.rank import FILES, LAUNCHER, log_of
 
@@ -111,7 +112,7 @@ def _logs(files: Path, plan: Plan) -> LogsSpecs:
     """The first rank writes to the terminal, every other one into a file; and all learn who started them."""
     from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
-    threads = str(max(1, _cores() // plan.per_node))
+    threads = str(max(1, usable_cores() // plan.per_node))
 
     class Logs(LogsSpecs):
         @property
@@ -139,10 +140,6 @@ def on_loopback() -> dict[str, str]:
     """Where ranks of one machine talk to each other; by themselves, gloo and NCCL take the machine's own address."""
     interface = "lo0" if sys.platform == "darwin" else "lo"
     return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from pathlib import Path
 from rlhfcli.errors import OutputError
 from rlhfcli.files import atomic, folder_lock
 from rlhfcli.files.run_layout import ADAPTER, DATA_MANIFEST, RECORD, SUMS, adapter_of, is_run
+from rlhfcli.words import shortened
 
 _SYSTEM = {".DS_Store", "Thumbs.db", "desktop.ini"}  # made by file managers
 _DATA = re.compile(r"manifest\.json|rejected_rows\.jsonl|((sft|reward)_(train|validation)|training_prompts)\.arrow")
-_SHOWN = 3
 
 
 def refuse_other_folder(run: Path) -> None:
@@ -27,7 +27,7 @@ def refuse_other_folder(run: Path) -> None:
     others = [name for name in _names(run) if name not in folder_lock.FILES and not atomic.is_leftover(name)]
     if others and not is_run(run):
         raise OutputError(
-            f"the output folder holds something else: it has files ({_some(others)}), but no {RECORD}",
+            f"the output folder holds something else: it has files ({shortened(others)}), but no {RECORD}",
             where=str(run),
             hint="Choose another one: --set output_dir=… (--overwrite replaces only what rlhf has made.)",
         )
@@ -88,7 +88,7 @@ def _is_data(name: str) -> bool:
 def _refuse(folder: Path, others: Iterable[str], ours: str) -> None:
     if others := list(others):
         raise OutputError(
-            f"holds something else than {ours}: {_some(others)}",
+            f"holds something else than {ours}: {shortened(others)}",
             where=str(folder),
             hint="Nothing was touched. Move it elsewhere, or choose another output_dir.",
         )
@@ -101,7 +101,3 @@ def _names(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise OutputError(f"cannot be read: {error.strerror}", where=str(folder)) from None
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")

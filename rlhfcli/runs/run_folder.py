@@ -19,14 +19,14 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from rlhfcli import __version__
-from rlhfcli.errors import OutputError
+from rlhfcli.errors import OutputError, writing
 from rlhfcli.files import folder_lock, run_layout, strict_yaml
 from rlhfcli.files.atomic import write_text
 from rlhfcli.files.redact import command_line, hidden_keys, without_secrets
@@ -92,7 +92,7 @@ class RunFolder:
         ownership.refuse_other_folder(self.path)
         with ExitStack() as stack:
             stack.callback(self._remove_if_empty)
-            with self._told():
+            with self._writing():
                 self._make()
                 stack.enter_context(folder_lock.alone(self.path, _command(), say=say))
             yield
@@ -127,7 +127,7 @@ class RunFolder:
                 )
         settings = without_secrets(self.recipe.model_dump(mode="json"))
         measured = writes == "eval" and bool(self.trained_otherwise())
-        with self._told():
+        with self._writing():
             self._make()
             self.note({})  # first: it marks the folder as one of ours
             if not measured:  # else it would describe models that were trained with other settings
@@ -236,16 +236,8 @@ class RunFolder:
                 if self._made_parent:  # runs/; a folder of the user's stays
                     self.path.parent.rmdir()
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"the output folder cannot be written: {error.strerror}",
-                where=str(self.path),
-                hint="Choose another one: --set output_dir=…",
-            ) from None
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(self.path, "the output folder", "Choose another one: --set output_dir=…")
 
     def _refuse_itself(self) -> None:
         """Refuse to train a run on what the run itself has made: it would be replaced, or compared with itself."""

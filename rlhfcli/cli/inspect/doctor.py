@@ -18,6 +18,7 @@ import typer
 
 from rlhfcli import __version__, console
 from rlhfcli.cli.shared.options import JsonOption
+from rlhfcli.launch import usable_cores
 
 Verdict = Literal["ok", "note", "warning", "broken"]
 _MARKS = {"ok": "ok", "note": "·", "warning": "!", "broken": "x"}
@@ -108,7 +109,7 @@ def _device() -> Iterator[Finding]:
     found = "the hardware has it; dtype: auto takes it" if bf16 else "not in this hardware; dtype: auto takes fp32"
     yield Finding("bf16", "ok" if bf16 else "note", found)
     threads = torch.get_num_threads()
-    yield Finding("cores", "ok", f"{_cores()} usable, torch computes with {threads} threads")
+    yield Finding("cores", "ok", f"{usable_cores()} usable, torch computes with {threads} threads")
 
 
 def _deepspeed() -> Iterator[Finding]:
@@ -180,13 +181,6 @@ def _hub() -> Iterator[Finding]:
         yield Finding("hub", "note", found, advice)
     else:
         yield Finding("hub", "ok", f"{found}; what is not there is downloaded, unless --offline")
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def _show(finding: Finding) -> None:

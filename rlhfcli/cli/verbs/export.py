@@ -22,9 +22,10 @@ from rlhfcli.cli.shared.options import (
     SetOption,
     open_project,
 )
-from rlhfcli.errors import OutputError, UsageError
+from rlhfcli.errors import OutputError, UsageError, writing
 from rlhfcli.files import model_place
 from rlhfcli.files.run_layout import PHASES, SUMS
+from rlhfcli.words import shortened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -110,7 +111,7 @@ def _claim(to: Path, *, overwrite: bool) -> None:
     if not (to / SUMS).is_file():
         raise OutputError("something else is there, no export of ours", where=str(to), hint="Choose another name.")
     if others := others_in_model(to):
-        what = f"something else is in it, too: {', '.join(others[:3])}"
+        what = f"something else is in it, too: {shortened(others)}"
         raise OutputError(what, where=str(to), hint="Move that elsewhere, or choose another name.")
     if not overwrite:
         raise OutputError("this folder exists", where=str(to), hint="Choose another name, or add --overwrite.")
@@ -123,12 +124,10 @@ def _alone(to: Path) -> Iterator[None]:
     from rlhfcli.files.redact import command_line
 
     with ExitStack() as stack:
-        try:
+        with writing(to):
             stack.enter_context(
                 folder_lock.alone(to.parent, command_line(["rlhf", *sys.argv[1:]]), name=to.name, say=console.message)
             )
-        except OSError as error:
-            raise OutputError(f"cannot be written: {error.strerror}", where=str(to)) from None
         yield
 
 

@@ -22,7 +22,7 @@ from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.parallel import extensions
 from rlhfcli.core.parallel.deepspeed_config import BUFFERS, Files
-from rlhfcli.errors import OutputError
+from rlhfcli.errors import writing
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import DeepspeedSection, ModelSection
 
@@ -92,18 +92,12 @@ def in_memory(model: nn.Module, *, recomputed: bool) -> tuple[int, int]:
 
 def _folder(place: Path) -> tuple[tempfile.TemporaryDirectory[str], IO[str]]:
     """A new folder, and the open file whose lock says that it is in use."""
-    try:
+    with writing(place, "the folder of deepspeed.nvme", "Choose another one: --set deepspeed.nvme=…"):
         place.mkdir(parents=True, exist_ok=True)
         _tidy(place)
         folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True)
         lock = (Path(folder.name) / _LOCK).open("w")  # stays open as long as the folder is in use
         _take(lock)
-    except OSError as error:
-        raise OutputError(
-            f"the folder of deepspeed.nvme cannot be written: {(error.strerror or str(error)).lower()}",
-            where=str(place),
-            hint="Choose another one: --set deepspeed.nvme=…",
-        ) from None
     return folder, lock
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.families.config_checks import set_pad
 from rlhfcli.errors import ModelError
+from rlhfcli.words import shortened
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> str:
@@ -67,7 +68,7 @@ def _added(tokenizer: PreTrainedTokenizerBase, rows: int, needed: int) -> str:
     own = tokenizer.get_added_vocab()
     missing = {token: place for token, place in tokenizer.get_vocab().items() if place >= rows}
     names = sorted(missing, key=lambda token: missing[token])
-    shown = ", ".join(repr(name) for name in names[:3]) + (" …" if len(names) > 3 else "")
+    shown = shortened(list(map(repr, names)))
     number = "1 row" if needed - rows == 1 else f"{needed - rows:,} rows"
     said = f"the model has {rows:,} rows for tokens, the tokenizer's ids need {needed:,}: {number} drawn anew ({shown})"
     if not missing.keys() <= own.keys():

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
 from rlhfcli.core.model_files.model_folder import PICKLE, PICKLE_HINT
-from rlhfcli.errors import ModelError, ran_out_of_memory
+from rlhfcli.errors import ModelError, is_out_of_memory
 from rlhfcli.recipe.builtin import PREFIX
+from rlhfcli.words import shortened
 
 
 def check_shapes(name: str, report: dict[str, Any]) -> None:
@@ -45,12 +47,22 @@ def check_filled(name: str, missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         tensors = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
-        shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+        shown = shortened(names)
         raise ModelError(
             f"the weights do not fill the model: {tensors} missing: {shown}",
             where=name,
             hint="Does config.json belong to these weights, and is this a causal language model (or a reward model)?",
         )
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Silence warnings inside the block, and remarks of transformers from here on."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class explained:
@@ -63,17 +75,14 @@ class explained:
 
     def __init__(self, name: str, what: str) -> None:
         self.name, self.what = name, what
-        self.quiet = warnings.catch_warnings()
+        self.quiet = silenced()
 
     def __enter__(self) -> None:
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
         self.quiet.__enter__()
-        warnings.simplefilter("ignore")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.quiet.__exit__(kind, error, trace)
-        if isinstance(error, Exception) and not ran_out_of_memory(error):
+        if isinstance(error, Exception) and not is_out_of_memory(error):
             # a file with anything in it makes transformers raise anything
             raise self.explain(error) from error
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rlhfcli.core.parallel.ranks import rank, world_size
-from rlhfcli.errors import OutOfMemory, ran_out_of_memory
+from rlhfcli.errors import OutOfMemory, is_out_of_memory
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def in_words(phase: str, doing: str, micro_batch_tokens: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not ran_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         more = "deepspeed.zero_stage=3" if world_size() > 1 else "deepspeed.offload=all"
         raise OutOfMemory(

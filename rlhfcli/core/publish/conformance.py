@@ -6,9 +6,7 @@ float32. Nothing of ours takes part in what it is compared with.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +23,10 @@ from transformers import (
     PreTrainedModel,
     pipeline,
 )
-from transformers.utils import logging as transformers_logging
 
 from rlhfcli.core.families.config_checks import pad_of
 from rlhfcli.core.hardware import device
+from rlhfcli.core.model_files.load_errors import silenced
 from rlhfcli.core.models import deepspeed_chat
 from rlhfcli.core.publish.reference_outputs import ReferenceOutputs, longest_of
 
@@ -94,7 +92,7 @@ def in_transformers(folder: Path, ours: ReferenceOutputs) -> Iterator[Outcome]:
     Yields:
         One outcome per way of asking it.
     """
-    with _quiet():
+    with silenced():
         try:
             model = _loaded(folder, ours)
         except Exception as error:  # another program's, which may raise anything
@@ -132,7 +130,7 @@ def in_peft(folder: Path, base: str, ours: ReferenceOutputs) -> Outcome:
         own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
         return torch.cat([found, _of_messages(adapted, folder if own else base, ours)]) if ours.dialogues else found
 
-    with _quiet():
+    with silenced():
         return _outcome(PEFT, values, ours.with_dialogues)
 
 
@@ -157,7 +155,7 @@ def in_deepspeed_chat(folder: Path, ours: ReferenceOutputs) -> Outcome:
         found: Tensor = torch.stack(states) @ head[0]
         return found
 
-    with _quiet():
+    with silenced():
         return _outcome("DeepSpeed-Chat: rwtransformer + v_head", values, ours.with_dialogues)
 
 
@@ -241,17 +239,3 @@ def _outcome(client: str, theirs: Callable[[], Tensor], ours: Tensor) -> Outcome
 def _failed(client: str, error: Exception) -> Outcome:
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return Outcome(client, float("nan"), f"failed: {first}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the remarks that other libraries make while loading."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
 from rlhfcli.core.parallel.ranks import rank
 from rlhfcli.core.training.trackers import Line, Tracker, chosen
-from rlhfcli.errors import Interrupted, OutputError, why_not_written
+from rlhfcli.errors import Interrupted, writing
 from rlhfcli.files.atomic import write_text
 from rlhfcli.files.run_layout import METRICS
 from rlhfcli.recipe.schema import Recipe
@@ -47,7 +47,7 @@ class Journal:
             UserError: A tracker that is asked for lets nobody in.
         """
         history = cut_back(self.file, count)
-        with _told(self.file.parent):
+        with _writing(self.file.parent):
             for tracker in self._trackers:
                 tracker.begin(history, seconds)
                 self._begun.append(tracker)
@@ -63,7 +63,7 @@ class Journal:
             OutputError: A file cannot be written.
         """
         append(self.file, line)
-        with _told(self.file.parent):
+        with _writing(self.file.parent):
             for tracker in self._begun:
                 tracker.add(line)
 
@@ -73,7 +73,7 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """No more lines in this sitting."""
         failed = kind is not None and not issubclass(kind, Interrupted)
-        with _told(self.file.parent):
+        with _writing(self.file.parent):
             while self._begun:
                 self._begun.pop().end(failed=failed)
 
@@ -112,7 +112,7 @@ def cut_back(file: Path, count: int) -> list[Line]:
     """
     kept = list(islice(read_metrics(file), count)) if count and file.exists() else []
     if rank() == 0:
-        with _told(file):
+        with _writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
@@ -129,17 +129,9 @@ def append(file: Path, line: Line) -> None:
         OutputError: The file cannot be written.
     """
     if rank() == 0:
-        with _told(file), file.open("a", encoding="utf-8") as lines:
+        with _writing(file), file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
 
 
-@contextmanager
-def _told(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror}",
-            where=str(file),
-            hint=f"{why_not_written(error)} What was finished before is whole.".lstrip(),
-        ) from None
+def _writing(file: Path) -> AbstractContextManager[None]:
+    return writing(file, hint="What was finished before is whole.")

@@ -22,7 +22,7 @@ from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.encoding.preview import Piece, PreviewDialogue, PreviewPreference
 from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.words import hides
+from rlhfcli.words import has_control_characters
 
 REASON = "the prompt ends with the assistant's turn: there is nothing to answer, so nobody can learn from it"
 SCRIPT = "<script>alert('x')</script>"
@@ -267,7 +267,7 @@ def test_the_page_shows_rows_as_text_and_needs_nothing_else() -> None:
     assert ASIAN in page.text
     assert REASON in page.text
     assert "1 of the 9 rows of eval.pairs has its prompt in the training data" in page.text
-    assert not any(hides(line) for line in text.splitlines())
+    assert not any(has_control_characters(line) for line in text.splitlines())
     assert '<span class="trained ">' in text
     assert "prefers-color-scheme: dark" in text
     for table in data_view.tables(manifest()):  # on a telephone every cell stands below its column's name

@@ -16,7 +16,7 @@ from pathlib import Path
 BUSY = """
 import time
 from rlhfcli.console import TerminalSink
-from rlhfcli.core.stop import Stop
+from rlhfcli.core.checkpoints.stop import Stop
 
 stop, sink = Stop(), TerminalSink()
 sink.begin("sft", 1000)

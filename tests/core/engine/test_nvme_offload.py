@@ -26,7 +26,7 @@ DISTUTILS = pytest.mark.filterwarnings("ignore:.*[Dd]istutils")  # DeepSpeed loo
 # holds a folder until its standard input ends, or it is killed
 HOLDER = """
 import sys
-from rlhfcli.core.offload_files import _folder
+from rlhfcli.core.engine.nvme_offload import _folder
 from pathlib import Path
 folder, lock = _folder(Path(sys.argv[1]))
 print(folder.name, flush=True)
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(extensions, "prepare_files", lambda: None)
     (tmp_path / "file").touch()
     section = DeepspeedSection(zero_stage=3, offload="optimizer", nvme=str(tmp_path / "file" / "x"))
-    with pytest.raises(OutputError, match=r"the folder of deepspeed\.nvme cannot be written: not a directory"):
+    with pytest.raises(OutputError, match=r"the folder of deepspeed\.nvme cannot be written: Not a directory"):
         OffloadFiles(section, lambda: (1, 1), Silent())
 
 

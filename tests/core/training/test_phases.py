@@ -19,7 +19,7 @@ from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training import phases
 from rlhfcli.core.training.step_plan import plan_steps
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.errors import OutOfMemory, TrainingError, ran_out_of_memory
+from rlhfcli.errors import OutOfMemory, TrainingError, is_out_of_memory
 from rlhfcli.evaluation.reward import ranking, score_pairs
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import PhaseSection, Recipe, ScheduleSection
@@ -312,7 +312,7 @@ def test_another_error_stays_what_it_is() -> None:
     with pytest.raises(ZeroDivisionError), out_of_memory.in_words("sft", "at step 1", 10):
         raise ZeroDivisionError
     for text in ("CUDA error: an illegal memory access", "cannot allocate a name"):
-        assert not ran_out_of_memory(RuntimeError(text))
+        assert not is_out_of_memory(RuntimeError(text))
 
 
 def test_pooling_and_init_from_base(tmp_path: Path) -> None:
