@@ -120,7 +120,7 @@ def test_after_the_engine_the_model_is_a_plain_one(stage: int) -> None:
 
 def test_after_an_error_the_other_ranks_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = engine(Tied(), 3)
-    monkeypatch.setattr(driver, "_put_together", lambda: pytest.fail("exchanges something with the other ranks"))
+    monkeypatch.setattr(driver, "_gather_parameters", lambda: pytest.fail("exchanges something with the other ranks"))
     with pytest.raises(ZeroDivisionError), driver:
         raise ZeroDivisionError
 

@@ -17,7 +17,7 @@ from rlhfcli.errors import LaunchError, UserError
 SECONDS = timedelta(seconds=10)
 ALONE = """
 import os, sys, torch, torch.distributed as dist
-from rlhfcli.core import process_group
+from rlhfcli.core.parallel import process_group
 if sys.argv[1:]:
     process_group._copies = lambda _: False  # as with an older version of torch
 process_group.ensure_process_group()
