@@ -62,12 +62,22 @@ def refuse_other_settings(recipe: Recipe, phase: Phase, run: Path) -> None:
     Raises:
         OutputError: The newest checkpoint was trained with other settings.
     """
-    for checkpoint in reversed(list_checkpoints(checkpoints(run, phase))):
-        before = _stored(checkpoint)
-        if before is not None:  # else it is damaged: whoever reads it says so, and takes the one before
-            before.pop(FINGERPRINT, None)
-            refuse_changes(before, settings(recipe, phase), checkpoint)
-            return
+    if newest := _newest(run, phase):
+        checkpoint, before = newest
+        before.pop(FINGERPRINT, None)
+        refuse_changes(before, settings(recipe, phase), checkpoint)
+
+
+def needs_data(run: Path, phase: Phase, fingerprint: str) -> bool:
+    """Return whether a phase was stopped that began with certain prepared data.
+
+    Args:
+        run: The run folder.
+        phase: ``sft`` or ``reward``.
+        fingerprint: The fingerprint of the data.
+    """
+    newest = _newest(run, phase)
+    return newest is not None and newest[1].get(FINGERPRINT) == fingerprint
 
 
 def refuse_new_data(run: Path, phase: Phase, fingerprint: str, reason: str) -> None:
@@ -82,18 +92,15 @@ def refuse_new_data(run: Path, phase: Phase, fingerprint: str, reason: str) -> N
     Raises:
         OutputError: The newest checkpoint was trained on other data.
     """
-    for checkpoint in reversed(list_checkpoints(checkpoints(run, phase))):
-        before = _stored(checkpoint)
-        if before is not None:
-            if before.get(FINGERPRINT, fingerprint) != fingerprint:
-                raise OutputError(
-                    f"the {phase} phase was stopped after step {step_of(checkpoint):,}, and goes on with the "
-                    f"data that it began with alone; that {reason}",
-                    where=str(checkpoint),
-                    hint="Was a file of data changed, or another version of rlhf installed? Put that back, begin again "
-                    "with --overwrite, or keep both with --set output_dir=…",
-                )
-            return
+    newest = _newest(run, phase)
+    if newest and newest[1].get(FINGERPRINT, fingerprint) != fingerprint:
+        raise OutputError(
+            f"the {phase} phase was stopped after step {step_of(newest[0]):,}, and can only resume with the data that "
+            f"it began with; that {reason}",
+            where=str(newest[0]),
+            hint="Was a file of data changed, or the tokenizer? Put that back, begin again with --overwrite, or keep "
+            "both with --set output_dir=…",
+        )
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Path) -> None:
@@ -171,6 +178,15 @@ def _kinds(annotation: Any) -> Iterator[type]:
         yield annotation
     for argument in get_args(annotation):
         yield from _kinds(argument)
+
+
+def _newest(run: Path, phase: Phase) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint whose settings can be read, and these; the others are damaged, which resuming reports."""
+    for checkpoint in reversed(list_checkpoints(checkpoints(run, phase))):
+        stored = _stored(checkpoint)
+        if stored is not None:
+            return checkpoint, stored
+    return None
 
 
 def _stored(checkpoint: Path) -> dict[str, Any] | None:

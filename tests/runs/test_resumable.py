@@ -107,7 +107,7 @@ def test_data_that_a_stopped_phase_needs_is_not_replaced(tmp_path):
     with pytest.raises(OutputError) as caught:
         refuse_new_data(tmp_path, "sft", "other", "was made of other inputs")
     assert caught.value.what == (
-        "the sft phase was stopped after step 1,200, and goes on with the data that it began with alone; "
+        "the sft phase was stopped after step 1,200, and can only resume with the data that it began with; "
         "that was made of other inputs"
     )
     assert caught.value.where == str(left)

@@ -143,16 +143,23 @@ def prepare(
     """
     from rlhfcli.data.preparation import prepare as data
 
-    def may_replace(fingerprint: str, reason: str) -> None:
-        if keep:
-            for phase in PHASES:
-                resumable.refuse_new_data(work.run.path, phase, fingerprint, reason)
+    def keep_present(new: data.Replacement) -> bool:
+        if not keep:
+            return False
+        if new.present and any(resumable.needs_data(work.run.path, phase, new.present) for phase in PHASES):
+            return True
+        for phase in PHASES:
+            resumable.refuse_new_data(work.run.path, phase, new.fingerprint, new.reason)
+        return False
 
     with work.run.starting():
         prepared = launch.wait_for_first(
-            lambda: data.prepare(work.recipe, tokenizer, work.run.data, work.sink, anew=anew, may_replace=may_replace),
+            lambda: data.prepare(
+                work.recipe, tokenizer, work.run.data, work.sink, anew=anew, keep_present=keep_present
+            ),
             lambda: _made_by_first(work.run.data),
         )
+    tokenizer.chat_template = prepared.manifest["template"]  # of data that was kept, perhaps that of an older version
     if launch.first():
         work.run.note({"data": {"fingerprint": prepared.manifest["fingerprint"]}})
     if strict:

@@ -18,6 +18,7 @@ from rlhfcli import tiny
 from rlhfcli.data.dialogues.column_use import described
 from rlhfcli.data.encoding.encode import Encoder
 from rlhfcli.data.preparation.empty_parts import check_parts, missing_share
+from rlhfcli.data.preparation.inputs import Inputs, Replacement, last_only, present_fingerprint, records_sources
 from rlhfcli.data.preparation.pipeline import Intake
 from rlhfcli.data.sources.sources import Stream, code_identity, file_identity, open_source
 from rlhfcli.data.store.counts import raised_share
@@ -26,7 +27,6 @@ from rlhfcli.data.store.prepared import Prepared
 from rlhfcli.data.templates.template import ignored_by, writes_date
 from rlhfcli.errors import DataError
 from rlhfcli.files.atomic import complete_or_absent
-from rlhfcli.files.redact import without_secrets
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import DataSection, Recipe
@@ -35,7 +35,7 @@ from rlhfcli.runs.ownership import refuse_other_data
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prepared", "prepare", "ready"]
+__all__ = ["Prepared", "Replacement", "prepare", "ready"]
 
 _TOKENIZER_FILES = ("*token*", "*vocab*", "merges*", "*.model", "*.tiktoken", "*.jinja", "config.json")
 
@@ -81,7 +81,7 @@ def prepare(
     sink: Sink,
     *,
     anew: bool = False,
-    may_replace: Callable[[str, str], None] = lambda *_: None,
+    keep_present: Callable[[Replacement], bool] = lambda _: False,
 ) -> Prepared:
     """Make the data of a recipe ready for training, or find it ready.
 
@@ -91,7 +91,8 @@ def prepare(
         folder: Where the store is, or is to be.
         sink: Hears what is going on.
         anew: Make it even if it is ready.
-        may_replace: Is called before a store is replaced, with the new fingerprint and the reason; may refuse.
+        keep_present: Called before a store is replaced; returns whether the present one stays in use, if
+            ``Replacement.present`` says that it can, and may refuse.
 
     Returns:
         The store.
@@ -101,35 +102,38 @@ def prepare(
         OutputError: The folder cannot be written, or holds something else.
     """
     with sink.stage("looking at the data sources"):
-        streams = _open_sources(recipe, folder)
-        fingerprint = _fingerprint(recipe, tokenizer, streams)
-        reason = _why_anew(folder, fingerprint)
+        inputs = Inputs(recipe, tokenizer, _open_sources(recipe, folder))
+        reason = _why_anew(folder, inputs.fingerprint)
     if reason == "" and not anew:
         sink.note(f"prepared data: {folder} is up to date")
         return Prepared(folder)
     refuse_other_data(folder)
-    may_replace(fingerprint, reason or "is missing")
+    present = "" if anew else present_fingerprint(folder, inputs)
+    if keep_present(Replacement(inputs.fingerprint, reason or "is missing", present)):
+        sink.note(_kept(folder))
+        return Prepared(folder)
     if reason:
         sink.note(f"prepared data: {folder} {reason}, and is made anew")
-    for note in filter(None, (stream.note for stream in chain.from_iterable(streams))):
+    for note in filter(None, (stream.note for stream in chain.from_iterable(inputs.streams))):
         sink.note(note)
     with complete_or_absent(folder, "the prepared data") as unfinished:
-        _write(recipe, tokenizer, unfinished, sink, (fingerprint, streams))
+        _write(inputs, unfinished, sink)
     return Prepared(folder)
 
 
-def _write(
-    recipe: Recipe,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    sink: Sink,
-    inputs: tuple[str, list[list[Stream]]],
-) -> None:
+def _kept(folder: Path) -> str:
+    unknown = "" if records_sources(folder) else "; whether its sources have changed since then is not recorded"
+    return (
+        f"prepared data: {folder} was made by another version of rlhf, and is kept for the training that began with it "
+        f"(--overwrite begins again){unknown}"
+    )
+
+
+def _write(inputs: Inputs, folder: Path, sink: Sink) -> None:
     """Write all files of a store into an empty folder."""
-    fingerprint, streams = inputs
-    data = recipe.data
-    encoder = Encoder(tokenizer, data.max_length, data.truncation, last_only=_last_only(recipe))
-    intake = _take(recipe.data, streams, encoder, folder, sink)
+    recipe, tokenizer, data = inputs.recipe, inputs.tokenizer, inputs.recipe.data
+    encoder = Encoder(tokenizer, data.max_length, data.truncation, last_only=last_only(recipe))
+    intake = _take(recipe.data, inputs.streams, encoder, folder, sink)
     share = missing_share(intake.statistics)
     if share is not None:  # too few conversations: the share of one of them is less than a whole one
         sink.note(raised_share(recipe.data.validation, share))
@@ -137,19 +141,16 @@ def _write(
         intake = _take(again, _open_sources(recipe, folder), encoder, folder, sink)
     check_parts(recipe.data, intake.counts, intake.statistics)
     ignored = [*ignored_by(tokenizer), *([] if encoder.writes_calls else ["calls"])]
-    for stream in chain.from_iterable(streams):
+    for stream in chain.from_iterable(inputs.streams):
         if stream.meter.remark:
             sink.note(stream.meter.remark)
     for count in intake.counts:
         for line in described(count.columns.shares(), +count.columns.carried, ignored):
             sink.note(f"{count.path}: {line}")
     manifest = {
-        "fingerprint": fingerprint,
-        "quick": _quick(recipe, streams),
-        "seed": recipe.seed,
-        "data": without_secrets(recipe.data.model_dump()),
+        **inputs.manifest_entries(),
+        "quick": _quick(recipe, inputs.streams),
         "raised_validation": share,
-        "template": tokenizer.chat_template,
         "ignored": ignored,
         "date": writes_date(tokenizer),
         "sources": [count.as_json() for count in intake.counts],
@@ -174,25 +175,6 @@ def _statistics(recipe: Recipe, intake: Intake) -> dict[str, Any]:
     }
 
 
-def _last_only(recipe: Recipe) -> bool:
-    """Whether SFT learns one answer of each dialogue; the other choices are made where the loss is computed."""
-    return recipe.sft.loss_on == "last"
-
-
-def _fingerprint(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, streams: list[list[Stream]]) -> str:
-    """A hash of everything that the store is made of."""
-    inputs = {
-        "code": code_identity("rlhfcli.data"),
-        "data": recipe.data.model_dump(),
-        "seed": recipe.seed,
-        "last_only": _last_only(recipe),
-        "template": tokenizer.chat_template,
-        "tokenizer": _tokenizer_identity(tokenizer),
-        "contents": [[(stream.name, stream.identity) for stream in found] for found in streams],
-    }
-    return blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def _quick(recipe: Recipe, streams: list[list[Stream]]) -> str | None:
     """A hash of the same things, with the tokenizer's files in its place; ``None`` where they are not at hand."""
     name = recipe.model.name
@@ -205,23 +187,13 @@ def _quick(recipe: Recipe, streams: list[list[Stream]]) -> str | None:
         "code": code_identity("rlhfcli.data"),
         "data": recipe.data.model_dump(),
         "seed": recipe.seed,
-        "last_only": _last_only(recipe),
+        "last_only": last_only(recipe),
         "template": file_identity(template) if template.is_file() else "",
         "tokenizer": [(file.name, file_identity(file)) for file in files],
         "packages": [metadata.version(package) for package in ("transformers", "tokenizers")],
         "contents": [[(stream.name, stream.identity) for stream in found] for found in streams],
     }
     return blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
-    # What was encoded last may have left these behind; they say nothing about the tokens.
-    backend.no_truncation()
-    backend.no_padding()
-    return blake2b(backend.to_str().encode(), digest_size=16).hexdigest()
 
 
 def _why_anew(folder: Path, fingerprint: str) -> str | None:

@@ -22,6 +22,8 @@ from rlhfcli.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+BUILT_IN = "human_assistant"  # the name of the template that comes with rlhf
+
 # The generation prompt has no space at its end, and the answer begins with one: byte-level tokenizers make
 # one token of a space and the word behind it, so a prompt that ends with a space could not be followed by
 # that token.
@@ -64,7 +66,7 @@ def set_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     Raises:
         DataError: It has no template of its own, or the file cannot be read.
     """
-    if template == "human_assistant":
+    if template == BUILT_IN:
         tokenizer.chat_template = HUMAN_ASSISTANT_WITH_BOS if writes_bos(tokenizer) else HUMAN_ASSISTANT
     elif template == "model":
         if not tokenizer.chat_template:

@@ -173,7 +173,7 @@ def test_a_change_makes_a_new_store(tokenizer, make_recipe, write_lines, tmp_pat
     recipe = make_recipe(path)
     before = prepare(recipe, tokenizer, tmp_path / "data", sink).manifest["fingerprint"]
     if change is None:
-        monkeypatch.setattr("rlhfcli.data.preparation.prepare.code_identity", lambda package: "other")
+        monkeypatch.setattr("rlhfcli.data.preparation.inputs.code_identity", lambda package: "other")
     else:
         change(recipe, tokenizer, path)
     assert prepare(recipe, tokenizer, tmp_path / "data", sink).manifest["fingerprint"] != before
