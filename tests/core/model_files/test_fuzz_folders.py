@@ -78,6 +78,8 @@ def copy(folder: Path, *, sums: bool) -> Iterator[Path]:
 def break_bytes(file: Path, how: str, where: float, what: int) -> None:
     content = file.read_bytes()
     at = int(where * (len(content) - 1))
+    if not content and how == "change":  # an empty file has no byte to change
+        how = "insert"
     if how == "remove":
         file.unlink()
     elif how == "cut":
