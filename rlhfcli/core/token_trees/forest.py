@@ -9,10 +9,10 @@ sequences part, and stand in one row of tokens, one branch behind the other:
                 the cat ran away !   position    0   1   2  3  2   3   4  0  1
                 who ?                index[1]    0   1          4   5   6
 
-How the branches are found: sort the sequences; each then shares with the one before it as much as with any before it,
-so what it shares with that one stands in the row already, and the rest of it is a new branch.
+The branches are found by sorting the sequences: each then shares as much with its neighbour as with any sequence
+before it, so the shared part stands in the row already, and the rest is a new branch.
 
-The row is so a walk through each tree, depth first: what grows from token ``k`` follows it without a gap, up to
+The row is a walk through each tree, depth first: whatever grows from token ``k`` follows it without a gap, up to
 ``ends[k]``. Token ``q`` sees token ``k`` exactly when ``k <= q < ends[k]``: one vector describes the whole forest.
 """
 
@@ -33,11 +33,11 @@ class Forest:
 
     Args:
         ids: ``(tokens,)`` the row: every token once.
-        positions: ``(tokens,)`` the place of each within its sequences.
+        positions: ``(tokens,)`` the position of each within its sequences.
         index: ``(sequences, longest)`` where token ``t`` of sequence ``s`` stands in the row; 0 behind its end.
-        lengths: ``(sequences,)``.
+        lengths: ``(sequences,)`` number of tokens of each.
         shared: ``(sequences,)`` how many tokens at its beginning belong to the branch of another sequence.
-        ends: ``(tokens,)`` where in the row what grows from each token ends.
+        ends: ``(tokens,)`` where in the row the part that grows from each token ends.
     """
 
     ids: Tensor
@@ -53,7 +53,7 @@ def build_forest(sequences: Sequence[Sequence[int]], *, share: bool = True) -> F
 
     Args:
         sequences: Token ids, none empty.
-        share: Without, every sequence is a tree of its own.
+        share: Whether to merge them; else every sequence is a tree of its own.
 
     Returns:
         The forest.
@@ -76,11 +76,11 @@ def build_forest(sequences: Sequence[Sequence[int]], *, share: bool = True) -> F
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Sequences as rows of a rectangle, filled up on the right.
+    """Write sequences as rows of a rectangle, padded on the right.
 
     Args:
         sequences: Token ids.
-        pad_id: What stands behind the end of a sequence.
+        pad_id: Id of the padding.
 
     Returns:
         ``(sequences,)`` lengths and ``(sequences, longest)`` ids.

@@ -1,8 +1,8 @@
 """Token trees for families with an attention of their own: the forest as an ordinary attention mask.
 
-GPT-J, Falcon or StableLM hand no plan on to their attention, and GPT-OSS adds attention sinks to it that ours does not
-know. Most of them add whatever 4-D mask they are given to their scores, though, and that is enough: a token sees its
-path and nothing else. They compute every cell of the square, so a row must not be long: ``MASK_TOKENS``.
+GPT-J, Falcon and StableLM hand no plan on to their attention, and GPT-OSS adds attention sinks that ours does not
+compute. Most of them add any 4-D mask to their scores, though, and that is enough: a token sees its path and nothing
+else. They compute every cell of the square, so a row must not be long: ``MASK_TOKENS``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names for
 
 
 def sees(plan: AttentionPlan, window: int | None = None) -> Tensor:
-    """Which tokens of a row see which.
+    """Return which tokens of a row see which.
 
     Args:
         plan: The forest.
-        window: How far back along its path a token sees.
+        window: How many tokens back along its path a token sees, itself included; ``None``: all.
 
     Returns:
         ``(tokens, tokens)`` true where the token of that row sees the token of that column.
@@ -45,12 +45,12 @@ def layer_kinds(config: Any) -> set[str]:
 
 
 def attention_mask(config: Any, plan: AttentionPlan, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-    """The forest as the mask that a family takes.
+    """Write the forest out as the mask that a family takes.
 
     Args:
-        config: Of a transformers model.
+        config: A transformers model's config.
         plan: The forest.
-        dtype: Of the scores.
+        dtype: Type of the attention scores.
 
     Returns:
         ``(1, 1, tokens, tokens)``, to be added to the scores; a family with kinds of layers gets one for each kind.
@@ -69,10 +69,10 @@ def attention_mask(config: Any, plan: AttentionPlan, dtype: torch.dtype) -> Tens
 
 @contextmanager
 def masked(model: Any) -> Iterator[None]:
-    """Let a transformers model, and its backbone, take a mask where they are handed a plan.
+    """Let a transformers model, and its backbone, replace the plan that they are given by a mask, within a block.
 
     Args:
-        model: Uses the attention of its own.
+        model: A model that computes with its own attention.
     """
 
     def mask_for_plan(_: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -158,7 +158,7 @@ def test_a_family_whose_attention_does_more_is_refused_not_approximated() -> Non
     rows = torch.randn(1, 2, 3, 4)
     plan = make_plan(build_forest([[1, 2, 3]]))
     with pytest.raises(ValueError, match="its attention has s_aux"):
-        tree_attention(torch.nn.Module(), rows, rows, rows, None, plan, s_aux=torch.zeros(2))
+        tree_attention(torch.nn.Module(), rows, rows, rows, None, plan=plan, s_aux=torch.zeros(2))
 
 
 def test_chunked_attention_is_padded() -> None:

@@ -57,9 +57,9 @@ def test_in_the_plan_every_token_asks_once_and_sees_its_path(sequences: list[lis
         asked += group.queries.flatten().tolist()
         for keys, sees in zip(group.keys, group.sees(None).expand(len(group.keys), -1, -1, -1), strict=True):
             seen += [keys[row].tolist() for row in sees[0]]
-    assert [asked[cell] for cell in plan.scatter.tolist()] == list(range(len(forest.ids)))
+    assert [asked[cell] for cell in plan.cells.tolist()] == list(range(len(forest.ids)))
     paths = {path[-1]: path for whole in _paths(forest) for path in (whole[: t + 1] for t in range(len(whole)))}
-    assert all(seen[cell] == paths[token] for token, cell in enumerate(plan.scatter.tolist()))
+    assert all(seen[cell] == paths[token] for token, cell in enumerate(plan.cells.tolist()))
 
 
 @settings(max_examples=300, deadline=None)
@@ -84,12 +84,23 @@ def test_the_row_of_the_introduction() -> None:
     assert forest.ends.tolist() == [7, 7, 4, 4, 7, 7, 7, 9, 9]
 
 
+def test_the_plan_of_the_introduction() -> None:
+    the, cat, sat, dot, mark, who, ran, what = range(8)
+    plan = make_plan(build_forest([[the, cat, sat, dot], [the, cat, sat, mark], [who, ran, what]]))
+    roots, branch = plan.groups
+    assert roots.from_root and roots.queries.tolist() == roots.keys.tolist() == [[0, 1, 2, 3], [5, 6, 7, 0]]
+    assert roots.positions.tolist() == [[0, 1, 2, 3]]
+    assert not branch.from_root and branch.queries.tolist() == [[4]] and branch.keys.tolist() == [[0, 1, 2, 4]]
+    assert branch.positions.tolist() == [[3]] and (roots.visible_keys, branch.visible_keys) == ((4,), (4,))
+    assert plan.cells.tolist() == [0, 1, 2, 3, 8, 4, 5, 6]
+
+
 def test_a_branch_that_shares_little_asks_with_its_whole_path() -> None:
     """And so needs no mask; each token still takes one answer, that of the branch it belongs to."""
     start, *rest = families.token_ids([5, 20, 19, 18])
     forest = build_forest([start + ids for ids in rest])
     (group,) = make_plan(forest).groups
-    assert group.roots and group.keys.shape == (3, 25) and group.queries.shape == (3, 25)
+    assert group.from_root and group.keys.shape == (3, 25) and group.queries.shape == (3, 25)
     assert len(forest.ids) == 5 + 20 + 19 + 18
 
 
@@ -97,6 +108,6 @@ def test_a_branch_asks_only_with_its_own_tokens() -> None:
     prompt, *answers = families.token_ids([30, 4, 5, 6, 7])
     plan = make_plan(build_forest([prompt + answer for answer in answers]))
     root, branches = plan.groups
-    assert root.roots and not branches.roots
+    assert root.from_root and not branches.from_root
     assert max(root.queries.shape[1], root.keys.shape[1]) <= 37 and len(root.keys) == 1
     assert branches.queries.shape[0] == 3 and branches.queries.shape[1] <= 7 and branches.keys.shape[1] > 30

@@ -43,8 +43,8 @@ def _rows(tokens: int, heads: int = 4, key_heads: int = 4, dimension: int = 16) 
 
 def _same(plan: AttentionPlan, rows: list[torch.Tensor], options: dict[str, Any]) -> None:
     module = SimpleNamespace(num_key_value_groups=rows[0].shape[1] // rows[1].shape[1], training=False)
-    expected, _ = tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
-    result, _ = tree_attention_flex.flex_tree_attention(module, *rows, None, plan, **options)  # type: ignore[arg-type]
+    expected, _ = tree_attention(module, *rows, None, plan=plan, **options)  # type: ignore[arg-type]
+    result, _ = tree_attention_flex.flex_tree_attention(module, *rows, None, plan=plan, **options)  # type: ignore[arg-type]
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -78,6 +78,14 @@ def test_blocks_and_rule_are_the_mask(sequences: list[list[int]], window: int | 
         assert torch.equal(kept[1], everything & ~torch.eye(side, dtype=torch.bool))
     row = torch.arange(count)
     assert torch.equal(blocks.mask_mod(row, row, row[:, None], row), whole)
+
+
+def test_the_blocks_of_the_introduction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_attention_flex, "BLOCK", 2)
+    blocks = tree_attention_flex.block_mask(make_plan(build_forest([[0, 1, 2, 3], [0, 1, 2, 4], [5, 6, 7]])))
+    partial, full = _dense(blocks.kv_num_blocks, blocks.kv_indices), _dense(*_full(blocks))
+    drawn = ["".join("#" if full[q, k] else "/" if partial[q, k] else "." for k in range(4)) for q in range(4)]
+    assert drawn == ["/...", "#/..", "///.", "..//"]
 
 
 def _full(blocks: torch_flex.BlockMask) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,7 +144,7 @@ def test_dropout_and_short_rows_go_through_the_rectangles(options: dict[str, Any
     monkeypatch.setattr(tree_attention_flex, "_compiled", lambda: pytest.fail("compiled"))
     plan = make_plan(build_forest(LONG if options else FORESTS["apart"]))
     rows = _rows(len(plan.ends))
-    result, _ = tree_attention_flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, **options)
+    result, _ = tree_attention_flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan=plan, **options)
     assert result.shape == (1, len(plan.ends), 4, 16)
 
 
@@ -144,7 +152,7 @@ def test_what_a_family_adds_is_refused() -> None:
     plan = make_plan(build_forest(LONG))
     rows = _rows(len(plan.ends))
     with pytest.raises(ValueError, match="its attention has s_aux"):
-        tree_attention_flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan, s_aux=torch.zeros(4))
+        tree_attention_flex.flex_tree_attention(torch.nn.Module(), *rows, None, plan=plan, s_aux=torch.zeros(4))
 
 
 @pytest.mark.parametrize(
