@@ -1,4 +1,4 @@
-"""How the inner rooms tell what they are doing, without knowing about terminals."""
+"""How the inner packages report their progress, without knowing about terminals."""
 
 from __future__ import annotations
 
@@ -8,39 +8,93 @@ from typing import Protocol
 
 
 class Sink(Protocol):
-    """Takes what a long piece of work says about itself; ``console.TerminalSink`` shows it."""
+    """Receives the progress of long work; ``console`` has sinks that show it."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """A named part that takes a while and cannot be counted ("loading the model"); timed."""
+        """Enclose a named part that takes a while and cannot be counted, such as loading a model.
+
+        Args:
+            name: For people.
+        """
 
     def begin(self, title: str, total: int, unit: str = "steps", done: int = 0) -> None:
-        """Work of ``total`` units begins, or goes on after ``done`` of them."""
+        """Begin work that can be counted; work may begin inside other work.
+
+        Args:
+            title: For people.
+            total: Number of units.
+            unit: Their name, in the plural.
+            done: Units that were finished before, where the work is resumed.
+        """
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
-        """``done`` units in all are finished; ``metrics`` are the newest figures (loss, learning_rate, ...)."""
+        """Report how far the work is that began last.
+
+        Args:
+            done: Units that are finished in all.
+            metrics: The newest figures: ``loss``, ``learning_rate`` …
+        """
 
     def end(self) -> None:
-        """The work that ``begin`` announced is over."""
+        """End the work that began last."""
 
     def note(self, text: str) -> None:
-        """A line that stays on the screen."""
+        """Report something that stays on the screen.
+
+        Args:
+            text: One line.
+        """
+
+    def warn(self, text: str) -> None:
+        """Report something that the user may want to change.
+
+        Args:
+            text: One line.
+        """
 
 
 class Silent:
-    """A sink that shows nothing: for tests, and for all ranks but the first."""
+    """A sink that shows nothing."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """Nothing."""
+        """Show nothing.
+
+        Args:
+            name: For people.
+        """
         return nullcontext()
 
     def begin(self, title: str, total: int, unit: str = "steps", done: int = 0) -> None:
-        """Nothing."""
+        """Show nothing.
+
+        Args:
+            title: For people.
+            total: Number of units.
+            unit: Their name, in the plural.
+            done: Units that were finished before.
+        """
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
+        """Show nothing.
+
+        Args:
+            done: Units that are finished in all.
+            metrics: The newest figures.
+        """
 
     def end(self) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Show nothing.
+
+        Args:
+            text: One line.
+        """
+
+    def warn(self, text: str) -> None:
+        """Show nothing.
+
+        Args:
+            text: One line.
+        """

@@ -127,7 +127,7 @@ def test_a_face_names_only_what_others_use(room: Path) -> None:
     assert face(room) == used
 
 
-LAZY = ("cli", "launch", "console", "__main__.py")
+LAZY = ("api", "cli", "launch", "console", "__main__.py")
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if name(file).split("/")[0] in LAZY], ids=name)

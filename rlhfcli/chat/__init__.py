@@ -1,1 +1,6 @@
-"""Talking to a model over several turns."""
+"""Conversations over several turns: the session and its reward model, its commands, and the terminal around them.
+
+May import ``core``, ``console`` and ``data``.
+"""
+
+__all__ = ["session", "terminal"]

@@ -1,4 +1,4 @@
-"""What can be typed in a chat besides a message: a table of commands."""
+"""The commands of a chat, as a table."""
 
 from __future__ import annotations
 
@@ -16,21 +16,28 @@ _COMMAND = re.compile(r"/[A-Za-z?]*(\s|$)")  # "/usr/bin is a folder" is a messa
 
 
 class Session(Protocol):
-    """What the commands need of a ``ChatSession``."""
+    """The methods of ``ChatSession`` that the commands use."""
 
     def clear(self) -> None:
         """Forget the conversation."""
 
     def save(self, file: Path | None) -> Saved | None:
-        """Add the conversation to a file; return what was saved, or ``None`` if nothing has been said yet."""
+        """Add the conversation to a file.
+
+        Args:
+            file: The file; left out, that of the session.
+
+        Returns:
+            What was saved; ``None`` if nothing has been said yet.
+        """
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a command.
+    """The effect of a command.
 
     Args:
-        text: What to show.
+        text: Text to show.
         leave: Whether the chat is over.
     """
 
@@ -43,11 +50,11 @@ class Command:
     """One command.
 
     Args:
-        name: With its slash.
-        help: What it does, for ``/help``.
-        run: Does it, given the session and what stands after the name.
+        name: Its name, with the slash.
+        help: Its description in ``/help``.
+        run: Its function, which gets the session and the text after the name.
         aliases: Other names.
-        argument: What may stand after the name, for ``/help``.
+        argument: The text that may follow the name, as ``/help`` writes it.
     """
 
     name: str
@@ -61,7 +68,7 @@ def _help(_: Session, __: str) -> Outcome:
     usages = [f"{command.name} {command.argument}".rstrip() for command in COMMANDS]
     width = max(map(len, usages))
     lines = [f"{usage:<{width}}  {command.help}" for usage, command in zip(usages, COMMANDS, strict=True)]
-    return Outcome("\n".join([*lines, "Ctrl-C stops a reply; what was said of it stays. Ctrl-D leaves."]))
+    return Outcome("\n".join([*lines, "Ctrl-C stops a reply; what was written of it stays. Ctrl-D leaves."]))
 
 
 def _clear(session: Session, _: str) -> Outcome:
@@ -72,7 +79,7 @@ def _clear(session: Session, _: str) -> Outcome:
 def _save(session: Session, argument: str) -> Outcome:
     try:
         saved = session.save(Path(argument).expanduser() if argument else None)
-    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; ~nobody, who has no home
+    except (OSError, ValueError, RuntimeError) as error:  # also a NUL in the name, and ~nobody without a home
         reason = error.strerror if isinstance(error, OSError) else None
         place = getattr(error, "filename", None) or argument or "the conversation"
         return Outcome(f"Not saved: {place}: {reason or error}")
@@ -95,26 +102,27 @@ COMMANDS = (
 
 
 def is_command(line: str) -> bool:
-    """Whether a line is meant for the program and not for the model."""
+    """Return whether a line is a command and not a message to the model.
+
+    Args:
+        line: One line of input.
+    """
     return _COMMAND.match(line) is not None
 
 
 def run_command(line: str, session: Session) -> Outcome:
-    """Do what a command line says; an unknown one gets the nearest known name.
+    """Run a command; an unknown one is answered with the nearest known name.
 
     Args:
-        line: What was typed, beginning with a slash.
+        line: The command, beginning with a slash.
         session: The chat.
-
-    Returns:
-        What to show, and whether to leave.
     """
     name, *rest = line.split(maxsplit=1)
     typed, argument = name.lower(), "".join(rest).strip()
     table = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
     if typed in table:
         return table[typed].run(session, argument)
-    words_only = [name for name in table if len(name) > 2]  # anything short is near to /q
-    near = difflib.get_close_matches(typed, words_only, n=1, cutoff=0.5)
+    long_names = [name for name in table if len(name) > 2]  # anything short is near to /q
+    near = difflib.get_close_matches(typed, long_names, n=1, cutoff=0.5)
     advice = f"Did you mean {table[near[0]].name}?" if near else "Type /help for what there is."
     return Outcome(f"There is no command {name}. {advice}")

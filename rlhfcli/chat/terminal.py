@@ -1,7 +1,7 @@
-"""The chat as people see it: a prompt, the reply as it is written, its reward, the commands.
+"""The chat on a terminal: a prompt, the streamed reply, its reward, the commands.
 
-Where standard input or output is no terminal, one line of input is one turn and only the replies are
-written, without prompts, colours or control characters: ``rlhf chat < questions.txt``.
+Where standard input or output is not a terminal, each line of input is one turn and only the replies are written,
+without prompts, colours or control characters: ``rlhf chat < questions.txt``.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from rlhfcli.words import counted
 if TYPE_CHECKING:  # so that no torch is needed to draw a prompt
     from rlhfcli.chat.session import ChatSession
 
-# A model may say anything, the sequences that move a terminal's cursor included: only these stay.
+# A model may write the sequences that move a terminal's cursor: of all control characters only these two stay.
 _CONTROLS = dict.fromkeys([*range(32), 127, *range(128, 160)])
 for _kept in map(ord, "\n\t"):
     del _CONTROLS[_kept]
 
 
 def run_terminal(session: ChatSession) -> None:
-    """Talk until the user leaves or the input ends.
+    """Hold the conversation until the user leaves or the input ends.
 
     Args:
         session: The conversation.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C while the input is no terminal.
-        DataError: The chat template refuses the conversation, while the input is no terminal.
+        KeyboardInterrupt: Ctrl-C while the input is not a terminal.
+        DataError: The chat template refuses the conversation, while the input is not a terminal.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is named in the line that it stands in
+        sys.stdin.reconfigure(errors="surrogateescape")  # so that an error can name the line that is not text
     if sys.stdin.isatty() and sys.stdout.isatty():
         _talk(session)
     else:
@@ -46,18 +46,18 @@ def run_terminal(session: ChatSession) -> None:
 
 
 def answer_once(session: ChatSession, prompt: str) -> None:
-    """Write the reply to one message, and its reward where there is a reward model.
+    """Write the reply to one message, and its reward if there is a reward model.
 
     Args:
         session: The conversation.
         prompt: The message.
     """
-    _say(session, prompt)
+    _send(session, prompt)
     _show_reward(session)
 
 
 def reward_line(score: float, scale: tuple[float, float] | None) -> str:
-    """``reward +1.23 (0.4 standard deviations above the mean)``.
+    """Write a reward in words: ``reward +1.23 (0.4 standard deviations above the mean)``.
 
     Args:
         score: The reward.
@@ -67,38 +67,38 @@ def reward_line(score: float, scale: tuple[float, float] | None) -> str:
     if scale is None:
         return line
     mean, deviation = scale
-    away = (score - mean) / deviation
-    side = "above" if away >= 0 else "below"
-    return f"{line} ({abs(away):.1f} standard deviations {side} the mean)"
+    distance = (score - mean) / deviation
+    side = "above" if distance >= 0 else "below"
+    return f"{line} ({abs(distance):.1f} standard deviations {side} the mean)"
 
 
 def header(session: ChatSession) -> str:
-    """Who speaks, who judges, and how words are chosen.
+    """Describe the models and how answers are drawn.
 
     Args:
         session: The conversation.
     """
     record, settings = session.record, session.settings
-    how = f"temperature {settings.temperature:g}" if settings.temperature else "always the likeliest word"
-    room = "" if session.context is None else f"\ncontext        {session.context:,} tokens"
-    head = session.reward.model.head if session.reward else ""
-    read = f" · {head}" if head not in ("", f"the head of {record.reward}") else ""  # of somebody else's form
+    drawing = f"temperature {settings.temperature:g}" if settings.temperature else "always the likeliest word"
+    context = "" if session.context is None else f"\ncontext        {session.context:,} tokens"
+    head = session.reward.network.head if session.reward else ""
+    source = f" · {head}" if head not in ("", f"the head of {record.reward}") else ""  # a reward model of another form
     return (
         f"model          {record.model}\n"
-        f"reward model   {record.reward or 'none'}{read}\n"
-        f"replies        {how}, at most {settings.max_new_tokens:,} tokens{room}"
+        f"reward model   {record.reward or 'none'}{source}\n"
+        f"replies        {drawing}, at most {settings.max_new_tokens:,} tokens{context}"
     )
 
 
 def _talk(session: ChatSession) -> None:
-    """The chat on a terminal."""
+    """Hold the conversation on a terminal."""
     _prepare_editing()
     _note(header(session))
     _note("Type a message, or /help.")
     while True:
         try:
             line = input(_prompt()).strip()
-        except KeyboardInterrupt:  # throws away what was typed, as in a shell
+        except KeyboardInterrupt:  # discards the line, as in a shell
             _write("\n")
             continue
         except EOFError:
@@ -116,9 +116,9 @@ def _talk(session: ChatSession) -> None:
 
 
 def _exchange(session: ChatSession, line: str) -> None:
-    """One message and its reply; Ctrl-C and what the user can mend lead back to the prompt."""
+    """Send one message and show its reply; Ctrl-C and errors that the user can fix lead back to the prompt."""
     try:
-        _say(session, line)
+        _send(session, line)
         _show_reward(session)
     except KeyboardInterrupt:
         _note(" (stopped)")
@@ -128,7 +128,7 @@ def _exchange(session: ChatSession, line: str) -> None:
 
 
 def _answer_lines(session: ChatSession) -> None:
-    """The chat in a pipe."""
+    """Answer each line of the input."""
     for number, line in enumerate(map(str.strip, sys.stdin), 1):
         if not line:
             continue
@@ -140,14 +140,14 @@ def _answer_lines(session: ChatSession) -> None:
                 console.message(outcome.text)
             continue
         try:
-            _say(session, line)
+            _send(session, line)
         except DataError as error:
             raise DataError(error.what, where=f"line {number:,} of the input: {error.where}", hint=error.hint) from None
         _show_reward(session)
 
 
-def _say(session: ChatSession, text: str) -> None:
-    """Write a reply while it comes; and what of the conversation the model no longer sees."""
+def _send(session: ChatSession, text: str) -> None:
+    """Write a reply while it is generated; then say how much of the conversation did not fit."""
     before = session.forgotten
     with contextlib.closing(session.reply(text)) as pieces:
         for piece in pieces:
@@ -167,7 +167,7 @@ def _show_reward(session: ChatSession) -> None:
 
 
 def _prepare_editing() -> None:
-    """History with the arrow keys, and pasted line breaks that do not send the message (GNU readline)."""
+    """Let the arrow keys recall messages, and pasted line breaks not send them (GNU readline)."""
     with contextlib.suppress(ImportError):
         import readline
 
@@ -175,12 +175,12 @@ def _prepare_editing() -> None:
 
 
 def _prompt() -> str:
-    # \001 and \002 tell readline that what is between them takes no room on the line.
+    # \001 and \002 tell readline that the characters between them take no space on the line.
     return "\001\x1b[1m\002you>\001\x1b[0m\002 " if console.results.color_system else "you> "
 
 
 def _note(text: str) -> None:
-    """What the program itself says: dimmed on a terminal, plain in a pipe."""
+    """Print a line of the program's own: dimmed on a terminal, plain in a pipe."""
     console.results.print(Text(text, style="dim"), soft_wrap=True)
 
 

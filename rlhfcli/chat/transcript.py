@@ -13,11 +13,11 @@ from rlhfcli.data.dialogues.dialogue import Turn
 
 @dataclass(frozen=True)
 class Record:
-    """What is written down beside a conversation, and where.
+    """The file for saved conversations, and the names that are written beside them.
 
     Args:
-        file: Where conversations go unless the user names another file.
-        model: The folder or hub name of the model that speaks.
+        file: The file, unless the user names another one.
+        model: Folder or hub name of the language model.
         reward: That of the reward model; ``None``: replies are not scored.
     """
 
@@ -28,11 +28,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Saved:
-    """What has been saved.
+    """A conversation that was saved.
 
     Args:
-        file: Where.
-        left_out: Exchanges that are not in it: the model said nothing, and no row may hold an empty turn.
+        file: The file.
+        left_out: Number of exchanges that are not in it, because the reply is empty and no row may have an empty turn.
     """
 
     file: Path
@@ -43,17 +43,17 @@ def append(path: Path, turns: Sequence[Turn], rewards: Mapping[int, float], reco
     """Add a conversation to a file as one line.
 
     Args:
-        path: The file; it is made where there is none, and its folder too if it is the record's.
-        turns: The conversation: in turn the user's and the assistant's.
-        rewards: The rewards that are known, by the number of the turn.
-        record: What else to write down.
+        path: The file; it is created if it does not exist, and its folder too if it is the record's file.
+        turns: The conversation: the user's and the assistant's turns alternate.
+        rewards: The rewards that are known, by the index of the turn.
+        record: The names to write beside it.
 
     Returns:
-        What was written; ``None`` if there is no exchange with two sides.
+        What was saved; ``None`` if no exchange has both turns.
 
     Raises:
-        OSError: It cannot be written; the file is as it was.
-        ValueError: The file holds something else.
+        OSError: The file cannot be written; it is as it was.
+        ValueError: The file contains something else.
     """
     exchanges = range(0, len(turns), 2)
     kept = [k for k in exchanges if all(turn.content.strip() for turn in turns[k : k + 2])]
@@ -73,12 +73,12 @@ def append(path: Path, turns: Sequence[Turn], rewards: Mapping[int, float], reco
 
 
 def _add_line(path: Path, line: str) -> None:
-    """Add a line to a file of dialogues: as a whole, or not at all."""
+    """Add a line to a file of dialogues: all of it, or nothing."""
     with path.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(0)
         if end and not _is_dialogue(file.readline()):
-            raise ValueError("it holds something else than dialogues; name a new file")
+            raise ValueError("it contains something else than dialogues; name a new file")
         file.seek(max(end - 1, 0))
         begin = b"" if file.read(1) in (b"", b"\n") else b"\n"
         try:
@@ -91,7 +91,7 @@ def _add_line(path: Path, line: str) -> None:
 
 
 def _is_dialogue(line: bytes) -> bool:
-    """Whether a line is one that this file writes, or a row of the same shape."""
+    """Return whether a line is a dialogue in the format ``messages``."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,11 +1,14 @@
-"""What the terminal shows: results on stdout; progress, notes and errors on stderr. Silent off rank 0.
+"""Output for people: results on stdout; progress, notes and errors on stderr; nothing on ranks other than the first.
 
-So ``rlhf eval --json > result.json`` has JSON alone in the file while the progress still shows. Nothing here
-takes markup: whatever a user, a file or a model wrote is shown as it is, with signs for control characters.
+Thus ``rlhf eval --json > result.json`` writes JSON alone into the file while the progress is still shown. Nothing here
+takes markup: what a user, a file or a model wrote is shown as it is, with signs for control characters.
 
-    screen.py    the two streams, and what makes every text harmless
-    sink.py      bars and lines of progress
-    figures.py   loss, speed and memory in words
+    screen.py     the two streams, on which every text is harmless
+    sink.py       progress on a terminal or in a log
+    notebook.py   progress in a notebook
+    figures.py    loss, speed and memory in words
+
+May import ``progress``, ``errors`` and ``words``.
 """
 
 from __future__ import annotations
@@ -20,12 +23,14 @@ from rich.panel import Panel
 from rich.text import Text
 
 from rlhfcli.console.figures import clock, figures_text
+from rlhfcli.console.notebook import NotebookSink
 from rlhfcli.console.screen import Screen, messages, results
 from rlhfcli.console.sink import TerminalSink
 from rlhfcli.errors import OutputError, Problem, RecipeError, RlhfError
 from rlhfcli.words import visible
 
 __all__ = [
+    "NotebookSink",
     "Screen",
     "TerminalSink",
     "clock",
@@ -41,12 +46,17 @@ __all__ = [
 
 
 def message(text: str, style: str = "") -> None:
-    """Print a line for people on stderr."""
+    """Print a line for people on stderr.
+
+    Args:
+        text: The line.
+        style: Of Rich, such as ``dim``.
+    """
     messages.print_line(Text(text, style=style))
 
 
 def result(*what: RenderableType) -> None:
-    """Print results on stdout: tables, or text as it is. ``--json`` prints its text with this, too.
+    """Print results on stdout: tables, or text as it is, such as that of ``--json``.
 
     Args:
         what: Anything Rich can draw; a ``str`` is printed without wrapping or markup.
@@ -66,7 +76,7 @@ def write_result(text: str) -> None:
     """Write text on stdout as it is; on a terminal with signs for control characters.
 
     Args:
-        text: What another program may be going to read, hence unwrapped.
+        text: Not wrapped, because another program may read it.
 
     Raises:
         OutputError: Stdout cannot be written, as on a full disk.
@@ -79,10 +89,10 @@ def write_result(text: str) -> None:
 
 
 def show_error(error: RlhfError) -> None:
-    """Show an error without its traceback: one panel, or plain lines where there is no terminal.
+    """Show an error without its traceback: as a panel, or as plain lines where there is no terminal.
 
     Args:
-        error: Says what is wrong, where, and what to do.
+        error: The error.
     """
     if not messages.is_terminal:
         kind = error.title.lower()
@@ -104,7 +114,7 @@ def next_steps(steps: Sequence[str | tuple[str, str]]) -> None:
     """Print what to type next.
 
     Args:
-        steps: Commands, or commands with what they do.
+        steps: Commands, or commands with a description.
     """
     pairs = [(step, "") if isinstance(step, str) else step for step in steps]
     width = max((len(command) for command, _ in pairs), default=0)
@@ -117,18 +127,18 @@ def next_steps(steps: Sequence[str | tuple[str, str]]) -> None:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Turn a stdout that takes nothing into one message; a pipe whose reader has left is none (``| head``)."""
+    """Turn a failure of stdout into one message, except that of a pipe whose reader has ended (``| head``)."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python fails once more when it exits
         what = f"the results cannot be written: {(error.strerror or str(error)).lower()}"
         raise OutputError(what, where="stdout") from None
 
 
 def _problem(problem: Problem) -> Text:
-    """One problem of a recipe; its place is bold, so that one sees where the next begins."""
+    """Draw a problem of a recipe; its place is bold, so that one sees where the next begins."""
     place = ": ".join(part for part in (problem.where, problem.key) if part)
     return Text(overflow="fold").append(place, style="bold").append(f": {problem.what}")

@@ -1,4 +1,4 @@
-"""A piece of work and its figures, in words."""
+"""Work that can be counted and its figures, in words."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _WORDS = {
     "tokens_per_second": "{:,.0f} tokens/s",
     "checkpoint": "checkpoint {:,.0f}",
 }
-_SELDOM = ("eval_loss", "eval_nll", "eval_accuracy")  # measured now and then: the words say after how many units
+_OCCASIONAL = ("eval_loss", "eval_nll", "eval_accuracy")  # shown with the unit after which they were measured
 
 
 class Work:
-    """One piece of work and its newest figures.
+    """Work that can be counted, and its newest figures.
 
     Args:
-        title: What it is.
-        total: Of how many units.
-        unit: Their name.
-        done: How many an earlier sitting has done.
+        title: For people.
+        total: Number of units.
+        unit: Their name, in the plural.
+        done: Units that an earlier session has finished.
     """
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
@@ -40,26 +40,26 @@ class Work:
         self.done = self._first = done
         self.figures: dict[str, float] = {}
         self.bar: TaskID | None = None
-        self._measured: dict[str, int] = {}  # when each of the figures came that come seldom
-        self._began = time.monotonic()
+        self._measured: dict[str, int] = {}  # after how many units each of the occasional figures was measured
+        self._started = time.monotonic()
         self._last_line = -1.0
 
     def advance(self, done: int, figures: Mapping[str, float]) -> None:
-        """Take in how far it is, and the newest figures.
+        """Record how far the work is, and the newest figures.
 
         Args:
-            done: Units in all.
+            done: Units that are finished in all.
             figures: Those that are new.
         """
         self.done = done
         self.figures.update(figures)
-        self._measured |= {name: done for name in _SELDOM if name in figures}
+        self._measured |= {name: done for name in _OCCASIONAL if name in figures}
 
     def due(self, every: float) -> bool:
-        """Whether a line is due: the first, then one per interval.
+        """Return whether a line is due: the first at once, then one for each interval.
 
         Args:
-            every: Seconds between two.
+            every: Seconds between two lines.
         """
         now = time.monotonic()
         if self._last_line >= 0 and now - self._last_line < every:
@@ -67,34 +67,34 @@ class Work:
         self._last_line = now
         return True
 
-    def told(self) -> str:
-        """The figures in words; of an old one, when it was measured."""
+    def figures_text(self) -> str:
+        """Return the figures in words; an occasional one with the unit after which it was measured."""
         unit = self.unit.removesuffix("s")
         return figures_text(
             self.figures, {name: f"{unit} {at:,}" for name, at in self._measured.items() if at != self.done}
         )
 
     def line(self) -> str:
-        """Progress as one line."""
-        passed, made = time.monotonic() - self._began, self.done - self._first
+        """Return the progress as one line."""
+        passed, made = time.monotonic() - self._started, self.done - self._first
         left = f"{clock(passed / made * (self.total - self.done))} left" if made > 0 else ""
-        parts = (f"{self.title} {self.done:,}/{self.total:,} {self.unit}", self.told(), left)
+        parts = (f"{self.title} {self.done:,}/{self.total:,} {self.unit}", self.figures_text(), left)
         return " · ".join(part for part in parts if part)
 
     def summary(self) -> str:
-        """What stays when the work is over."""
-        passed = clock(time.monotonic() - self._began)
+        """Return the line that stays when the work is over."""
+        passed = clock(time.monotonic() - self._started)
         begin = f" (from {self.unit.removesuffix('s')} {self._first + 1:,})" if self._first else ""
-        parts = (f"{self.title}: {self.done:,} of {self.total:,} {self.unit}{begin} in {passed}", self.told())
+        parts = (f"{self.title}: {self.done:,} of {self.total:,} {self.unit}{begin} in {passed}", self.figures_text())
         return " · ".join(part for part in parts if part)
 
 
 def figures_text(figures: Mapping[str, float], measured: Mapping[str, str] | None = None) -> str:
-    """Loss, learning rate, speed and memory in words.
+    """Write loss, learning rate, speed and memory in words.
 
     Args:
         figures: Metrics as the training loop names them; ``memory_gb`` is this process's peak if left out.
-        measured: Of those that are older than the rest, when they were measured: "step 20".
+        measured: When figures were measured that are older than the rest, such as ``step 20``.
 
     Returns:
         "loss 1.234 · validation loss 1.301 (step 20) · learning rate 1.0e-04 · 12,345 tokens/s · 1.2 GB".
@@ -110,7 +110,11 @@ def figures_text(figures: Mapping[str, float], measured: Mapping[str, str] | Non
 
 
 def clock(seconds: float) -> str:
-    """Seconds as ``0:42``, ``12:03`` or ``1:02:03``."""
+    """Write a time as ``0:42``, ``12:03`` or ``1:02:03``.
+
+    Args:
+        seconds: The time.
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,8 +1,8 @@
-"""The two streams of the terminal. Whatever is drawn on them passes here, and control characters become signs.
+"""The two streams of the terminal; control characters in anything drawn on them are replaced by visible signs.
 
-A configuration, a column, a template or a file name may hold the sequences that clear a screen or write on it; so may
-the error that tells of them. Nobody who prints has to think of that: every text that Rich draws, and every line that is
-written without it, is made visible here.
+A configuration, a column, a template or a file name may contain the sequences that clear a screen or write on it, and
+so may an error about them. Every text that Rich draws, and every line that is written without Rich, is made visible
+here, so that no other code has to.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
     from rich.segment import Segment
 
-_LOG_WIDTH = 120  # of tables in a file or a pipe, where there is no terminal to ask
+_LOG_WIDTH = 120  # characters of a table in a file or a pipe, where there is no terminal to ask
 
 
 class Screen(Console):
-    """A console that shows control characters as signs, and outlives its stream.
+    """A console that shows control characters as signs.
 
-    Markup, highlighting and emoji are off: whatever a user, a file or a model wrote is shown as it is.
+    Markup, highlighting and emoji are off: what a user, a file or a model wrote is shown as it is.
 
     Args:
-        lasting: What cannot be written is dropped: a log whose disk is full or whose reader is gone ends no training.
+        lasting: Drop what cannot be written, so that a full disk or a closed pipe ends no training.
         options: Those of ``rich.console.Console``.
     """
 
@@ -41,24 +41,43 @@ class Screen(Console):
 
     @property
     def file(self) -> IO[str]:
-        """Where to."""
+        """The stream."""
         stream = Console.file.fget(self)  # type: ignore[attr-defined]
         return _Lasting(stream) if self._lasting else stream  # type: ignore[return-value]
 
     @file.setter
     def file(self, new: IO[str]) -> None:
+        """Set the stream.
+
+        Args:
+            new: The stream.
+        """
         Console.file.fset(self, new)  # type: ignore[attr-defined]
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Draw; Rich comes here for every text, those inside tables and panels included."""
+        """Draw; Rich calls this for every text, also inside tables and panels.
+
+        Args:
+            renderable: Anything Rich can draw.
+            options: Rich's.
+        """
         return super().render(shown(renderable), options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Draw a text that has no style."""
+        """Draw a text without a style.
+
+        Args:
+            text: The text.
+            options: Rich's.
+        """
         return super().render_str(visible(text), **options)
 
     def print_line(self, text: Text) -> None:
-        """Print one line; only a terminal has a width to wrap it at."""
+        """Print one line; it is wrapped on a terminal alone.
+
+        Args:
+            text: The line.
+        """
         if self.is_terminal:
             self.print(text, overflow="fold")
         elif not self.quiet:
@@ -67,10 +86,10 @@ class Screen(Console):
 
 
 def shown(what: RenderableType) -> RenderableType:
-    """The same with signs for its control characters, if it is a text; its styles stay where they are.
+    """Replace the control characters of a text by signs; its styles stay where they are.
 
     Args:
-        what: Anything Rich can draw.
+        what: Anything Rich can draw; what is not a text is returned as it is.
     """
     if isinstance(what, str):
         return visible(what)
@@ -85,10 +104,10 @@ def shown(what: RenderableType) -> RenderableType:
 
 
 def open_screen(*, stderr: bool) -> Screen:
-    """A stream of this process; silent in all ranks but the first.
+    """Open a stream of this process; it is silent in all ranks but the first.
 
     Args:
-        stderr: Which of the two.
+        stderr: Open stderr, else stdout.
     """
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _LOG_WIDTH
@@ -96,9 +115,9 @@ def open_screen(*, stderr: bool) -> Screen:
 
 
 def keep_streams() -> None:
-    """Put nothing-at-all in the place of a standard stream that was closed (``>&-``).
+    """Open the null device in place of a standard stream that was closed (``>&-``).
 
-    Else the next file that is opened gets its number, and what a library prints goes into that file.
+    Otherwise the next file that is opened gets its number, and output of libraries goes into that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -111,13 +130,13 @@ def keep_streams() -> None:
 
 
 def _another_rank() -> bool:
-    """Whether a launcher has started this process as one of several, and not as the first."""
+    """Return whether a launcher has started this process as one of several, and not as the first."""
     several = "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
     return several and os.environ.get("RANK", "0") != "0"
 
 
 class _Lasting:
-    """A stream whose failures are passed over."""
+    """A stream whose failures are ignored."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream

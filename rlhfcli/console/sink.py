@@ -24,7 +24,7 @@ class TerminalSink:
     """Shows progress: bars that move on a terminal, now and then a line elsewhere. See ``progress.Sink``.
 
     Args:
-        screen: Where to; stderr if left out.
+        screen: The stream; stderr if left out.
         line_every: Seconds between two lines where there is no terminal.
     """
 
@@ -36,25 +36,36 @@ class TerminalSink:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Name a part that takes a while, and its seconds once it is over."""
-        began = time.monotonic()
+        """Show the name of a part, and its seconds once it is over.
+
+        Args:
+            name: For people.
+        """
+        started = time.monotonic()
         moving = self._screen.is_terminal and not self._works
         status = self._screen.status(Text(f"{name} …", style="dim")) if moving else None
         if status:
             status.start()
         elif not self._works:  # at once, so that a log shows what hangs
             self.note(f"{name} …")
-        ended = "failed after "
+        ending = "failed after "
         try:
             yield
-            ended = ""
+            ending = ""
         finally:
             if status:
                 status.stop()
-            self.note(f"{name}  {ended}{time.monotonic() - began:.1f} s")
+            self.note(f"{name}  {ending}{time.monotonic() - started:.1f} s")
 
     def begin(self, title: str, total: int, unit: str = "steps", done: int = 0) -> None:
-        """Start to show work of ``total`` units, of which ``done`` were done before."""
+        """Begin to show work.
+
+        Args:
+            title: For people.
+            total: Number of units.
+            unit: Their name, in the plural.
+            done: Units that were finished before.
+        """
         work = Work(title, total, unit, done)
         self._works.append(work)
         if self._screen.is_terminal and not self._screen.quiet:
@@ -64,20 +75,25 @@ class TerminalSink:
             work.bar = self._bars.add_task(title, total=total, completed=done, unit=unit, figures="")
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Show how far the work is, and its newest figures."""
+        """Show how far the work is, and its newest figures.
+
+        Args:
+            done: Units that are finished in all.
+            metrics: The newest figures.
+        """
         if not self._works:
             return
         work = self._works[-1]
         work.advance(done, metrics)
         if self._bars is not None and work.bar is not None:
-            self._bars.update(work.bar, completed=done, figures=work.told())
-            if done >= work.total:  # or a short piece of work would never be seen full
+            self._bars.update(work.bar, completed=done, figures=work.figures_text())
+            if done >= work.total:  # else short work would never be seen complete
                 self._bars.refresh()
         elif work.due(self._line_every):
             self.note(work.line())
 
     def end(self) -> None:
-        """Replace the bar by a line that says how it went."""
+        """Replace the bar by a summary."""
         if not self._works:
             return
         work = self._works.pop()
@@ -89,8 +105,20 @@ class TerminalSink:
         self.note(work.summary())
 
     def note(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line that stays.
+
+        Args:
+            text: The line.
+        """
         self._screen.print_line(Text(text))
+
+    def warn(self, text: str) -> None:
+        """Print a line that stays and stands out.
+
+        Args:
+            text: The line.
+        """
+        self._screen.print_line(Text(text, style="yellow"))
 
 
 def _bars(screen: Screen) -> Progress:

@@ -9,6 +9,7 @@ runs/tiny/
 │   ├── checkpoints/step-00000200/manifest.txt, *.safetensors
 │   └── final/                    the trained model, with B2SUMS; adapter/ in it where LoRA was used
 ├── eval/sft.json, reward.json    results of ``rlhf eval``
+├── chat/chats.jsonl              conversations that ``rlhf chat`` saved
 └── logs/                         output of the ranks, where there are several
 """
 
@@ -62,6 +63,11 @@ def data(run: Path) -> Path:
 def evaluation(run: Path) -> Path:
     """Return the folder of a run's evaluation results."""
     return run / "eval"
+
+
+def saved_chats(run: Path) -> Path:
+    """Return the file that ``rlhf chat`` saves conversations with a run's model in."""
+    return run / "chat" / "chats.jsonl"
 
 
 def logs(run: Path) -> Path:

@@ -123,6 +123,24 @@ def write(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
+def inline(value: Any) -> str:
+    """Write a value as one line of YAML, as it stands after ``--set key=``.
+
+    Args:
+        value: Dictionaries, lists and plain values.
+
+    Raises:
+        TypeError: YAML has no form for it.
+    """
+    try:
+        text = yaml.dump(
+            value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=True
+        )
+    except yaml.YAMLError:
+        raise TypeError(f"{type(value).__name__} {value!r} has no form in YAML") from None
+    return text.removesuffix("...\n").rstrip("\n")
+
+
 class _Loader(yaml.SafeLoader):
     """Gives every plain scalar the tag ``str``, so that ``plain`` decides."""
 

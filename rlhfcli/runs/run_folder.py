@@ -17,8 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
@@ -43,10 +42,13 @@ class RunFolder:
 
     Args:
         recipe: The recipe of this command.
+        command: The words of the command. They are noted in ``run.json`` and shown to other commands that find the
+            folder locked; secrets are left out.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, command: Sequence[str] = ("rlhf",)) -> None:
         self.recipe = recipe
+        self.command = command_line(command)
         self.path = Path(recipe.output_dir)
         self._opened = False
         self._made = self._made_parent = False  # by this command, which takes them away if it fails at its start
@@ -94,7 +96,7 @@ class RunFolder:
             stack.callback(self._remove_if_empty)
             with self._writing():
                 self._make()
-                stack.enter_context(folder_lock.alone(self.path, _command(), say=say))
+                stack.enter_context(folder_lock.alone(self.path, self.command, say=say))
             yield
 
     def open(self, writes: Part, *, overwrite: bool = False, resume: bool = False) -> list[str]:
@@ -168,9 +170,8 @@ class RunFolder:
         record["rlhf"] = __version__
         record["python"] = platform.python_version()
         record["packages"] = {name: _version(name) for name in _PACKAGES}
-        command = _command()
-        if command not in record.setdefault("commands", []):
-            record["commands"].append(command)
+        if self.command not in record.setdefault("commands", []):
+            record["commands"].append(self.command)
         for part, figures in done.items():
             made = {"recipe": provenance.settings(self.recipe, part)} if part in PHASES else {}
             record.setdefault("parts", {})[part] = {**figures, **made, "finished": _now()}
@@ -282,10 +283,6 @@ class RunFolder:
                     hint="--resume goes on from there, --overwrite begins again; --set output_dir=… keeps both.",
                 )
             resumable.refuse_other_settings(self.recipe, phase, self.path)
-
-
-def _command() -> str:
-    return command_line(["rlhf", *sys.argv[1:]])  # no secrets
 
 
 def _now() -> str:

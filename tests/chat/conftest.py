@@ -10,9 +10,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from rlhfcli.chat.session import ChatSession, Judge
+from rlhfcli.chat.reward_model import RewardModel
+from rlhfcli.chat.session import ChatSession
 from rlhfcli.core.generation.decode import Decoding
-from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.models.reward_model import RewardModel as Network
 from rlhfcli.data.templates.template import HUMAN_ASSISTANT
 
 CONTEXT = 256
@@ -56,11 +57,11 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="session")
-def judge() -> Judge:
+def scorer() -> RewardModel:
     """A random reward model with another end token than the chat model's."""
     torch.manual_seed(1)
-    scorer = transformers.AutoModelForSequenceClassification.from_config(llama_config(num_labels=1)).eval()
-    return Judge(RewardModel(scorer), byte_tokenizer(eos="<|endoftext|>"))
+    model = transformers.AutoModelForSequenceClassification.from_config(llama_config(num_labels=1)).eval()
+    return RewardModel(Network(model), byte_tokenizer(eos="<|endoftext|>"))
 
 
 @pytest.fixture

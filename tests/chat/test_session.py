@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import transformers
 
-from rlhfcli.chat.session import ChatSession, Judge, open_session
+from rlhfcli.chat.reward_model import RewardModel
+from rlhfcli.chat.session import ChatOptions, ChatSession
 from rlhfcli.chat.transcript import Record
 from rlhfcli.core.generation.decode import Decoding
 from rlhfcli.core.generation.text_stream import Lead
@@ -158,7 +159,7 @@ def test_a_template_that_cannot_hold_a_chat_is_refused(
     (tmp_path / which / "chat_template.jinja").write_text(template)
     models = {**folders, which: str(tmp_path / which)}
     with pytest.raises(DataError) as caught:
-        open_session(models["lm"], models["rm"], ChatSection(max_new_tokens=5), template="human_assistant")
+        ChatSession.open(models["lm"], models["rm"], ChatOptions(ChatSection(max_new_tokens=5)))
     assert caught.value.what.startswith(TEMPLATES[template])
     assert caught.value.where == str(tmp_path / which)
     assert "Traceback" not in str(caught.value)
@@ -168,7 +169,7 @@ def test_a_template_without_answers_can_still_be_talked_to(folders: dict[str, st
     shutil.copytree(folders["lm"], tmp_path / "lm")
     one = "{% if messages | length > 1 %}{{ raise_exception('one at a time') }}{% endif %}Q: {{ messages[0].content }}"
     (tmp_path / "lm" / "chat_template.jinja").write_text(one)
-    chat = open_session(str(tmp_path / "lm"), None, ChatSection(max_new_tokens=5), template="human_assistant")
+    chat = ChatSession.open(str(tmp_path / "lm"), None, ChatOptions(ChatSection(max_new_tokens=5)))
     with pytest.raises(DataError, match="one at a time"):  # an answer is rendered, too: said in one line
         list(chat.reply("Hi"))
 
@@ -191,16 +192,16 @@ def test_real_replies_are_reproducible_and_differ_from_turn_to_turn(model: Any, 
 
 
 def test_the_reward_is_what_the_reward_model_gives_the_dialogue_in_its_own_words(
-    model: Any, tokenizer: Any, judge: Judge, says: Says
+    model: Any, tokenizer: Any, scorer: RewardModel, says: Says
 ) -> None:
-    chat = ChatSession(model, tokenizer, Decoding(20), judge)
+    chat = ChatSession(model, tokenizer, Decoding(20), scorer)
     assert chat.score() is None
     says(" Hello!")
     list(chat.reply("Hi"))
     text = "Human: Hi\n\nAssistant: Hello!<|endoftext|>"
-    ids = judge.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert ids[-1] == judge.tokenizer.eos_token_id
-    assert chat.score() == pytest.approx(float(judge.model.rewards([ids])[0]), abs=1e-6)
+    ids = scorer.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids[-1] == scorer.tokenizer.eos_token_id
+    assert chat.score() == pytest.approx(float(scorer.network.rewards([ids])[0]), abs=1e-6)
 
 
 def test_without_a_reward_model_there_is_no_reward(session: ChatSession, says: Says) -> None:
@@ -209,16 +210,18 @@ def test_without_a_reward_model_there_is_no_reward(session: ChatSession, says: S
     assert session.score() is None
 
 
-def test_what_the_template_cannot_write_has_no_reward(judge: Judge) -> None:
-    assert judge.score([Turn("user", "what is \ufdd0?"), Turn("assistant", "no character")]) is None
-    assert judge.score([Turn("user", "what is <|endoftext|>?"), Turn("assistant", "an end")]) is not None  # is text
+def test_what_the_template_cannot_write_has_no_reward(scorer: RewardModel) -> None:
+    assert scorer.reward_of([Turn("user", "what is \ufdd0?"), Turn("assistant", "no character")]) is None
+    assert (
+        scorer.reward_of([Turn("user", "what is <|endoftext|>?"), Turn("assistant", "an end")]) is not None
+    )  # is text
 
 
-def test_the_scale_of_rewards_is_known_if_the_folder_says_so(judge: Judge) -> None:
-    assert judge.scale is None
-    judge.model.config.mean, judge.model.config.std = 0.5, 2.0
-    assert judge.scale == (0.5, 2.0)
-    del judge.model.config.mean, judge.model.config.std
+def test_the_scale_of_rewards_is_known_if_the_folder_says_so(scorer: RewardModel) -> None:
+    assert scorer.scale is None
+    scorer.network.config.mean, scorer.network.config.std = 0.5, 2.0
+    assert scorer.scale == (0.5, 2.0)
+    del scorer.network.config.mean, scorer.network.config.std
 
 
 @pytest.fixture(scope="module")
@@ -236,14 +239,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> dict[st
 
 
 def test_a_chat_from_folders(folders: dict[str, str]) -> None:
-    chat = open_session(folders["lm"], folders["rm"], ChatSection(max_new_tokens=5), template="human_assistant")
+    chat = ChatSession.open(folders["lm"], folders["rm"], ChatOptions(ChatSection(max_new_tokens=5)))
     list(chat.reply("Hi"))
     assert isinstance(chat.score(), float)
     assert chat.settings == Decoding(5, temperature=0.7, top_k=0, top_p=0.9, seed=0)
     assert chat.record == Record(Path("chats.jsonl"), folders["lm"], folders["rm"])
-    elsewhere = open_session(
-        folders["lm"], None, ChatSection(), template="human_assistant", saves=Path("run/chats.jsonl")
-    )
+    elsewhere = ChatSession.open(folders["lm"], None, ChatOptions(saves=Path("run/chats.jsonl")))
     assert elsewhere.record == Record(Path("run/chats.jsonl"), folders["lm"])
 
 
@@ -252,7 +253,7 @@ def test_a_tokenizer_without_a_template_gets_the_recipes(folders: dict[str, str]
     Path(folders["lm"]).rename(bare)
     (bare / "chat_template.jinja").unlink()
     try:
-        chat = open_session(str(bare), None, ChatSection(max_new_tokens=5), template="human_assistant")
+        chat = ChatSession.open(str(bare), None, ChatOptions(ChatSection(max_new_tokens=5)))
         assert "Human" in str(chat.tokenizer.chat_template)
     finally:
         chat.tokenizer.save_pretrained(bare)
@@ -270,7 +271,7 @@ def test_a_tokenizer_without_a_template_gets_the_recipes(folders: dict[str, str]
 def test_folders_that_are_something_else(folders: dict[str, str], model: str, reward: str | None, message: str) -> None:
     reward = folders.get(reward or "", reward)
     with pytest.raises(ModelError, match=message) as caught:
-        open_session(folders.get(model, model), reward, ChatSection(), template="human_assistant")
+        ChatSession.open(folders.get(model, model), reward, ChatOptions())
     assert caught.value.where
     assert caught.value.hint
 
@@ -278,4 +279,4 @@ def test_folders_that_are_something_else(folders: dict[str, str], model: str, re
 def test_a_broken_config_is_named(folders: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]})[:-3])
     with pytest.raises(ModelError, match="not JSON"):
-        open_session(str(tmp_path), None, ChatSection(), template="human_assistant")
+        ChatSession.open(str(tmp_path), None, ChatOptions())

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.chat.session import ChatSession, Judge
+from rlhfcli.chat.reward_model import RewardModel
+from rlhfcli.chat.session import ChatSession
 from rlhfcli.chat.terminal import answer_once, header, reward_line, run_terminal
 from rlhfcli.chat.transcript import Record
 from rlhfcli.core.generation.decode import Decoding
@@ -96,9 +97,9 @@ def test_one_answer(session: ChatSession, says: Says, capsys: pytest.CaptureFixt
 
 
 def test_the_reward_stands_under_the_reply(
-    model: Any, tokenizer: Any, judge: Judge, says: Says, capsys: pytest.CaptureFixture[str]
+    model: Any, tokenizer: Any, scorer: RewardModel, says: Says, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chat = ChatSession(model, tokenizer, Decoding(20), judge)
+    chat = ChatSession(model, tokenizer, Decoding(20), scorer)
     says(" Paris.")
     answer_once(chat, "Capital of France?")
     score = chat.score()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from rlhfcli.chat.commands import run_command
-from rlhfcli.chat.session import ChatSession, Judge
+from rlhfcli.chat.reward_model import RewardModel
+from rlhfcli.chat.session import ChatSession
 from rlhfcli.chat.transcript import Record, Saved, append
 from rlhfcli.core.generation.decode import Decoding
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Turn
@@ -50,10 +51,10 @@ def test_bytes_that_are_no_text_are_kept_as_an_escape(tmp_path: Path) -> None:
 
 
 def test_a_conversation_with_the_rewards_that_were_shown(
-    model: Any, tokenizer: Any, judge: Judge, says: Says, tmp_path: Path
+    model: Any, tokenizer: Any, scorer: RewardModel, says: Says, tmp_path: Path
 ) -> None:
     record = Record(tmp_path / "chats.jsonl", "sft/final", "reward/final")
-    chat = ChatSession(model, tokenizer, Decoding(20), judge, record)
+    chat = ChatSession(model, tokenizer, Decoding(20), scorer, record)
     assert chat.save() is None and not record.file.exists()
     says(" Hello!", " Paris.", " Rome.")
     list(chat.reply("Hi"))
@@ -101,7 +102,7 @@ def test_nothing_is_added_to_a_file_that_holds_something_else(
     list(session.reply("Hi"))
     (tmp_path / name).write_text(OTHERS[name])
     text = run_command(f"/save {tmp_path / name}", session).text
-    assert text == f"Not saved: {tmp_path / name}: it holds something else than dialogues; name a new file"
+    assert text == f"Not saved: {tmp_path / name}: it contains something else than dialogues; name a new file"
     assert (tmp_path / name).read_text() == OTHERS[name]
 
 
@@ -173,12 +174,13 @@ def test_saving_in_a_pipe_keeps_off_its_output(
 def test_the_command_saves_into_the_folder_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
+    from rlhfcli.chat.session import ChatOptions
     from rlhfcli.cli import app
 
-    opened: dict[str, Any] = {}
+    opened: list[ChatOptions] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlhfcli.chat.session.open_session", lambda *_, **settings: opened.update(settings))
+    monkeypatch.setattr("rlhfcli.chat.session.ChatSession.open", lambda *given: opened.append(given[-1]))
     monkeypatch.setattr("rlhfcli.chat.terminal.answer_once", lambda *_: None)
     result = CliRunner().invoke(app, ["chat", "--model", "any", "-p", "Hi", "--set", "output_dir=runs/mine"])
     assert result.exit_code == 0, result.output
-    assert opened["saves"] == Path("runs/mine/chat/chats.jsonl")
+    assert opened[0].saves == Path("runs/mine/chat/chats.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def folder(**changes: Any) -> RunFolder:
+def folder(command: Sequence[str] = ("rlhf",), **changes: Any) -> RunFolder:
     sections = {
         "output_dir": "runs/x",
         "model": {"name": "builtin:tiny"},
         "data": {"sources": [{"path": "builtin:tiny"}]},
     }
-    return RunFolder(Recipe.model_validate(sections | changes))
+    return RunFolder(Recipe.model_validate(sections | changes), command)
 
 
 def finish(*parts: str) -> None:
@@ -182,9 +183,8 @@ def test_a_record_that_was_damaged_meanwhile_does_not_lose_what_was_trained():
     assert run.record()["parts"]["sft"]["steps"] == 3
 
 
-def test_what_is_no_unicode_is_written_as_an_escape(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.argv", ["rlhf", "sft", "--recipe", "b\udcffd.yaml"])
-    folder().open("sft")
+def test_what_is_no_unicode_is_written_as_an_escape():
+    folder(["rlhf", "sft", "--recipe", "b\udcffd.yaml"]).open("sft")
     assert folder().record()["commands"] == ["rlhf sft --recipe b\udcffd.yaml"]
 
 
@@ -342,9 +342,8 @@ def test_a_start_that_failed_takes_no_folder_of_the_user_away():
     assert list(Path("runs").iterdir()) == []
 
 
-def test_the_record_holds_no_secrets(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.argv", ["rlhf", "sft", "--set", "logging.wandb_key=abc123"])
-    folder().open("sft")
+def test_the_record_holds_no_secrets():
+    folder(["rlhf", "sft", "--set", "logging.wandb_key=abc123"]).open("sft")
     assert "abc123" not in Path("runs/x/run.json").read_text() and "wandb_key" in Path("runs/x/run.json").read_text()
 
 

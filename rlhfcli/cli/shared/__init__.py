@@ -1,6 +1,6 @@
-"""What the verbs share: options, ranks, and the steps of their work.
+"""What the verbs share: options, ranks, dry runs, and the commands to type next.
 
 May import ``cli.views``.
 """
 
-__all__ = ["measuring", "options", "rank_options", "training_options", "typed", "usage", "work"]
+__all__ = ["commands", "options", "rank_options", "training_options", "usage"]

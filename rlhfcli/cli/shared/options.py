@@ -1,4 +1,4 @@
-"""What the verbs share: their options, and how a project is opened."""
+"""Options that several verbs have, and the opening of a project."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rlhfcli import console
 
 if TYPE_CHECKING:
+    from rlhfcli.api.project import Project
     from rlhfcli.recipe.loader import Loaded
     from rlhfcli.recipe.schema import Recipe
 
@@ -46,27 +47,26 @@ OverwriteOption = Annotated[
 ]
 ResumeOption = Annotated[
     bool,
-    typer.Option("--resume", help="Go on from the newest checkpoint of a training that was stopped."),
+    typer.Option("--resume", help="Continue a training that was stopped from its newest checkpoint."),
 ]
 MaxTimeOption = Annotated[
     str | None,
     typer.Option(
         "--max-time",
         metavar="TIME",
-        help="After 3h55m, 90m or 2d, stop with a checkpoint and exit code 130; --resume goes on.",
+        help="After 3h55m, 90m or 2d, stop with a checkpoint and exit code 130; --resume continues.",
         show_default=False,
     ),
 ]
 
 
-def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = "", *, say_all: bool = False) -> Loaded:
+def load_recipe(recipe: str | None, changes: Sequence[str] | None, verb: str = "") -> Loaded:
     """Find, read and check the recipe of a command, and say which one it is.
 
     Args:
-        recipe: What ``--recipe`` says.
-        changes: What ``--set`` says.
-        verb: Which command: without ``--recipe`` it takes a run that has what it needs.
-        say_all: Say at once which folder, model and data it works with, too: the libraries take their time.
+        recipe: Value of ``--recipe``.
+        changes: Values of ``--set``.
+        verb: The command: without ``--recipe`` it takes a run that has what it needs.
 
     Returns:
         The recipe, ready to use.
@@ -77,16 +77,40 @@ def open_project(recipe: str | None, changes: Sequence[str] = (), verb: str = ""
     from rlhfcli.recipe import trust
     from rlhfcli.runs import opening  # pydantic takes a fifth of a second, which --help need not wait for
 
-    loaded = opening.open_recipe(recipe, changes, verb=verb)
+    loaded = opening.open_recipe(recipe, changes or [], verb=verb)
     console.message(loaded.first_line, style="dim")
     for note in (*loaded.notes, *trust.notes(loaded.recipe)):
         console.message(note, style="yellow")
-    if say_all:
-        _say_what_is_known(loaded.recipe)
     return loaded
 
 
-def _say_what_is_known(recipe: Recipe) -> None:
+def open_project(
+    recipe: str | None, changes: Sequence[str] | None, verb: str = "", *, offline: bool = False, brief: bool = False
+) -> Project:
+    """Open the project of a command, and say what it works with: the libraries take their time.
+
+    Args:
+        recipe: Value of ``--recipe``.
+        changes: Values of ``--set``.
+        verb: The command: without ``--recipe`` it takes a run that has what it needs.
+        offline: ``--offline`` was given.
+        brief: Name the recipe alone, not its folder, model and data.
+
+    Raises:
+        UserError: There is no such recipe, or it cannot be used.
+    """
+    from rlhfcli import launch
+    from rlhfcli.api.project import Project
+    from rlhfcli.cli.shared.commands import caller
+
+    launch.in_this_process(offline=offline)
+    loaded = load_recipe(recipe, changes, verb)
+    if not brief:
+        _show_sources(loaded.recipe)
+    return Project(loaded, progress=console.TerminalSink(), offline=offline, caller=caller())
+
+
+def _show_sources(recipe: Recipe) -> None:
     paths = [source.path for source in recipe.data.sources]
     names = [Path(path).name if os.path.isabs(path) else path for path in paths]
     data = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""The options of the training verbs that say how many ranks they run on."""
+"""Options of the training verbs: on how many ranks they run, and ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GpusOption = Annotated[
     typer.Option(
         "--gpus",
         metavar="N|all",
-        help="Train on so many GPUs of this machine. Left out: one.",
+        help="Train on this many GPUs of this machine. Left out: one.",
         show_default=False,
         rich_help_panel=_PANEL,
     ),
@@ -32,7 +32,7 @@ RanksOption = Annotated[
         "--ranks",
         metavar="N",
         min=1,
-        help="Without GPUs: train in so many processes that share the cores.",
+        help="Without GPUs: train in this many processes, which share the cores.",
         show_default=False,
         rich_help_panel=_PANEL,
     ),
@@ -94,43 +94,44 @@ def _options(
     main_address: MainAddressOption = None,
     hostfile: HostfileOption = None,
 ) -> None:
-    """Declares them."""
+    """Declare the options for ranks."""
 
 
 def _dry_options(dry_run: DryRunOption = False, as_json: DryJsonOption = False) -> None:
-    """Declares those of a dry run."""
+    """Declare the options of a dry run."""
 
 
 def on_ranks(verb: Callable[..., None]) -> Callable[..., None]:
-    """Let a verb run on many ranks, or only say what it would need; and give it the options for both.
+    """Let a training verb run on several ranks or estimate its memory, and give it the options for both.
 
     Args:
         verb: The function of a training verb.
 
     Returns:
-        The verb with eight options more.
+        The verb with eight more options.
     """
     declared = inspect.signature(_options, eval_str=True).parameters
     dry = inspect.signature(_dry_options, eval_str=True).parameters
 
-    def command(**given: Any) -> None:
+    def command(**options: Any) -> None:
         from rlhfcli import launch
 
-        options = launch.Options(**{name: given.pop(name) for name in declared})
-        wish = {name: given.pop(name) for name in dry}
-        if wish["as_json"] and not wish["dry_run"]:
-            raise UserError("--json belongs to --dry-run", hint="What a training does stands in metrics.jsonl.")
-        if wish["dry_run"]:
-            dry_run(verb.__name__, launch.imagined(options, launch.usable_gpus()), given, as_json=wish["as_json"])
+        ranks = launch.Options(**{name: options.pop(name) for name in declared})
+        estimate, as_json = (options.pop(name) for name in dry)
+        if as_json and not estimate:
+            raise UserError("--json belongs to --dry-run", hint="The figures of a training are in metrics.jsonl.")
+        if estimate:
+            plan = launch.imagined(ranks, launch.usable_gpus())
+            dry_run(verb.__name__, plan, options, as_json=as_json)
             return
-        said = launch.check_launcher()
+        warning = launch.check_launcher()
         if launch.is_rank():
             with launch.as_rank():
-                verb(**given)
-        elif not launch.start(options, sys.argv[1:]):
-            if said:
-                console.message(said, style="yellow")
-            verb(**given)
+                verb(**options)
+        elif not launch.start(ranks, sys.argv[1:]):
+            if warning:
+                console.message(warning, style="yellow")
+            verb(**options)
 
     own = inspect.signature(verb, eval_str=True)
     parameters = [*own.parameters.values(), *dry.values(), *declared.values()]

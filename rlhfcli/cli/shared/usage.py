@@ -1,4 +1,4 @@
-"""How the command line explains itself: help that fits its terminal, and what may have been meant by a wrong word."""
+"""Help that fits its terminal, and suggestions for mistyped commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 from rlhfcli.errors import UsageError
 
 ORDER = ("prepare-data", "sft", "reward", "eval", "chat", "run", "runs", "export", "bench", "recipes", "doctor")
-_MEANT = {  # what other tools call it → what to type here
+_SYNONYMS = {  # our verb: the names that other tools have for it
     "sft": "train finetune fine-tune tune training trainer lora phase1 step1",
     "reward": "rm train-rm reward-model train-reward reward-modeling phase2 step2",
     "eval": "evaluate evaluation test measure lm-eval score",
@@ -24,8 +24,8 @@ _MEANT = {  # what other tools call it → what to type here
     "recipes": "recipe config configs init template new",
     "doctor": "check env info diagnose system",
 }
-_BY_NAME = {name: verb for verb, names in _MEANT.items() for name in names.split()}
-_NOT_HERE = {
+_BY_NAME = {name: verb for verb, names in _SYNONYMS.items() for name in names.split()}
+_MISSING = {  # what other tools do and this one does not
     "serve": "rlhf serves no models. rlhf chat talks to one; vllm serve FOLDER/sft/final serves it.",
     "api": "rlhf serves no models. rlhf chat talks to one; vllm serve FOLDER/sft/final serves it.",
     "ppo": "rlhf has phases 1 and 2; its reward models load in TRL, OpenRLHF and DeepSpeed-Chat for phase 3.",
@@ -33,7 +33,7 @@ _NOT_HERE = {
     "resume": "A training continues with --resume: rlhf sft --resume",
     "continue": "A training continues with --resume: rlhf sft --resume",
 }
-_WORDS = {  # of the library that reads the options
+_REWORDED = {  # messages of the library that reads the options
     "Input should be a valid integer, unable to parse string as an integer": "must be a whole number",
     "Input should be greater than or equal to": "must be at least",
     "Value error, ": "",
@@ -41,7 +41,7 @@ _WORDS = {  # of the library that reads the options
 
 
 class Verb(TyperCommand):
-    """A command whose help is wrapped where the terminal ends, and not where the source does."""
+    """A command whose help is wrapped at the width of the terminal and not at that of the source."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -51,7 +51,11 @@ class Verb(TyperCommand):
             _without_type(parameter)
 
     def get_help_option(self, ctx: Any) -> Any:
-        """The option ``--help``."""
+        """Return the option ``--help``.
+
+        Args:
+            ctx: Typer's context.
+        """
         option = super().get_help_option(ctx)
         if option is not None:
             _without_type(option)
@@ -59,10 +63,14 @@ class Verb(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands whose help says as little of types."""
+    """A group of commands whose help has no column of types."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """The option ``--help``."""
+        """Return the option ``--help``.
+
+        Args:
+            ctx: Typer's context.
+        """
         option = super().get_help_option(ctx)
         for each in (*self.params, *([option] if option is not None else [])):
             _without_type(each)
@@ -70,30 +78,38 @@ class Group(TyperGroup):
 
 
 class Verbs(Group):
-    """The verbs, listed as one uses them; typer would put all groups last."""
+    """The verbs, listed in the order of their use; typer would put all groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # typer hides the context's type
-        """Their names in order."""
+        """Return their names in order.
+
+        Args:
+            ctx: Typer's context.
+        """
         return [name for name in ORDER if name in self.commands]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the verb; ``help`` and ``version`` are what everybody tries.
+        """Find the verb; ``help`` and ``version`` work as if they were options.
+
+        Args:
+            ctx: Typer's context.
+            args: The words of the command line.
 
         Raises:
-            UsageError: There is none of this name.
+            UsageError: There is no such verb.
         """
         name, rest = args[0], args[1:]
         if name in self.commands or name.startswith("-"):
             return super().resolve_command(ctx, args)
         if name == "help":
-            return super().resolve_command(ctx, [rest[0], "--help"]) if rest else (None, _again(self, "--help"), [])
+            return super().resolve_command(ctx, [rest[0], "--help"]) if rest else (None, _alias(self, "--help"), [])
         if name == "version":
-            return None, _again(self, "--version"), []
+            return None, _alias(self, "--version"), []
         raise UsageError(f"there is no command {name}", where="rlhf", hint=advice(name))
 
 
-def _again(group: Verbs, option: str) -> TyperCommand:
-    """A command that does what an option of the group does."""
+def _alias(group: Verbs, option: str) -> TyperCommand:
+    """Return a command that does the same as an option of the group."""
 
     def show() -> None:
         group.main([option], prog_name="rlhf")
@@ -102,17 +118,17 @@ def _again(group: Verbs, option: str) -> TyperCommand:
 
 
 def advice(name: str) -> str:
-    """What may have been meant by a verb that there is not.
+    """Suggest a command for a name that is none.
 
     Args:
-        name: What was typed.
+        name: The word that was typed.
 
     Returns:
         A sentence.
     """
     typed = name.lower().replace("_", "-")
-    if typed in _NOT_HERE:
-        return _NOT_HERE[typed]
+    if typed in _MISSING:
+        return _MISSING[typed]
     if typed in ORDER or typed in _BY_NAME:
         return f"Did you mean rlhf {_BY_NAME.get(typed, typed)}?"
     near = difflib.get_close_matches(typed, [*ORDER, *_BY_NAME], n=1, cutoff=0.6)
@@ -122,36 +138,36 @@ def advice(name: str) -> str:
 
 
 def usage_error(error: Exception) -> UsageError | None:
-    """The same in our form, if it is one of typer's about what was typed.
+    """Translate an error of typer's about the command line into ours.
 
     Args:
-        error: Anything.
+        error: Any error.
 
     Returns:
         ``None`` for any other error.
     """
-    told, command = getattr(error, "format_message", None), getattr(error, "ctx", None)
-    if not callable(told) or getattr(error, "exit_code", None) != 2:
+    format_message, command = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if not callable(format_message) or getattr(error, "exit_code", None) != 2:
         return None
     path = command.command_path if command is not None else "rlhf"
-    text = str(told()).rstrip(".").replace("'", "")
-    for theirs, ours in _WORDS.items():
+    text = str(format_message()).rstrip(".").replace("'", "")
+    for theirs, ours in _REWORDED.items():
         text = text.replace(theirs, ours)
     return UsageError(text[:1].lower() + text[1:], where=path, hint=f"See: {path} --help")
 
 
 def reflow(text: str) -> str:
-    """Paragraphs without the line breaks of their source.
+    """Remove the line breaks inside the paragraphs of a docstring.
 
     Args:
-        text: Of a docstring; a line that is indented stays one.
+        text: The docstring; a paragraph with an indented line stays as it is.
     """
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(part if "\n " in part else " ".join(part.split("\n")) for part in paragraphs)
 
 
 def _without_type(parameter: Any) -> None:
-    """Leave out what a column of types would say of it: nothing that its name does not."""
+    """Remove the type of a parameter from its help, where it says nothing that the name does not."""
     if getattr(parameter, "is_flag", False):
         parameter.metavar = ""
     elif parameter.param_type_name == "argument" and hasattr(parameter, "display_type_rich"):
@@ -159,5 +175,9 @@ def _without_type(parameter: Any) -> None:
 
 
 def no_arguments(error: Exception) -> bool:
-    """Whether typer has shown the help because nothing was typed."""
+    """Return whether typer has shown the help because nothing was typed.
+
+    Args:
+        error: Any error.
+    """
     return type(error).__name__ == "NoArgsIsHelpError"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from rlhfcli.cli.shared.options import JsonOption, OfflineOption, RecipeOption, SetOption
+from rlhfcli.cli.shared.options import JsonOption, OfflineOption, RecipeOption, SetOption, open_project
 
 
 def evaluate(
@@ -18,24 +18,13 @@ def evaluate(
     Writes <output_dir>/eval/sft.json and <output_dir>/eval/reward.json.
     """
     from rlhfcli import console
-    from rlhfcli.cli.shared import measuring, work
+    from rlhfcli.cli.shared.commands import show_next
+    from rlhfcli.cli.views import tables
 
-    job = work.begin(recipe, overrides or [], offline=offline, verb="eval")
-    with work.holding(job):
-        results = measuring.evaluate(job)
+    project = open_project(recipe, overrides, "eval", offline=offline)
+    results = project.evaluate().by_phase()
     if as_json:
         console.result(json.dumps(results, ensure_ascii=False))
         return
-    show(results)
-    work.next_steps(job, "rlhf chat")
-
-
-def show(results: dict[str, dict[str, object]]) -> None:
-    """Print the tables of both models."""
-    from rlhfcli import console
-    from rlhfcli.cli.views import tables
-
-    if "sft" in results:
-        console.result(tables.language_tables(results["sft"]))
-    if "reward" in results:
-        console.result(tables.reward_tables(results["reward"]))
+    console.result(*tables.evaluation_tables(results))
+    show_next(project.recipe, "rlhf chat")

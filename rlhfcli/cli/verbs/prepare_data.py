@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhfcli.cli.shared.options import JsonOption, OfflineOption, OverwriteOption, RecipeOption, SetOption
+from rlhfcli.cli.shared.options import (
+    JsonOption,
+    OfflineOption,
+    OverwriteOption,
+    RecipeOption,
+    SetOption,
+    open_project,
+)
 from rlhfcli.errors import UserError
+
+if TYPE_CHECKING:
+    from rlhfcli.api.project import Project
+    from rlhfcli.api.results import PreparedData
+    from rlhfcli.cli.views.preview_view import Shown
 
 StrictOption = Annotated[bool, typer.Option("--strict", help="End with an error if a row cannot be used.")]
 PreviewOption = Annotated[
@@ -45,28 +57,29 @@ def prepare_data(
     the same recipe answers from what is already there.
     """
     from rlhfcli import console
-    from rlhfcli.cli.shared import work
+    from rlhfcli.cli.shared.commands import show_next
     from rlhfcli.cli.views import data_page, preview_view, tables
 
     if as_json and preview and html is None:
         raise UserError("--json prints no examples", hint="Leave out --json or --preview, or add --html FILE.")
     if html is not None:
         data_page.check(html, overwrite=overwrite)
-    job = work.begin(recipe, overrides or [], offline=offline)
-    with work.holding(job):
-        work.claim(job, "data", overwrite=overwrite)
-        prepared, tokenizer = work.prepare_or_take(job, strict=strict, anew=overwrite)
-    manifest = prepared.manifest | {"overlap": work.overlap(job, prepared)}
-    loss_on = job.recipe.sft.loss_on
+    project = open_project(recipe, overrides, offline=offline)
+    data = project.prepare(overwrite=overwrite, strict=strict)
     if html is not None:
-        shown = preview_view.choose(prepared, tokenizer(), loss_on, preview or _ON_PAGE)
-        data_page.write(html, job.recipe, manifest, shown)
+        data_page.write(html, project.recipe, data.manifest, _examples(project, data, preview or _ON_PAGE))
         console.message(f"wrote {html}")
     if as_json:
-        console.result(json.dumps(manifest, ensure_ascii=False))
+        console.result(json.dumps(data.manifest, ensure_ascii=False))
         return
-    console.result(tables.data_tables(manifest))
+    console.result(tables.data_tables(data.manifest))
     if preview:
-        shown = preview_view.choose(prepared, tokenizer(), loss_on, preview)
-        console.result(preview_view.previews(shown, console.results))
-    work.next_steps(job, "rlhf sft", "rlhf reward", "rlhf run")
+        console.result(preview_view.previews(_examples(project, data, preview), console.results))
+    show_next(project.recipe, "rlhf sft", "rlhf reward", "rlhf run")
+
+
+def _examples(project: Project, data: PreparedData, count: int) -> list[Shown]:
+    """Choose training examples of each phase to show."""
+    from rlhfcli.cli.views import preview_view
+
+    return preview_view.choose(data.store, data.load_tokenizer(), project.recipe.sft.loss_on, count)

@@ -9,6 +9,7 @@ from rlhfcli.cli.shared.options import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    open_project,
 )
 from rlhfcli.cli.shared.rank_options import on_ranks
 
@@ -27,17 +28,11 @@ def reward(
     Starts from the fine-tuned model of the same run (or, with reward.init_from: base, from the base model).
     Writes <output_dir>/reward/final, which loads with AutoModelForSequenceClassification, and metrics.jsonl.
     """
-    from rlhfcli.cli.shared import work
-    from rlhfcli.cli.shared.training_options import going
-    from rlhfcli.cli.views import trained
+    from rlhfcli.cli.shared.commands import show_next
+    from rlhfcli.cli.shared.training_options import training_options
 
-    wish = going("reward", resume=resume, overwrite=overwrite, max_time=max_time)
-    job = work.begin(recipe, overrides or [], offline=offline, verb="reward")
-    with work.holding(job):
-        work.refuse_no_start(job)
-        if resume and work.nothing_left(job, "reward", wish):
-            return
-        work.claim(job, "reward", overwrite=overwrite, resume=resume)
-        result = work.train(job, work.project_of(job, wish), "reward")
-    trained.say_trained(job.run, "reward", result)
-    work.next_steps(job, "rlhf eval", "rlhf chat")
+    options = training_options(resume=resume, overwrite=overwrite, max_time=max_time)
+    project = open_project(recipe, overrides, "reward", offline=offline)
+    result = project.reward(resume=options.resume, overwrite=options.overwrite, max_time=options.max_time)
+    if result.trained:
+        show_next(project.recipe, "rlhf eval", "rlhf chat")

@@ -11,9 +11,9 @@ from rlhfcli.cli.shared.options import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    open_project,
 )
 from rlhfcli.cli.shared.rank_options import on_ranks
-from rlhfcli.files.run_layout import PHASES
 
 
 @on_ranks
@@ -29,28 +29,17 @@ def run(
 
     A phase that this run has already finished is not repeated, unless --overwrite is given.
     """
-    from rlhfcli import console, launch
-    from rlhfcli.cli.shared import measuring, work
-    from rlhfcli.cli.shared.training_options import going
-    from rlhfcli.cli.verbs.eval import show
-    from rlhfcli.cli.views import trained
+    from rlhfcli import console
+    from rlhfcli.cli.shared.commands import show_next
+    from rlhfcli.cli.shared.training_options import training_options
+    from rlhfcli.cli.views import tables
 
-    began = time.perf_counter()
-    wish = going("run", resume=resume, overwrite=overwrite, max_time=max_time)
-    job = work.begin(recipe, overrides or [], offline=offline)
-    with work.holding(job):
-        if overwrite and launch.first():
-            job.run.refuse_other_models()  # before anything is written
-        work.claim(job, "data", overwrite=overwrite)
-        project = work.project_of(job, wish)
-        work.look_ahead(job, project)
-        for phase in PHASES:
-            if work.nothing_left(job, phase, wish):
-                continue
-            work.claim(job, phase, overwrite=overwrite, resume=resume)
-            trained.say_trained(job.run, phase, work.train(job, project, phase))
-        if not launch.continue_alone():
-            return
-        show(measuring.evaluate(job))
-    console.message(f"All done in {time.perf_counter() - began:.0f} s. Everything is in {job.run.path}")
-    work.next_steps(job, "rlhf chat")
+    started = time.perf_counter()
+    options = training_options(resume=resume, overwrite=overwrite, max_time=max_time)
+    project = open_project(recipe, overrides, offline=offline)
+    result = project.run(resume=options.resume, overwrite=options.overwrite, max_time=options.max_time)
+    if result.evaluation is None:  # another rank shows it
+        return
+    console.result(*tables.evaluation_tables(result.evaluation.by_phase()))
+    console.message(f"All done in {time.perf_counter() - started:.0f} s. Everything is in {project.folder}")
+    show_next(project.recipe, "rlhf chat")

@@ -9,6 +9,7 @@ from rlhfcli.cli.shared.options import (
     RecipeOption,
     ResumeOption,
     SetOption,
+    open_project,
 )
 from rlhfcli.cli.shared.rank_options import on_ranks
 
@@ -27,16 +28,11 @@ def sft(
     Prepares the data first if need be. Writes <output_dir>/sft/final, a plain transformers folder (with the PEFT
     adapter in it where LoRA was used), and <output_dir>/sft/metrics.jsonl.
     """
-    from rlhfcli.cli.shared import work
-    from rlhfcli.cli.shared.training_options import going
-    from rlhfcli.cli.views import trained
+    from rlhfcli.cli.shared.commands import show_next
+    from rlhfcli.cli.shared.training_options import training_options
 
-    wish = going("sft", resume=resume, overwrite=overwrite, max_time=max_time)
-    job = work.begin(recipe, overrides or [], offline=offline)
-    with work.holding(job):
-        if resume and work.nothing_left(job, "sft", wish):
-            return
-        work.claim(job, "sft", overwrite=overwrite, resume=resume)
-        result = work.train(job, work.project_of(job, wish), "sft")
-    trained.say_trained(job.run, "sft", result)
-    work.next_steps(job, "rlhf chat", "rlhf reward", "rlhf eval")
+    options = training_options(resume=resume, overwrite=overwrite, max_time=max_time)
+    project = open_project(recipe, overrides, offline=offline)
+    result = project.sft(resume=options.resume, overwrite=options.overwrite, max_time=options.max_time)
+    if result.trained:
+        show_next(project.recipe, "rlhf chat", "rlhf reward", "rlhf eval")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,36 +13,67 @@ from rich.text import Text
 
 from rlhfcli.cli.views import bench_view, data_view, memory_view
 from rlhfcli.evaluation import tables as report
+from rlhfcli.files.run_layout import REWARD, SFT
 from rlhfcli.words import visible
 
-_BAR = 14  # cells of the longest bar of a histogram
+_BAR = 14  # characters of the longest bar of a histogram
 _VERDICTS = {"alive": "green", "unclear": "yellow", "dead": "bold red"}
 
 
 def data_tables(manifest: Mapping[str, Any]) -> RenderableType:
-    """What ``prepare-data`` made of every source: nothing is left out without a count."""
+    """Draw the counts of prepared data: nothing is left out without a count.
+
+    Args:
+        manifest: Of the prepared data.
+    """
     parts = [_draw(data_view.tables(manifest)), Text(), _histograms(data_view.histograms(manifest))]
     parts += [Text(f"warning: {warning}", style="yellow") for warning in data_view.warnings(manifest)]
     return Group(*parts)
 
 
+def evaluation_tables(results: Mapping[str, Mapping[str, Any]]) -> list[RenderableType]:
+    """Draw the figures of the models that ``rlhf eval`` has measured.
+
+    Args:
+        results: By phase.
+    """
+    draw: dict[str, Callable[[Mapping[str, Any]], RenderableType]] = {SFT: language_tables, REWARD: reward_tables}
+    return [draw[phase](figures) for phase, figures in results.items()]
+
+
 def language_tables(result: Mapping[str, Any]) -> RenderableType:
-    """What ``evaluate_language`` found, for the terminal."""
+    """Draw the figures of a language model.
+
+    Args:
+        result: As returned by ``evaluate_language``.
+    """
     return _draw(report.language_rows(result))
 
 
 def reward_tables(result: Mapping[str, Any]) -> RenderableType:
-    """What ``evaluate_reward`` found, for the terminal; a dead reward model is called dead in red."""
+    """Draw the figures of a reward model; that it is dead is written in red.
+
+    Args:
+        result: As returned by ``evaluate_reward``.
+    """
     return _draw(report.reward_rows(result), note_style=_VERDICTS[result["verdict"]])
 
 
 def bench_tables(results: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """What ``rlhf bench`` measured."""
+    """Draw the speed of each phase.
+
+    Args:
+        results: As returned by ``bench_phase``.
+    """
     return _draw(bench_view.tables(results))
 
 
 def memory_tables(results: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """What ``--dry-run`` estimates."""
+    """Draw the memory that each phase needs.
+
+    Args:
+        results: As returned by ``dry_run``.
+    """
     return _draw([memory_view.table(result) for result in results])
 
 
@@ -57,7 +88,7 @@ def _draw(tables: list[report.Table], note_style: str = "dim") -> RenderableType
 
 
 def _histograms(histograms: list[data_view.Histogram]) -> RenderableType:
-    """Side by side where the terminal is wide enough."""
+    """Draw histograms, side by side where the terminal is wide enough."""
     drawn = []
     for histogram in histograms:
         grid = RichTable.grid(padding=(0, 1))
@@ -70,7 +101,7 @@ def _histograms(histograms: list[data_view.Histogram]) -> RenderableType:
 
 
 def _bar(share: float) -> str:
-    """A bar of block characters; what is not nothing shows."""
+    """Draw a bar of block characters; a share above zero is always visible."""
     eighths = max(round(share * 8 * _BAR), 1 if share else 0)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
@@ -93,6 +124,6 @@ def _table(table: report.Table) -> RichTable:
             overflow="fold",
         )
     for row in table.rows:
-        # Text and not str: what a model says is no markup, even if it looks like it; with signs, whose width counts.
+        # Text and not str: what looks like markup in a model's answer is none; visible() first, for the width.
         drawn.add_row(*(Text(visible(cell)) for cell in row))
     return drawn

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhfcli.chat.session import Judge
+from rlhfcli.chat.reward_model import RewardModel
 from rlhfcli.core.generation.score_position import Reader
 from rlhfcli.core.models import adapters, reward_tokenizers
-from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
+from rlhfcli.core.models.reward_model import RewardModel as Network
+from rlhfcli.core.models.reward_model import as_reward_model
 from rlhfcli.core.publish import exporter
 from rlhfcli.core.publish.conformance import MESSAGES
 from rlhfcli.core.publish.saving import save_model
@@ -45,7 +46,7 @@ def typed(folder: Path) -> float:
 
 
 def judged(folder: Path) -> float:
-    found = Judge(adapters.reward_model(str(folder)), reward_tokenizers.reward_tokenizer(str(folder))).score(TURNS)
+    found = RewardModel.load(folder).reward_of(TURNS)
     assert found is not None
     return found
 
@@ -109,7 +110,7 @@ def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> N
     model.config.value_head_prefix = "score"
     save_model(model, folders.chatml(), tmp_path / "theirs", None, "")
     ids = folders.chatml().apply_chat_template(MESSAGES_OF)["input_ids"] + [2]
-    expected = float(RewardModel(model).eval().rewards([ids])[0])
+    expected = float(Network(model).eval().rewards([ids])[0])
     assert judged(tmp_path / "theirs") == pytest.approx(expected, abs=1e-4)
     report = exporter.write(exporter.of_folder(tmp_path / "theirs"), tmp_path / "out")
     assert report and report.holds
@@ -128,7 +129,7 @@ def test_a_training_says_that_the_template_is_another_one(tmp_path: Path) -> Non
 
 
 def test_a_chat_says_which_output_it_reads(tmp_path: Path) -> None:
-    from rlhfcli.chat.session import open_session
+    from rlhfcli.chat.session import ChatOptions, ChatSession
     from rlhfcli.chat.terminal import header
 
     save_model(families.causal_lm("llama"), folders.tokenizer(), tmp_path / "lm", None, "")
@@ -139,8 +140,8 @@ def test_a_chat_says_which_output_it_reads(tmp_path: Path) -> None:
     save_model(both, folders.tokenizer(), tmp_path / "rm", None, "")
     names = (str(tmp_path / "lm"), str(tmp_path / "rm"))
     with pytest.raises(ModelError, match="gives 2 numbers"):
-        open_session(*names, ChatSection(max_new_tokens=5), template="human_assistant")
-    session = open_session(*names, ChatSection(max_new_tokens=5), template="human_assistant", label="LABEL_1")
+        ChatSession.open(*names, ChatOptions(ChatSection(max_new_tokens=5)))
+    session = ChatSession.open(*names, ChatOptions(ChatSection(max_new_tokens=5), label="LABEL_1"))
     assert "output 1 (LABEL_1) of the 2" in header(session)
     session.turns = list(TURNS)
     ids = torch.tensor([folders.tokenizer().apply_chat_template(MESSAGES_OF)["input_ids"]])

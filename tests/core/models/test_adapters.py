@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhfcli.chat.session import open_session
+from rlhfcli.chat.session import ChatOptions, ChatSession
 from rlhfcli.core.model_files.peft_format import REWARDS
 from rlhfcli.core.models import adapters, lora
 from rlhfcli.core.models.loading import load_causal_lm
@@ -85,12 +85,8 @@ def test_a_chat_with_two_adapters(tmp_path: Path) -> None:
     language, scored = (folders.save("llama", tmp_path / str(reward), reward=reward)[0] for reward in (False, True))
     said = []
     for name in ("", "adapter"):
-        session = open_session(
-            str(language / name),
-            str(scored / name),
-            ChatSection(temperature=0, max_new_tokens=5),
-            template="human_assistant",
-        )
+        options = ChatOptions(ChatSection(temperature=0, max_new_tokens=5))
+        session = ChatSession.open(language / name, scored / name, options)
         said.append("".join(session.reply("w5 w9")))
         said.append(f"{session.score():.3f}")
     assert said[:2] == said[2:]

@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from rlhfcli.chat.session import Judge
+from rlhfcli.chat.reward_model import RewardModel
 from rlhfcli.core.models.loading import load_tokenizer
 from rlhfcli.core.models.reward_model import as_reward_model, load_reward_model
 from rlhfcli.core.publish import exporter
@@ -83,8 +83,8 @@ def test_templates_that_write_behind_the_end_token(own: bool, tmp_path: Path) ->
         as_reward_model(model.config, "last", (0.0, 1.0))
         words = ending_at_score(words)
     save_model(model, words, tmp_path / "m", None, "")
-    judge = Judge(load_reward_model(tmp_path / "m"), load_tokenizer(str(tmp_path / "m")))
-    found = [judge.score([Turn(each["role"], each["content"]) for each in turns]) for turns in DIALOGUES]
+    scorer = RewardModel(load_reward_model(tmp_path / "m"), load_tokenizer(str(tmp_path / "m")))
+    found = [scorer.reward_of([Turn(each["role"], each["content"]) for each in turns]) for turns in DIALOGUES]
     torch.testing.assert_close(in_trl(tmp_path / "m", tmp_path), torch.tensor(found), rtol=1e-4, atol=1e-4)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhfcli.cli.shared.typed import machines, typed
 from rlhfcli.recipe.schema import Recipe
+from rlhfcli.runs.commands import command_for
 
 MINE, OTHER = "2026-01-02T00:00:00+00:00", "2026-01-01T00:00:00+00:00"
 
@@ -49,36 +49,21 @@ def test_a_command_names_the_run_where_it_would_take_another(
     run(folder, MINE)
     for name, updated, tuned in others:
         run(name, updated, tuned=tuned)
-    assert typed("rlhf reward", recipe(folder)) == expected
+    assert command_for(recipe(folder), "rlhf reward") == expected
 
 
 def test_what_is_typed_later_names_the_run_if_there_are_several() -> None:
     run("runs/a", MINE)
-    assert typed("rlhf sft --resume", recipe("runs/a"), later=True) == "rlhf sft --resume"
+    assert command_for(recipe("runs/a"), "rlhf sft --resume", later=True) == "rlhf sft --resume"
     run("runs/b", OTHER)
-    assert typed("rlhf sft --resume", recipe("runs/a"), later=True) == "rlhf sft --resume --recipe runs/a"
+    assert command_for(recipe("runs/a"), "rlhf sft --resume", later=True) == "rlhf sft --resume --recipe runs/a"
 
 
 def test_a_run_that_has_not_begun_cannot_be_named() -> None:
-    assert typed("rlhf sft", recipe("exp/foo")) == "rlhf sft"
-
-
-WHERE = [
-    ("sft --recipe my.yaml --set seed=1", ""),
-    ("sft --ranks 2 --set seed=1 --offline", " --ranks 2 --offline"),
-    ("sft --gpus=all --resume", " --gpus=all"),
-    ("run --nnodes 2 --node-rank 0 --main-address a:29500", " --nnodes 2 --node-rank 0 --main-address a:29500"),
-    ("sft --max-time 3h --hostfile hosts", " --hostfile hosts"),
-    ("sft --ranks", " --ranks"),
-]
-
-
-@pytest.mark.parametrize(("line", "expected"), WHERE)
-def test_a_training_is_resumed_where_it_ran(line: str, expected: str) -> None:
-    assert machines(line.split()) == expected
+    assert command_for(recipe("exp/foo"), "rlhf sft") == "rlhf sft"
 
 
 def test_trust_is_typed_again() -> None:
     run("runs/a", MINE)
     expected = "rlhf chat --set model.trust_remote_code=true"
-    assert typed("rlhf chat", recipe("runs/a", trust_remote_code=True)) == expected
+    assert command_for(recipe("runs/a", trust_remote_code=True), "rlhf chat") == expected

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from rlhfcli.cli.views.trained import _change
-from rlhfcli.core.result import Result
+from rlhfcli.api.results import PhaseResult
 
 CASES = [
     ([{"step": 0, "eval_nll": 0.7}, {"step": 1, "loss": 0.6}], {"eval_nll": 0.5}, "0.700 → 0.500"),
@@ -19,4 +20,5 @@ CASES = [
 
 @pytest.mark.parametrize(("history", "evaluation", "said"), CASES)
 def test_a_figure_before_and_after(history: list[dict[str, float]], evaluation: dict[str, float], said: str) -> None:
-    assert _change(Result(5, 0.1, history=history, evaluation=evaluation), "eval_nll") == said
+    result = PhaseResult("reward", Path("runs/a/reward/final"), 5, history=history, validation=evaluation)
+    assert f"validation nll {said}, ranking accuracy not known" in result.summary()

@@ -1,0 +1,94 @@
+"""Options of the methods of ``Project``, checked before anything is read or written."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlhfcli.errors import UserError
+
+if TYPE_CHECKING:
+    from rlhfcli.core.checkpoints.manager import TrainingSession
+    from rlhfcli.core.publish.model_card import Form
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The command that uses the API, where it is one.
+
+    Args:
+        command: Its words. They are noted in ``run.json`` and shown to other commands that find the run locked; left
+            out, the Python call is.
+        launch_options: Options that the command to resume a training needs again, such as ``" --gpus 2"``.
+    """
+
+    command: tuple[str, ...] = ()
+    launch_options: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a training begins and when it ends.
+
+    Args:
+        resume: Continue from the newest checkpoint.
+        overwrite: Start again and replace what is there.
+        deadline: When to stop with a checkpoint, by the monotonic clock; ``None``: after the last step.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    deadline: float | None = None
+
+    @classmethod
+    def checked(cls, *, resume: bool, overwrite: bool, max_time: float | None) -> TrainingOptions:
+        """Check options against each other; the time runs from now.
+
+        Args:
+            resume: Continue from the newest checkpoint.
+            overwrite: Start again and replace what is there.
+            max_time: Seconds until the training stops with a checkpoint; ``None``: no limit.
+
+        Raises:
+            UserError: They exclude each other.
+        """
+        if resume and overwrite:
+            raise UserError(
+                "--resume and --overwrite exclude each other", hint="--resume continues, --overwrite starts again."
+            )
+        return cls(resume, overwrite, None if max_time is None else time.monotonic() + max_time)
+
+    @property
+    def max_time(self) -> float | None:
+        """Seconds that are left until the deadline."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def session(self, fingerprint: str, resume_command: str) -> TrainingSession:
+        """Return the session of a training with these options.
+
+        Args:
+            fingerprint: Of the prepared data.
+            resume_command: Command that resumes the training.
+        """
+        from rlhfcli.core.checkpoints.manager import TrainingSession
+        from rlhfcli.core.checkpoints.stop import Stop
+
+        return TrainingSession(self.resume, fingerprint, Stop(self.max_time), resume_command)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an export looks like.
+
+    Args:
+        form: ``merged``, the whole model; ``adapter``, that of LoRA alone; ``deepspeed-chat``, DeepSpeed-Chat's keys.
+        shard_size: Largest file of weights, such as ``500MB``.
+        label: Which output is the reward, for a reward model that has several.
+        check: Load the export in other programs and compare their numbers with ours.
+    """
+
+    form: Form = "merged"
+    shard_size: str = "5GB"
+    label: str | None = None
+    check: bool = True

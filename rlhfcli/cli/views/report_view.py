@@ -1,0 +1,39 @@
+"""Draws the comparison of an export with what other programs compute from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rlhfcli.core.publish.conformance import Outcome, Report
+
+_STYLES = {"the same": "green", "differs": "bold red"}
+
+
+def report_table(report: Report) -> RenderableType:
+    """Draw a report: one row for each program that has loaded the export.
+
+    Args:
+        report: The largest differences.
+    """
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=Text("The same numbers elsewhere", style="bold"))
+    drawn.title_justify = "left"
+    drawn.add_column("loaded by", overflow="fold")
+    drawn.add_column("largest difference", justify="right")
+    drawn.add_column("", overflow="fold")
+    for outcome in report.outcomes:
+        drawn.add_row(*_row(outcome))
+    return Group(drawn, Text(f"Compared: {report.about}.", style="dim"))
+
+
+def _row(outcome: Outcome) -> tuple[Text, Text, Text]:
+    difference = outcome.difference
+    verdict = "not checked" if difference is None else "the same" if outcome.agrees else "differs"
+    shown = "" if difference is None or difference != difference else f"{difference:.1e}"  # NaN has no size
+    about = f"{verdict}: {outcome.note}" if outcome.note else verdict
+    return Text(outcome.client), Text(shown), Text(about, style=_STYLES.get(verdict, "yellow"))
