@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhfcli.errors import ModelError
-from rlhfcli.files import model_place, run_layout
+from rlhfcli.files import model_path, run_layout
 from rlhfcli.files.run_layout import PHASES, REWARD, SFT
 from rlhfcli.progress import Sink
 
@@ -43,7 +43,7 @@ def open_chat(recipe: Recipe, model: str | None, reward: str | None, label: str 
         )
     scorer = None if reward == NO_REWARD else reward
     for named in filter(None, (model, scorer)):
-        model_place.check(named, adapters=True)
+        model_path.check(named, adapters=True)
     if reward is None and os.path.isdir(own[REWARD]):
         scorer = own[REWARD]
     with sink.stage("starting torch and transformers"):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rlhfcli.api.options import ExportOptions
 from rlhfcli.api.results import Exported
 from rlhfcli.errors import OutputError, writing
-from rlhfcli.files import folder_lock, model_place, run_layout
+from rlhfcli.files import folder_lock, model_path, run_layout
 from rlhfcli.files.redact import command_line
 from rlhfcli.files.run_layout import PHASES, Phase
 from rlhfcli.progress import Sink
@@ -69,7 +69,7 @@ class Target:
         parent, name = self.folder.parent, self.folder.name
         with ExitStack() as stack:
             with writing(self.folder):
-                lock = folder_lock.alone(parent, command_line(self.command), name=name, say=self.sink.note)
+                lock = folder_lock.locked(parent, command_line(self.command), name=name, say=self.sink.note)
                 stack.enter_context(lock)
             yield
 
@@ -108,7 +108,7 @@ def export_folder(folder: str, target: Target, options: ExportOptions) -> Export
     target.check()
     near = difflib.get_close_matches(folder, PHASES, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]}?" if near else "Give sft or reward, a phase of the run, or a model's folder."
-    model_place.check(folder, hint=hint, local=True, adapters=True)
+    model_path.check(folder, hint=hint, local=True, adapters=True)
     with target.sink.stage("starting torch and transformers"):
         from rlhfcli.core.publish import exporter
     return _write(exporter.of_folder(Path(folder).expanduser()), target, options)
@@ -136,7 +136,7 @@ def check(folder: Path, label: str | None, sink: Sink) -> Report:
     Raises:
         ModelError: It cannot be loaded.
     """
-    model_place.check(folder, hint="Name the folder of an export.", local=True, adapters=True)
+    model_path.check(folder, hint="Name the folder of an export.", local=True, adapters=True)
     with sink.stage("starting torch and transformers"):
         from rlhfcli.core.publish import exporter
     with sink.stage("loading it here and elsewhere"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rlhfcli import launch
 from rlhfcli.errors import ModelError, OutputError
-from rlhfcli.files import model_place, run_layout
+from rlhfcli.files import model_path, run_layout
 from rlhfcli.files.run_layout import PHASES, SFT
 from rlhfcli.progress import Sink
 
@@ -78,7 +78,7 @@ class Workspace:
             ModelError: There is no such model, or its tokenizer cannot be used.
         """
         model = self.recipe.model
-        model_place.check(model.name, adapters=True)
+        model_path.check(model.name, adapters=True)
         with self.run.starting():
             with self.sink.stage("starting torch and transformers"):
                 from rlhfcli.core.families.config_checks import check_length

@@ -4,4 +4,4 @@ Atomic writing, checksums, the lock of a folder, the layout of a run folder, str
 from what is written down. Imports only ``errors`` and ``words``; no torch.
 """
 
-__all__ = ["atomic", "checksums", "folder_lock", "model_place", "redact", "run_layout", "strict_yaml"]
+__all__ = ["atomic", "checksums", "folder_lock", "model_path", "redact", "run_layout", "strict_yaml"]

@@ -48,7 +48,11 @@ def leftovers(place: Path) -> Iterator[tuple[str, Path]]:
 
 
 def is_leftover(name: str) -> bool:
-    """Return whether a file name is a temporary one, of any path and process."""
+    """Return whether a file name is a temporary one, of any path and process.
+
+    Args:
+        name: Last part of a path.
+    """
     place, _, suffix = name.rpartition(".")
     return place.startswith(".") and _SUFFIX.fullmatch(suffix) is not None
 

@@ -1,4 +1,4 @@
-"""Takes secrets out of command lines and settings before they are written down: a run folder is read by others."""
+"""Redaction of secrets in command lines and settings before they are saved: others read a run folder, too."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 HIDDEN = "***"
 _NAMES = r"(?:api_?key|key|token|secret|password|passwd|credentials?)"
 _PATTERNS = (
-    # a setting whose name says it: logging.wandb_key=…, {wandb_key: …}, --hf-token=…
+    # settings named like a secret: logging.wandb_key=…, {wandb_key: …}, --hf-token=…
     (re.compile(rf"(?i)((?<![a-z0-9]){_NAMES}[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)"), rf"\1{HIDDEN}"),
     # user:password@host
     (re.compile(r"(\w://)[^/\s@]+@"), rf"\1{HIDDEN}@"),
-    # what hubs and clouds give out, wherever it stands: long, and without the separators that names of files have
+    # tokens of hubs and clouds, anywhere: long, and without the separators of file names
     (
         re.compile(
             r"\b(?:(?:hf_|sk-|ghp_|gho_)[A-Za-z0-9]{20,}|sk-(?:proj|ant|or)-[A-Za-z0-9_-]{20,}|github_pat_\w{20,}|"
@@ -29,13 +29,10 @@ _OPTION = re.compile(rf"(?i)-{{1,2}}(?:[a-z0-9]+[-_])*{_NAMES}")
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command line as one text, without what looks like a secret.
+    """Join a command line into one text in which each secret is replaced by ``***``.
 
     Args:
-        arguments: As the shell gave them.
-
-    Returns:
-        The text; each secret is ``***``.
+        arguments: As received from the shell.
     """
     shown: list[str] = []
     for argument in arguments:
@@ -48,23 +45,23 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def without_secrets(settings: Any) -> Any:
-    """Settings without what looks like a secret, by its value or by its key.
+    """Return a copy of settings in which each secret, by its key or its value, is replaced by ``***``.
 
     Args:
-        settings: Dictionaries, lists and plain values; left as they are.
-
-    Returns:
-        The same with ``***`` in each such place.
+        settings: Dictionaries, lists and plain values.
     """
-    return _hidden(settings, secret=False)
+    return _redacted(settings, secret=False)
 
 
 def hidden_keys(settings: Any, key: str = "") -> Iterator[str]:
-    """Dotted keys of the values in which a secret was hidden.
+    """List the dotted keys of redacted values.
 
     Args:
-        settings: As ``without_secrets`` gives them.
-        key: Of the settings as a whole.
+        settings: As returned by ``without_secrets``.
+        key: Dotted key of these settings; empty at the top.
+
+    Yields:
+        One key for each redacted value.
     """
     if isinstance(settings, dict | list):
         inner = settings.items() if isinstance(settings, dict) else enumerate(settings)
@@ -74,11 +71,11 @@ def hidden_keys(settings: Any, key: str = "") -> Iterator[str]:
         yield key
 
 
-def _hidden(value: Any, *, secret: bool) -> Any:
+def _redacted(value: Any, *, secret: bool) -> Any:
     if isinstance(value, dict):
-        return {key: _hidden(inner, secret=_KEY.fullmatch(str(key)) is not None) for key, inner in value.items()}
+        return {key: _redacted(inner, secret=_KEY.fullmatch(str(key)) is not None) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_hidden(inner, secret=secret) for inner in value]
+        return [_redacted(inner, secret=secret) for inner in value]
     if not isinstance(value, str):
         return value
     if secret and value:

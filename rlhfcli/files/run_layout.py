@@ -37,12 +37,20 @@ _STEP = "step-"
 
 
 def recipe_file(run: Path) -> Path:
-    """Return the path of a run's recipe."""
+    """Return the path of a run's recipe.
+
+    Args:
+        run: The run folder.
+    """
     return run / RECIPE
 
 
 def record_file(run: Path) -> Path:
-    """Return the path of a run's ``run.json``, whose presence marks a folder as a run."""
+    """Return the path of a run's ``run.json``, which marks a folder as a run.
+
+    Args:
+        run: The run folder.
+    """
     return run / RECORD
 
 
@@ -56,12 +64,20 @@ def is_run(folder: Path) -> bool:
 
 
 def data(run: Path) -> Path:
-    """Return the folder of a run's prepared data."""
+    """Return the folder of a run's prepared data.
+
+    Args:
+        run: The run folder.
+    """
     return run / "data"
 
 
 def evaluation(run: Path) -> Path:
-    """Return the folder of a run's evaluation results."""
+    """Return the folder of a run's evaluation results.
+
+    Args:
+        run: The run folder.
+    """
     return run / "eval"
 
 
@@ -71,7 +87,11 @@ def saved_chats(run: Path) -> Path:
 
 
 def logs(run: Path) -> Path:
-    """Return the folder of the ranks' output."""
+    """Return the folder of the ranks' output.
+
+    Args:
+        run: The run folder.
+    """
     return run / "logs"
 
 

@@ -1,8 +1,8 @@
-"""A YAML reader without YAML 1.1's surprises, which remembers where every key stands.
+"""A YAML reader without YAML 1.1's surprises, which records the line of every key.
 
-PyYAML reads ``1e-5`` as text, ``no`` as false, ``012`` as ten, and lets the second of two equal keys win
-without a word. Here the plain values follow YAML 1.2's core schema
-(https://yaml.org/spec/1.2.2/#103-core-schema), and a duplicate key is a problem.
+PyYAML reads ``1e-5`` as text, ``no`` as false, ``012`` as ten, and silently keeps the second of two equal keys.
+Here plain values follow YAML 1.2's core schema
+(https://yaml.org/spec/1.2.2/#103-core-schema), and a duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -24,40 +24,44 @@ _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _TAG = "tag:yaml.org,2002:"
 _MOST_REPEATED = 10_000  # values that aliases repeat; nine lines of nine aliases each would be hundreds of millions
-_USUAL = {_TAG + name for name in ("str", "map", "seq")}  # what a node is without an explicit tag
+_DEFAULT_TAGS = {_TAG + name for name in ("str", "map", "seq")}  # what a node is without an explicit tag
 
 
 @dataclass
 class Document:
-    """What a text says and where.
+    """A parsed text, with the place of every value.
 
     Args:
-        data: The value: dictionaries, lists and plain values.
-        lines: Line of every key and list entry, by path; lines count from 1.
-        problems: Duplicate keys and the like; the rest can still be checked.
+        data: Dictionaries, lists and plain values.
+        lines: Line of every key and list entry, by path; the first line is 1.
+        problems: Line, dotted key and text of errors that leave the rest readable, such as duplicate keys.
     """
 
     data: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[tuple[int, str, str]] = field(default_factory=list)
-    _met: set[int] = field(default_factory=set)
+    _visited: set[int] = field(default_factory=set)
     _repeated: int = 0
 
     def line(self, path: KeyPath) -> int:
-        """Line of a path, or of the nearest thing around it that stands in the text; 0 if there is none."""
-        return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
-
-    def meet(self, node: yaml.Node) -> None:
-        """Count what aliases repeat, before a text of some lines fills the memory.
+        """Return the line of a path, or of the nearest enclosing value in the text; 0 if there is none.
 
         Args:
-            node: The next one that becomes a value.
+            path: Keys and indices.
+        """
+        return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
+
+    def visit(self, node: yaml.Node) -> None:
+        """Limit the number of values that aliases repeat: a few lines could fill the memory.
+
+        Args:
+            node: The next node that becomes a value.
 
         Raises:
-            yaml.composer.ComposerError: It is too much.
+            yaml.composer.ComposerError: The limit is exceeded.
         """
-        self._repeated += id(node) in self._met
-        self._met.add(id(node))
+        self._repeated += id(node) in self._visited
+        self._visited.add(id(node))
         if self._repeated > _MOST_REPEATED:
             what = f"its aliases repeat more than {_MOST_REPEATED:,} values; write them out"
             raise yaml.composer.ComposerError(None, None, what, node.start_mark)
@@ -68,13 +72,13 @@ def read(text: str, where: str) -> Document:
 
     Args:
         text: The YAML text.
-        where: What to call it in errors: a file name, or ``--set #1``.
+        where: Name of the text in errors: a file, or ``--set #1``.
 
     Returns:
-        Its value, the line of every key, and what is wrong with single keys.
+        The value, the line of every key, and the problems of single keys.
 
     Raises:
-        RecipeError: The text is no YAML.
+        RecipeError: The text is not YAML.
     """
     try:
         node = yaml.compose(text, _Loader)
@@ -95,7 +99,14 @@ def read(text: str, where: str) -> Document:
 
 
 def plain(text: str) -> Any:
-    """The value of an unquoted scalar, by YAML 1.2's core schema."""
+    """Convert an unquoted scalar by YAML 1.2's core schema.
+
+    Args:
+        text: As written.
+
+    Returns:
+        ``None``, a bool, a number, or the text itself.
+    """
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):
@@ -112,7 +123,7 @@ def plain(text: str) -> Any:
 
 
 def write(value: Any) -> str:
-    """Write YAML that this reader, and every YAML 1.1 reader, understands as the same value.
+    """Write YAML that this reader and every YAML 1.1 reader read as the same value.
 
     Args:
         value: Dictionaries, lists and plain values.
@@ -142,13 +153,13 @@ def inline(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Gives every plain scalar the tag ``str``, so that ``plain`` decides."""
+    """Tags every plain scalar as ``str``, so that ``plain`` decides."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own way to configure a loader)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that either YAML version would take for something else."""
+    """Quotes texts that either YAML version would read as another type."""
 
 
 for _name, _pattern in (("bool", _BOOL), ("int", _INT), ("float", _FLOAT), ("null", _NULL)):
@@ -156,7 +167,7 @@ for _name, _pattern in (("bool", _BOOL), ("int", _INT), ("float", _FLOAT), ("nul
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    """Unicode's own line breaks have to be escaped, or they are read as YAML's."""
+    """Escape Unicode's line breaks, which would be read as YAML's."""
     style = '"' if any(sign in value for sign in "\x85\u2028\u2029") else None
     return dumper.represent_scalar(f"{_TAG}str", value, style)
 
@@ -167,9 +178,9 @@ _Dumper.add_representer(str, _text)
 def _build(node: yaml.Node, path: KeyPath, document: Document, above: list[yaml.Node]) -> Any:
     if any(node is parent for parent in above):
         raise yaml.composer.ComposerError(None, None, "an alias contains itself", node.start_mark)
-    document.meet(node)
+    document.visit(node)
     above = [*above, node]
-    if node.tag not in _USUAL:
+    if node.tag not in _DEFAULT_TAGS:
         what = "tags such as !!int are not used in recipes; leave it out"
         document.problems.append((node.start_mark.line + 1, dotted(path), what))
     if isinstance(node, yaml.MappingNode):
@@ -187,7 +198,7 @@ def _build(node: yaml.Node, path: KeyPath, document: Document, above: list[yaml.
 
 
 def _items(node: yaml.MappingNode, path: KeyPath, document: Document) -> Iterator[tuple[str, yaml.Node]]:
-    """The entries of a mapping; of a key that is given twice the first."""
+    """Yield the entries of a mapping; of a duplicate key only the first."""
     first: dict[str, int] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
@@ -205,12 +216,16 @@ def _items(node: yaml.MappingNode, path: KeyPath, document: Document) -> Iterato
 
 
 def dotted(path: KeyPath) -> str:
-    """A path as a user writes it: ``data.sources.0.path``."""
+    """Format a path as a user writes it: ``data.sources.0.path``.
+
+    Args:
+        path: Keys and indices.
+    """
     return ".".join(str(part) for part in path)
 
 
 def _reword(error: yaml.MarkedYAMLError, text: str) -> str:
-    """PyYAML's message in words that say what to do."""
+    """Replace PyYAML's message by one that says what to do."""
     problem, mark = error.problem or "", error.problem_mark
     line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
     if "'\\t'" in problem or ("\t" in line[: len(line) - len(line.lstrip())]):

@@ -96,7 +96,7 @@ class RunFolder:
             stack.callback(self._remove_if_empty)
             with self._writing():
                 self._make()
-                stack.enter_context(folder_lock.alone(self.path, self.command, say=say))
+                stack.enter_context(folder_lock.locked(self.path, self.command, say=say))
             yield
 
     def open(self, writes: Part, *, overwrite: bool = False, resume: bool = False) -> list[str]:

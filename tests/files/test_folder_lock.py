@@ -18,8 +18,8 @@ from rlhfcli.errors import OutputError
 from rlhfcli.files import folder_lock
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from rlhfcli.files import folder_lock as in_use\n"
-    "with in_use.alone(Path(sys.argv[1]), 'rlhf sft --recipe mine.yaml'):\n"
+    "import sys, time; from pathlib import Path; from rlhfcli.files import folder_lock\n"
+    "with folder_lock.locked(Path(sys.argv[1]), 'rlhf sft --recipe mine.yaml'):\n"
     "    print('held', flush=True); time.sleep(60)\n"
 )
 
@@ -32,7 +32,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 
 def take(folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
-    with folder_lock.alone(folder, "rlhf reward", say=say):
+    with folder_lock.locked(folder, "rlhf reward", say=say):
         pass
 
 
@@ -43,13 +43,13 @@ def test_the_other_command_learns_who_holds_the_folder(tmp_path: Path) -> None:
         assert f"process {other.pid}, since 20" in caught.value.what and caught.value.where == str(tmp_path)
         other.send_signal(signal.SIGKILL)
     assert (tmp_path / folder_lock.HOLDER).exists()  # it had no time to tidy up
-    with folder_lock.alone(tmp_path, "rlhf reward"):
+    with folder_lock.locked(tmp_path, "rlhf reward"):
         assert json.loads((tmp_path / folder_lock.HOLDER).read_text())["command"] == "rlhf reward"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_command_is_cut(tmp_path: Path) -> None:
-    with folder_lock.alone(tmp_path, f"rlhf sft {'--set seed=1 ' * 20}"), pytest.raises(OutputError) as caught:
+    with folder_lock.locked(tmp_path, f"rlhf sft {'--set seed=1 ' * 20}"), pytest.raises(OutputError) as caught:
         take(tmp_path)
     assert caught.value.what.startswith("in use by rlhf sft --set seed=1 ") and " … (process" in caught.value.what
     assert len(caught.value.what) < 150
@@ -57,15 +57,15 @@ def test_a_long_command_is_cut(tmp_path: Path) -> None:
 
 def test_a_command_that_is_no_unicode(tmp_path: Path) -> None:
     with (
-        folder_lock.alone(tmp_path, "rlhf sft --recipe b\udcff.yaml"),
+        folder_lock.locked(tmp_path, "rlhf sft --recipe b\udcff.yaml"),
         pytest.raises(OutputError, match="in use by rlhf sft"),
     ):
         take(tmp_path)
 
 
 def test_one_thing_in_a_folder_is_held_apart_from_the_others(tmp_path: Path) -> None:
-    with folder_lock.alone(tmp_path, "rlhf export", name="a"), folder_lock.alone(tmp_path, "rlhf export", name="b"):
-        with pytest.raises(OutputError) as caught, folder_lock.alone(tmp_path, "rlhf export", name="a"):
+    with folder_lock.locked(tmp_path, "rlhf export", name="a"), folder_lock.locked(tmp_path, "rlhf export", name="b"):
+        with pytest.raises(OutputError) as caught, folder_lock.locked(tmp_path, "rlhf export", name="a"):
             pass
         assert caught.value.where == str(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
@@ -87,8 +87,8 @@ def elsewhere(folder: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_lock, "SILENCE", 0.6)
-    monkeypatch.setattr(folder_lock, "BEAT", 0.1)
+    monkeypatch.setattr(folder_lock, "STALE_AFTER", 0.6)
+    monkeypatch.setattr(folder_lock, "HEARTBEAT", 0.1)
 
 
 def test_a_command_on_another_machine_is_noticed_without_its_lock(tmp_path: Path, quick: None) -> None:
@@ -103,7 +103,7 @@ def test_a_command_on_another_machine_is_noticed_without_its_lock(tmp_path: Path
 
 def test_a_command_that_was_killed_on_another_machine_is_waited_for_once(tmp_path: Path, quick: None) -> None:
     elsewhere(tmp_path)
-    with folder_lock.alone(tmp_path, "rlhf reward"):
+    with folder_lock.locked(tmp_path, "rlhf reward"):
         assert json.loads((tmp_path / folder_lock.HOLDER).read_text())["process"] == os.getpid()
 
 
@@ -116,7 +116,7 @@ def test_without_locks_a_command_at_work_is_noticed(
     monkeypatch.setattr(folder_lock.FileLock, "acquire", none)
     said: list[str] = []
     with (
-        folder_lock.alone(tmp_path, "rlhf sft", say=said.append),
+        folder_lock.locked(tmp_path, "rlhf sft", say=said.append),
         pytest.raises(OutputError, match="in use by rlhf sft"),
     ):
         take(tmp_path)
@@ -125,7 +125,7 @@ def test_without_locks_a_command_at_work_is_noticed(
 
 
 def test_the_holder_shows_that_it_lives(tmp_path: Path, quick: None) -> None:
-    with folder_lock.alone(tmp_path, "rlhf sft"):
+    with folder_lock.locked(tmp_path, "rlhf sft"):
         before = (tmp_path / folder_lock.HOLDER).stat().st_mtime_ns
         time.sleep(0.5)
         assert (tmp_path / folder_lock.HOLDER).stat().st_mtime_ns > before
@@ -133,9 +133,9 @@ def test_the_holder_shows_that_it_lives(tmp_path: Path, quick: None) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\0", '{"command": 3}'])
 def test_a_lock_whose_holder_cannot_be_read(tmp_path: Path, text: str) -> None:
-    with folder_lock.alone(tmp_path, "rlhf sft"):
+    with folder_lock.locked(tmp_path, "rlhf sft"):
         (tmp_path / folder_lock.HOLDER).write_text(text)
-        with pytest.raises(OutputError, match="in use by"), folder_lock.alone(tmp_path, "rlhf reward"):
+        with pytest.raises(OutputError, match="in use by"), folder_lock.locked(tmp_path, "rlhf reward"):
             pass
 
 
@@ -149,5 +149,5 @@ def test_a_folder_that_vanishes_in_between_is_made_again(tmp_path: Path, monkeyp
         return acquire(*args, **more)
 
     monkeypatch.setattr(folder_lock.FileLock, "acquire", vanishing)
-    with folder_lock.alone(folder, "rlhf sft"):
+    with folder_lock.locked(folder, "rlhf sft"):
         assert (folder / folder_lock.LOCK).exists()

@@ -88,10 +88,10 @@ def read(root: Path) -> tuple[list[Run], int]:
 
 
 def _read_run(folder: Path) -> Run:
-    from rlhfcli.files import folder_lock as in_use
+    from rlhfcli.files import folder_lock
     from rlhfcli.runs import recent
 
-    run = Run(folder.name, recent.last_used(folder), in_use=in_use.holder_of(folder))
+    run = Run(folder.name, recent.last_used(folder), in_use=folder_lock.holder_of(folder))
     if recent.is_ahead(run.used):
         run.broken.append("its times lie in the future: the clock was wrong, and it does not count as the newest")
     record = _object(run_layout.record_file(folder), run)

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from rlhfcli.errors import ModelError
-from rlhfcli.files import checksums, model_place
+from rlhfcli.files import checksums, model_path
 
 PICKLE = "the file is a pickle that holds more than tensors"
 PICKLE_HINT = "It could run code, and is not read any further. Ask its maker for safetensors."
@@ -53,7 +53,7 @@ def check_folder(folder: Path) -> None:
         ModelError: It has no config or no weights, they are damaged, or it holds something else.
     """
     refuse_pointers(folder)
-    model_place.check(folder)
+    model_path.check(folder)
     config = folder / "config.json"
     try:
         read = json.loads(config.read_text(encoding="utf-8"), parse_constant=_constant)

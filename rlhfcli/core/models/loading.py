@@ -34,7 +34,7 @@ from rlhfcli.core.model_files.peft_format import base_of, is_adapter
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.data.templates.template import set_template
 from rlhfcli.errors import ModelError
-from rlhfcli.files import checksums, model_place
+from rlhfcli.files import checksums, model_path
 from rlhfcli.recipe import builtin
 
 RESERVED_PADS = ("<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>", "<|pad|>", "<unk>")
@@ -136,7 +136,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
         ModelError: There is none, it is not one of a transformers model, or its weights are quantised.
     """
     folder = resolve(name)
-    model_place.check(folder if name == builtin.TINY else name)
+    model_path.check(folder if name == builtin.TINY else name)
     if os.path.isdir(folder):
         check_folder(Path(folder))
     with explained(name, "model"):

@@ -268,7 +268,8 @@ def started(project: PhaseInputs, parts: Parts) -> Iterator[tuple[Loop, Engine]]
         if recomputing:
             stack.enter_context(models.recomputed_activations(module.model))
         with sink.stage("laying out the batches"):
-            loop = Loop(recipe, parts.phase, parts.tasks, parts.row_budget, project.folder / parts.tasks[0].name, sink)
+            folder = run_layout.phase_folder(project.folder, parts.tasks[0].name)
+            loop = Loop(recipe, parts.phase, parts.tasks, parts.row_budget, folder, sink)
         for line in header(loop, module, recipe, strategy.description):
             sink.note(line)
         if rank() == 0:

@@ -156,7 +156,7 @@ def test_the_run_that_a_command_takes_is_marked(call: Call, tmp_path: Path) -> N
 
 def test_who_is_at_work_in_a_run_is_said(call: Call, tmp_path: Path) -> None:
     run = make(tmp_path / "runs", "x")
-    with folder_lock.alone(run, "rlhf sft --resume"):
+    with folder_lock.locked(run, "rlhf sft --resume"):
         assert f"x is in use by rlhf sft --resume (process {os.getpid()}, since 20" in call()[1]
         left = (run / folder_lock.HOLDER).read_text()
     assert "in use" not in call()[1]

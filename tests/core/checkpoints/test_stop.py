@@ -20,7 +20,7 @@ from rlhfcli.core.checkpoints.stop import Stop
 
 stop, sink = Stop(), TerminalSink()
 sink.begin("sft", 1000)
-with stop.listening(sink.note):
+with stop.handling_signals(sink.note):
     for step in range(1, 1000):
         sink.advance(step, {"loss": 1.0, "memory_gb": 0.9})
         time.sleep(0.02)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlhfcli.errors import ModelError
-from rlhfcli.files import model_place
+from rlhfcli.files import model_path
 
 FOLDERS = ("runs/tiny/sft/final", "runs/tiny/reward/final", "runs/half/sft/final", "models/opt")
 CASES = [  # name → what is said, and the hint
@@ -35,22 +35,22 @@ def _folders(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "what", "hint"), CASES)
 def test_no_model(name, what, hint):
     with pytest.raises(ModelError) as caught:
-        model_place.check(name)
+        model_path.check(name)
     assert what in caught.value.what
     assert (caught.value.where, caught.value.hint) == (name, hint)
 
 
 @pytest.mark.parametrize("name", ["models/opt", "facebook/opt-125m", "gpt2", "builtin:tiny"])
 def test_what_may_be_one(name):
-    model_place.check(name)
+    model_path.check(name)
 
 
 def test_a_name_that_has_to_be_a_folder():
     with pytest.raises(ModelError, match="there is no such folder"):
-        model_place.check("gpt2", local=True)
+        model_path.check("gpt2", local=True)
 
 
 def test_adapters_where_they_will_do():
-    model_place.check("adapter", adapters=True)
+    model_path.check("adapter", adapters=True)
     with pytest.raises(ModelError, match="this is the folder of an adapter"):
-        model_place.check("adapter")
+        model_path.check("adapter")

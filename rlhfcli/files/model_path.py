@@ -1,4 +1,4 @@
-"""The first look at what a user calls a model: without torch, so that a slip is named at once and not after loading."""
+"""The first check of a model's path or name: without torch, so that a typing error is reported at once."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from rlhfcli.errors import ModelError
 from rlhfcli.files.run_layout import FINAL, PHASES, final
 
-_BELOW = (Path(FINAL), *(final(Path(), phase) for phase in PHASES))  # where a run and its phases have their models
+_BELOW = (Path(FINAL), *(final(Path(), phase) for phase in PHASES))  # where runs and phases keep their models
 _HUB_OR_FOLDER = "Give a model folder, or a name on the hub."
 
 
 def check(name: str | Path, *, hint: str = _HUB_OR_FOLDER, local: bool | None = None, adapters: bool = False) -> None:
-    """Refuse a folder that is none, or that holds no model.
+    """Check that a folder exists and holds a model; a hub name passes.
 
     Args:
         name: Folder or hub name.
-        hint: What to do where nothing like it is there.
-        local: It is a folder. Left out: that goes by its looks, and a name of the hub is let through.
-        adapters: The folder of an adapter will do, too.
+        hint: What to do if no similar folder exists.
+        local: Whether the name means a folder; ``None``: decide by its form.
+        adapters: Whether the folder of an adapter is accepted, too.
 
     Raises:
-        ModelError: It cannot be a model; what may have been meant is named.
+        ModelError: It cannot be a model; the hint names similar folders.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -37,11 +37,15 @@ def check(name: str | Path, *, hint: str = _HUB_OR_FOLDER, local: bool | None = 
             raise ModelError("not a model folder: it has no config.json", where=str(name), hint=hint)
     elif local or (local is None and _looks_local(str(name))):
         what = "there is no such folder" if not folder.exists() else "this is a file and no model folder"
-        raise ModelError(what, where=str(name), hint=did_you_mean(_near(folder)) or hint)
+        raise ModelError(what, where=str(name), hint=did_you_mean(_similar(folder)) or hint)
 
 
 def did_you_mean(places: list[Path]) -> str:
-    """``Did you mean a or b?``, empty where there is nothing to mean."""
+    """Format ``Did you mean a or b?``; empty without places.
+
+    Args:
+        places: Candidates.
+    """
     return f"Did you mean {' or '.join(map(str, places))}?" if places else ""
 
 
@@ -49,8 +53,8 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def _near(folder: Path) -> list[Path]:
-    """A folder of much the same name, and the models in it."""
+def _similar(folder: Path) -> list[Path]:
+    """Find models in a folder with a similar name."""
     if folder.is_file():
         return [folder.parent] if (folder.parent / "config.json").is_file() else []
     try:
@@ -60,7 +64,9 @@ def _near(folder: Path) -> list[Path]:
         return []
     wanted, *rest = folder.relative_to(there).parts
     for name in difflib.get_close_matches(wanted, names, n=1, cutoff=0.6):
-        near = there.joinpath(name, *rest)
-        found = [place for place in (near, *(near / below for below in _BELOW)) if (place / "config.json").is_file()]
-        return found or ([near] if near.is_dir() else [])
+        similar = there.joinpath(name, *rest)
+        found = [
+            place for place in (similar, *(similar / below for below in _BELOW)) if (place / "config.json").is_file()
+        ]
+        return found or ([similar] if similar.is_dir() else [])
     return []
