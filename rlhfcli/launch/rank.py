@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from rlhfcli.core.parallel.own_rank import rank, world_size
 from rlhfcli.errors import Interrupted, RecipeError, RlhfError
 from rlhfcli.files.atomic import write_text
 from rlhfcli.words import visible
@@ -36,34 +37,23 @@ Made = TypeVar("Made")
 
 
 def is_rank() -> bool:
-    """Whether this process is one of several ranks."""
-    return "LOCAL_RANK" in os.environ and _whole("WORLD_SIZE", 1) > 1
-
-
-def number() -> int:
-    """Which rank this process is; 0 where it is the only one, whatever a shell has left in ``RANK``."""
-    return _whole("RANK", 0) if is_rank() else 0
-
-
-def _whole(variable: str, usual: int) -> int:
-    """A whole number of the environment; what is none does not count."""
-    text = os.environ.get(variable, "")
-    return int(text) if text.isdecimal() else usual
+    """Return whether this process is one of several ranks."""
+    return world_size() > 1
 
 
 def first() -> bool:
-    """Whether this process is the one that talks and writes files."""
-    return number() == 0
+    """Return whether this process is the rank that shows messages and writes files."""
+    return rank() == 0
 
 
-def log_of(folder: Path, rank: int) -> Path:
+def log_of(folder: Path, number: int) -> Path:
     """Where a rank's log is."""
-    return folder / f"rank-{rank}.log"
+    return folder / f"rank-{number}.log"
 
 
-def report_of(folder: Path, rank: int) -> Path:
+def report_of(folder: Path, number: int) -> Path:
     """Where a rank says why it failed."""
-    return folder / f"rank-{rank}.json"
+    return folder / f"rank-{number}.json"
 
 
 @contextmanager
@@ -93,7 +83,7 @@ def as_rank() -> Iterator[None]:
             code = 1 if isinstance(error, Interrupted) else getattr(error, "exit_code", 1)  # 1: see above
             raise SystemExit(code) from None
         if isinstance(error, RlhfError) and not isinstance(error, Interrupted) and not first():
-            sys.stderr.write(visible(f"rank {number()}: {error}\n"))  # the console of all but the first is silent
+            sys.stderr.write(visible(f"rank {rank()}: {error}\n"))  # the console of all but the first is silent
         if any(words in str(error) for words in LOST):
             _blame_another(error)
         raise
@@ -171,7 +161,7 @@ def log_into(folder: Path) -> None:
         run = str(folder.parent.resolve())
         (Path(files) / RUN).write_text(run, encoding="utf-8", errors="surrogateescape")  # the parent looks into it
     folder.mkdir(parents=True, exist_ok=True)
-    before, log = log_of(Path(files), number()), log_of(folder, number())
+    before, log = log_of(Path(files), rank()), log_of(folder, rank())
     log.unlink(missing_ok=True)  # an earlier run's
     if not first():
         shutil.copyfile(before, log)
@@ -195,28 +185,28 @@ def _report(error: BaseException, files: Path) -> None:
     if isinstance(error, Interrupted):  # in good order
         _drop_empty_log(files)
     else:
-        with log_of(files, number()).open("a", encoding="utf-8") as log:
+        with log_of(files, rank()).open("a", encoding="utf-8") as log:
             log.write(text)
-    write_text(report_of(files, number()), json.dumps(report))
+    write_text(report_of(files, rank()), json.dumps(report))
 
 
 def _blame_another(error: BaseException) -> None:
     """Under another launcher: end after the rank that has failed, so that its exit code is the one that counts."""
-    sys.stderr.write(visible(f"rank {number()} has lost another rank: {error}\n"))
+    sys.stderr.write(visible(f"rank {rank()} has lost another rank: {error}\n"))
     time.sleep(PATIENCE)
     raise SystemExit(1) from error
 
 
 def _leave() -> None:
-    """Take leave of the other ranks, so that no library complains at the end."""
-    dist = sys.modules.get("torch.distributed")
-    if dist is not None and dist.is_initialized():
-        dist.destroy_process_group()
+    """Leave the other ranks, if this one has joined them; a command that needs no torch has not loaded it."""
+    process_group: Any = sys.modules.get("rlhfcli.core.parallel.process_group")
+    if process_group is not None:
+        process_group.leave()
 
 
 def _drop_empty_log(files: Path) -> None:
     """Nothing was written: then nobody needs to find a log in the run's folder."""
-    log = log_of(files, number()).resolve()
+    log = log_of(files, rank()).resolve()
     if log.parent != files.resolve() and log.exists() and not log.stat().st_size:
         log.unlink()
         with suppress(OSError):  # the other ranks' logs are in it

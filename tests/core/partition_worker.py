@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rlhfcli.core.models.loading import load_causal_lm, parameter_counts
-from rlhfcli.core.parallel.ranks import rank
+from rlhfcli.core.parallel.own_rank import rank
 from rlhfcli.core.parallel.zero3 import gathered, is_partitioned, loading, shape_of
 from rlhfcli.recipe.schema import DeepspeedSection
 

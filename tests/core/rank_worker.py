@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.core.parallel import ranks
+from rlhfcli.core.parallel import own_rank, ranks
 from rlhfcli.core.training import phases
 from tests.core import families
 from tests.core.training.test_phases import _project
@@ -53,7 +53,7 @@ def settings(case: str, steps: int, files: Path) -> dict[str, Any]:
 def train(folder: Path, steps: int, cases: list[str]) -> None:
     """Both phases of each case, below ``FOLDER/CASE``."""
     for case in cases:
-        if ranks.rank() == 0:
+        if own_rank.rank() == 0:
             _project(folder / case, **settings(case, steps, folder / "files"))  # writes the base model
             if "dropped" in case:
                 _drop_layers(next((folder / case).glob("base-*/config.json")))

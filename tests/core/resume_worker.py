@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhfcli.core.checkpoints.manager import TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
-from rlhfcli.core.parallel import ranks
+from rlhfcli.core.parallel import own_rank, ranks
 from rlhfcli.core.training import phases
 from rlhfcli.errors import Interrupted
 from tests.core.families import DIVIDED
@@ -42,7 +42,7 @@ def settings(stage: int, offload: str = "none", **phase: Any) -> dict[str, Any]:
 def train(folder: Path, stage: int, steps: int, offload: str = "none", best_by: str | None = None) -> None:
     """Both phases, each for so many steps from where it was; what another layout has begun is gone on with."""
     changes = settings(stage, offload) | {"checkpoint": {"best_by": best_by}}
-    if ranks.rank() == 0:
+    if own_rank.rank() == 0:
         _project(folder, **changes)  # writes the base model
     ranks.meet()
     for phase in (phases.train_sft, phases.train_reward):

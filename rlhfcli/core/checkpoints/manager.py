@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlhfcli.core import hardware
@@ -29,7 +28,8 @@ from rlhfcli.core.checkpoints.checkpoint_files import Damaged, Progress
 from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.engine import engine_state
 from rlhfcli.core.engine.engine import Engine
-from rlhfcli.core.parallel.ranks import from_first, highest, meet, rank, world_size
+from rlhfcli.core.parallel.own_rank import rank
+from rlhfcli.core.parallel.ranks import from_first, gathered_from_all, highest, meet
 from rlhfcli.core.tasks.task import Task
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.files import run_layout
@@ -167,7 +167,7 @@ class Checkpoints:
         """
         self._writing.check()
         reason = self._session.stop.reason
-        stops = _any_rank(reason is not None, engine.device)
+        stops = _any_rank(reason is not None)
         self._compare(progress)
         wanted = stops or self._due(progress.step, steps) or self._best.get("step") == progress.step
         if wanted and progress.step != self._saved:
@@ -214,13 +214,12 @@ class Checkpoints:
         )
         return best, {"step": step, "by": words}
 
-    def ends(self, engine: Engine) -> bool:
-        """Whether the rest of an evaluation is to be left out, because ``after_step`` will end the training anyway.
+    def stop_requested(self) -> bool:
+        """Return whether ``after_step`` will end the training, so that an evaluation need not be finished.
 
-        Args:
-            engine: Says where the ranks exchange numbers; all of them come here.
+        All ranks have to ask, and all get the same answer.
         """
-        return _any_rank(self._session.stop.wanted, engine.device)
+        return _any_rank(self._session.stop.wanted)
 
     def remove(self) -> None:
         """Take all of them away: the phase is finished, or begins again."""
@@ -244,7 +243,7 @@ class Checkpoints:
         """Copy the tensors, then write them beside the training; or write at once what may not or cannot be copied."""
         self._writing.wait()
         meet()  # the others wait here, where they have the time
-        states = _random_states(engine.device)
+        states = _random_states()
         tensors = engine_state.tensors(engine)
         size = _size(engine.module)
         if rank() > 0:
@@ -283,18 +282,14 @@ class Checkpoints:
             ) from None
 
 
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """The state of every rank's random numbers, on all ranks."""
+def _random_states() -> dict[str, Tensor]:
+    """Return the states of all ranks' random number generators, on every rank."""
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
     found: dict[str, Tensor] = {}
     for name, state in own.items():
-        states = [state]
-        if world_size() > 1:
-            states = [torch.empty_like(state, device=device) for _ in range(world_size())]
-            dist.all_gather(states, state.to(device))
-        found |= {f"{number}:{name}": each.cpu() for number, each in enumerate(states)}
+        found |= {f"{number}:{name}": each for number, each in enumerate(gathered_from_all(state))}
     return found
 
 
@@ -304,9 +299,9 @@ def _size(module: nn.Module) -> int:
     return _COPIES * _FLOAT32 * sum(sizes)
 
 
-def _any_rank(wanted: bool, device: torch.device) -> bool:
-    """Whether one of the ranks wants something: a signal may have reached only one of them."""
-    return highest([float(wanted)], device)[0] > 0
+def _any_rank(wanted: bool) -> bool:
+    """Return whether any rank wants something: a signal may have reached only one of them."""
+    return highest([float(wanted)])[0] > 0
 
 
 def _reach_disk(file: Path) -> None:

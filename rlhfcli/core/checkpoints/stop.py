@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rlhfcli.core.parallel.ranks import rank, world_size
+from rlhfcli.core.parallel.own_rank import rank, world_size
 
 _TOLD = "stopping: this step is finished and a checkpoint written; once more stops at once"
 _KINDS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; a batch system's; a terminal that is closed, or a connection lost

@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.hooks import RemovableHandle
 
 from rlhfcli.core.parallel.deepspeed_config import Files, configuration, in_effect
+from rlhfcli.core.parallel.own_rank import rank, world_size
 from rlhfcli.core.parallel.process_group import ensure_process_group, import_deepspeed
-from rlhfcli.core.parallel.ranks import rank, world_size
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.core.tasks.task import Batch, Sums, Task
 from rlhfcli.errors import UserError

@@ -3,4 +3,4 @@
 Imports no other room of ``core``.
 """
 
-__all__ = ["deepspeed_config", "extensions", "out_of_memory", "process_group", "ranks", "zero3"]
+__all__ = ["deepspeed_config", "extensions", "out_of_memory", "own_rank", "process_group", "ranks", "zero3"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rlhfcli.core.parallel.ranks import rank, world_size
+from rlhfcli.core.parallel.own_rank import rank, world_size
 from rlhfcli.errors import OutOfMemory, is_out_of_memory
 
 

@@ -1,11 +1,12 @@
-"""DeepSpeed is imported, and this process joins the others; alone, it is a run of one rank that opens no port.
+"""Import DeepSpeed, join the process group and leave it; a process alone is a group of one rank that opens no port.
 
-Ranks find each other through a store. Where this process has to host it, it listens at the address that the ranks are
-given and nowhere else: torch by itself would listen on all interfaces, and let anybody read and write there.
+Ranks find each other through a store. The process that hosts it listens at the address that the ranks are given and
+nowhere else: torch by itself would listen on all interfaces, and let anybody read and write there.
 """
 
 from __future__ import annotations
 
+import atexit
 import errno
 import ipaddress
 import logging
@@ -20,17 +21,24 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
+from rlhfcli.core.parallel.own_rank import rank, world_size
 from rlhfcli.errors import LaunchError, UserError
 
 _TIMEOUT = timedelta(hours=1)  # DeepSpeed's
+_PATIENCE = timedelta(days=7)  # preparing data, or measuring, may take the first rank as long as it takes
 _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+
+_patient_group: Any = None
 
 
 def import_deepspeed() -> Any:
-    """Import DeepSpeed quietly, on a GPU where there is one, else on the CPU, and without its start-up build.
+    """Import DeepSpeed quietly, for the GPU where there is one, else for the CPU, and without its start-up build.
+
+    Returns:
+        The package.
 
     Raises:
-        UserError: ``DS_ACCELERATOR`` asks for what torch does not compute on here.
+        UserError: ``DS_ACCELERATOR`` asks for a device that torch does not use here.
     """
     check_accelerator()
     if not torch.cuda.is_available():
@@ -48,10 +56,10 @@ def import_deepspeed() -> Any:
 
 
 def check_accelerator() -> None:
-    """Check that DeepSpeed will compute where torch does.
+    """Check that DeepSpeed will use the device that torch uses.
 
     Raises:
-        UserError: ``DS_ACCELERATOR`` says otherwise.
+        UserError: ``DS_ACCELERATOR`` names another one.
     """
     here = "cuda" if torch.cuda.is_available() else "cpu"
     asked = os.environ.get("DS_ACCELERATOR", here)
@@ -66,45 +74,82 @@ def check_accelerator() -> None:
 
 
 def ensure_process_group() -> None:
-    """Make this process a run of one rank, unless a launcher has started several.
+    """Join the process group of all ranks; a process that no launcher has started is a group of one.
+
+    The group is left at the end of the process, however that comes (see ``leave``).
 
     Raises:
-        LaunchError: The address of the first rank cannot be listened at.
+        LaunchError: The first rank cannot listen at its address.
     """
     deepspeed = import_deepspeed()
     if dist.is_initialized():
         return
     for name in [name for name in os.environ if name.startswith("OMPI_COMM_WORLD_")]:
-        del os.environ[name]  # DeepSpeed takes what MPI says of somebody else's job for ours
+        del os.environ[name]  # DeepSpeed would take the size of another program's MPI job for ours
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    ranks = int(os.environ.get("WORLD_SIZE") or 1)
+    ranks = world_size()
     if ranks == 1:
         os.environ.update(_ALONE)  # DeepSpeed reads them
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if ranks == 1:
         _begin_alone(backend)
-    elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # the process that started them hosts it
+    elif os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # the launcher hosts the store
         dist.init_process_group(backend, timeout=_TIMEOUT)
     else:
-        number, host, port = int(os.environ["RANK"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(host, port, ranks, False, _TIMEOUT) if number else listen(host, port, ranks, _TIMEOUT)
-        dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=_TIMEOUT)
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(host, port, ranks, False, _TIMEOUT) if rank() else listen(host, port, ranks, _TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=ranks, timeout=_TIMEOUT)
+    atexit.register(_leave_at_exit)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
+def patient_group() -> Any:
+    """Return a gloo group of all ranks that waits for days; the usual group gives up after an hour."""
+    global _patient_group
+    if _patient_group is None:
+        _patient_group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return _patient_group
+
+
+def exchange_device() -> torch.device:
+    """Return the device on which tensors have to be for the ranks to exchange them."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def leave() -> None:
+    """Destroy all process groups of this process, if there are any."""
+    global _patient_group
+    _patient_group = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _leave_at_exit() -> None:
+    """End gloo's threads before the interpreter ends, which would abort the process.
+
+    NCCL's group has no such threads, and might wait here for ranks that have failed.
+    """
+    if not dist.is_initialized() or dist.get_backend() != "nccl":
+        leave()
+    elif _patient_group is not None:
+        dist.destroy_process_group(_patient_group)
+
+
 def listen(host: str, port: int, clients: int, timeout: timedelta) -> TCPStore:
-    """Host the store through which ranks find each other, at one address alone.
+    """Host the store through which the ranks find each other, at a single address.
 
     Args:
         host: A name or an address of this machine.
-        port: 0 for any that is free; see ``store.port``.
-        clients: How many are going to connect, this process among them.
+        port: The port; 0 for any free one, which ``store.port`` names.
+        clients: Number of processes that will connect, this one included.
         timeout: How long to wait for them.
 
     Returns:
-        The store. Where the address leads to this machine without being one of its own (as that of a container does),
-        or where its own name leads it to itself, the store listens at all addresses, and says so.
+        The store. It listens at all addresses, and says so, if ``host`` leads to this machine without being one of its
+        addresses (as for a container), or if it is this machine's name and resolves to the loopback interface.
 
     Raises:
         LaunchError: The port is in use, or the name is not known.
@@ -142,10 +187,10 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _begin_alone(backend: str) -> None:
-    """A process group of one: gloo and NCCL would listen for others that never come.
+    """Make a process group of one rank; gloo and NCCL would listen for others that never come.
 
-    torch has a backend that exchanges nothing. Where it leaves out a copy that one rank still needs, as in older
-    versions of torch, the usual one is taken.
+    torch has a backend that exchanges nothing. In older versions it leaves out copies that even one rank needs; then
+    the usual backend is taken.
     """
     from torch.testing._internal.distributed import fake_pg  # noqa: F401  # makes the backend known
 
@@ -156,7 +201,7 @@ def _begin_alone(backend: str) -> None:
 
 
 def _copies(device: str) -> bool:
-    """Whether what a rank gathers from itself, or reduces with itself, arrives."""
+    """Return whether the tensors that a rank gathers from itself, or reduces with itself, arrive."""
     given, into = torch.arange(1.0, 4.0, device=device), [torch.zeros(3, device=device) for _ in range(5)]
     kept = given.clone()
     dist.all_reduce(given)

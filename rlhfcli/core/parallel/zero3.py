@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from rlhfcli.core.parallel.deepspeed_config import Files, configuration
+from rlhfcli.core.parallel.own_rank import world_size
 from rlhfcli.core.parallel.process_group import ensure_process_group, import_deepspeed
-from rlhfcli.core.parallel.ranks import world_size
 from rlhfcli.recipe.schema import DeepspeedSection
 
 

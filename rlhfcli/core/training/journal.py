@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
-from rlhfcli.core.parallel.ranks import rank
+from rlhfcli.core.parallel.own_rank import rank
 from rlhfcli.core.training.trackers import Line, Tracker, chosen
 from rlhfcli.errors import Interrupted, writing
 from rlhfcli.files.atomic import write_text

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from rlhfcli.core.checkpoints.manager import Checkpoints
 from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.hardware import memory_gb
 from rlhfcli.core.parallel import out_of_memory
-from rlhfcli.core.parallel.ranks import from_first, highest, rank, summed, world_size
+from rlhfcli.core.parallel.own_rank import rank, world_size
+from rlhfcli.core.parallel.ranks import from_first, highest, summed
 from rlhfcli.core.result import Result, StepPlan, Window
 from rlhfcli.core.training.journal import Journal
 from rlhfcli.core.training.measure import CutShort, sums
@@ -140,7 +141,7 @@ class Loop:
         learning_rate = engine.learning_rate
         share = next(self._ready)
         own = [sum(self.task.weight(batch) for batch in share.batches), sum(b.layout.tokens for b in share.batches)]
-        weight, tokens = (round(total) for total in summed(own, engine.device))
+        weight, tokens = (round(total) for total in summed(own))
         loss = 0.0
         for batch in share.batches:
             part = float(engine.accumulate(self.task, batch, weight)["loss"])
@@ -152,14 +153,14 @@ class Loop:
         norm = engine.step()
         if not math.isfinite(norm):
             raise self._not_finite("gradient norm", norm, number, rows)
-        window.add(summed([loss], engine.device)[0], weight, tokens, time.perf_counter() - began)
+        window.add(summed([loss])[0], weight, tokens, time.perf_counter() - began)
         return {
             "step": number,
             "loss": window.loss / window.weight,
             "learning_rate": learning_rate,
             "grad_norm": norm,
             "tokens_per_second": window.tokens / window.seconds,
-            "memory_gb": highest([memory_gb()], engine.device)[0],
+            "memory_gb": highest([memory_gb()])[0],
         }
 
     def _not_finite(self, what: str, value: float, number: int, rows: Sequence[int]) -> TrainingError:
@@ -193,7 +194,7 @@ class Loop:
     ) -> dict[str, float]:
         """Evaluate; if the training is asked to end meanwhile, end it: the next sitting begins with this evaluation."""
         try:
-            figures = self._evaluate(engine, partial(checkpoints.ends, engine) if checkpoints else None)
+            figures = self._evaluate(engine, checkpoints.stop_requested if checkpoints else None)
         except CutShort:
             assert checkpoints is not None
             checkpoints.after_step(engine, self._progress(result, window), len(self.steps))
@@ -205,7 +206,7 @@ class Loop:
         engine.eval()
         with self.in_memory("in an evaluation"):
             totals, weight = sums(self.validation_task, engine.forward, self.validation, engine.device, ends)
-        *values, all_weight = summed([*totals.values(), weight], engine.device)
+        *values, all_weight = summed([*totals.values(), weight])
         figures = self.validation_task.summary(dict(zip(totals, values, strict=True)), round(all_weight))
         return {f"eval_{name}": value for name, value in figures.items()}
 

@@ -33,7 +33,7 @@ from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
 from rlhfcli.core.packing.stand_in import make_stand_in
 from rlhfcli.core.packing.strategy import Strategy, choose_strategy, computing_with, with_flex_attention
 from rlhfcli.core.parallel.deepspeed_config import in_effect
-from rlhfcli.core.parallel.ranks import rank, world_size
+from rlhfcli.core.parallel.own_rank import rank, world_size
 from rlhfcli.core.parallel.zero3 import is_partitioned, loading
 from rlhfcli.core.publish import model_card
 from rlhfcli.core.publish.saving import Adapter, rehearse_saving, save_model

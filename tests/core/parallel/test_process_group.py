@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,3 +118,39 @@ def test_the_accelerator_that_is_asked_for(
     with pytest.raises(UserError) as caught:
         process_group.check_accelerator()
     assert told in str(caught.value) and "unset DS_ACCELERATOR" in str(caught.value)
+
+
+RANK = """
+import atexit, sys
+from pathlib import Path
+import torch.distributed as dist
+from rlhfcli.core.parallel import ranks
+from rlhfcli.core.parallel.own_rank import rank
+from rlhfcli.errors import OutputError
+
+folder, end = Path(sys.argv[1]), sys.argv[2]
+atexit.register(lambda: (folder / f"{end}-{rank()}").write_text(str(dist.is_initialized())))  # runs after ours
+assert ranks.summed([rank() + 1.0]) == [3.0] if ranks.meet() is None else False
+assert ranks.from_first(rank()) == 0 and ranks.highest([rank()]) == [1.0]
+if end == "error":
+    raise OutputError("the disk is full")
+if end == "one" and rank() == 1:
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("end", ["well", "error", "one"])
+def test_ranks_leave_their_groups_however_they_end(tmp_path: Path, end: str) -> None:
+    """Threads of gloo that are there when the interpreter ends abort the process: "terminate called without …"."""
+    program = tmp_path / "rank.py"
+    program.write_text(RANK)
+    alone = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {key: value for key, value in os.environ.items() if key not in alone}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
+    done = subprocess.run(
+        [*command, str(tmp_path), end], cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=120,
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert (done.returncode == 0) is (end == "well"), done.stderr
+    assert "terminate called" not in done.stderr and "exitcode  : -6" not in done.stderr
+    assert {file.read_text() for file in tmp_path.glob(f"{end}-*")} == {"False"}, done.stderr

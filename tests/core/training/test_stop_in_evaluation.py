@@ -36,14 +36,14 @@ class Asked(Stop):
 
 @pytest.fixture(autouse=True)
 def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    ends = Checkpoints.ends
+    asked = Checkpoints.stop_requested
 
-    def counting(self: Checkpoints, engine: Engine) -> bool:
+    def counting(self: Checkpoints) -> bool:
         if isinstance(self._session.stop, Asked):
             self._session.stop.count()
-        return ends(self, engine)
+        return asked(self)
 
-    monkeypatch.setattr(Checkpoints, "ends", counting)
+    monkeypatch.setattr(Checkpoints, "stop_requested", counting)
 
 
 SMALL: dict[str, Any] = {"micro_batch_tokens": 32}  # several batches in an evaluation
@@ -86,11 +86,11 @@ def test_an_evaluation_that_was_cut_short_is_made_again(
 
 def test_the_time_is_looked_at_in_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project, stop = _project(tmp_path, **settings(1, **SMALL)), Stop(1e9)
-    ends = Checkpoints.ends
+    asked = Checkpoints.stop_requested
 
     def late(self: Checkpoints, engine: Engine) -> bool:
         stop._until = 0.0
-        return ends(self, engine)
+        return asked(self)
 
     monkeypatch.setattr(Checkpoints, "ends", late)
     with pytest.raises(Interrupted, match="the time is over after step 4 of 11, a checkpoint is written"):
