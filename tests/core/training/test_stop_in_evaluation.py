@@ -10,7 +10,6 @@ import pytest
 
 from rlhfcli.core.checkpoints.manager import Checkpoints, TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
-from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.training import measure
 from rlhfcli.errors import Interrupted
 from tests.core.checkpoints.test_manager import TRAIN, lines, resumed, same
@@ -88,11 +87,11 @@ def test_the_time_is_looked_at_in_an_evaluation(tmp_path: Path, monkeypatch: pyt
     project, stop = _project(tmp_path, **settings(1, **SMALL)), Stop(1e9)
     asked = Checkpoints.stop_requested
 
-    def late(self: Checkpoints, engine: Engine) -> bool:
+    def late(self: Checkpoints) -> bool:
         stop._until = 0.0
         return asked(self)
 
-    monkeypatch.setattr(Checkpoints, "ends", late)
+    monkeypatch.setattr(Checkpoints, "stop_requested", late)
     with pytest.raises(Interrupted, match="the time is over after step 4 of 11, a checkpoint is written"):
         TRAIN["sft"](replace(project, session=TrainingSession(stop=stop)))
     assert [line["step"] for line in lines(project, "sft") if "eval_loss" in line] == [0]
