@@ -82,7 +82,7 @@ import torch.distributed
 from pathlib import Path
 from types import SimpleNamespace
 from rlhfcli.core.checkpoints.manager import Checkpoints, TrainingSession
-from rlhfcli.core.tasks.task import SftTask
+from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import Recipe
