@@ -46,7 +46,7 @@ default written out.
 
 
 def page() -> str:
-    """Everything that docs/recipe.md shall hold."""
+    """Return the text of docs/recipe.md."""
     sections: dict[type[Section], list[str]] = {Recipe: [""]}
     _collect(Recipe, "", sections)
     parts = [INTRODUCTION, *(_section(section, paths) for section, paths in sections.items())]
@@ -54,7 +54,7 @@ def page() -> str:
 
 
 def data_page() -> str:
-    """Everything that docs/data.md shall hold: what stands there, with the table as the catalogue says."""
+    """Return the text of docs/data.md: the present one, with the table of data sets from the catalogue."""
     before, _, rest = DATA_PAGE.read_text(encoding="utf-8").partition(BEGIN)
     rows = ["| data set | what it is | language |", "|---|---|---|"]
     for entry in ENTRIES:
@@ -64,10 +64,10 @@ def data_page() -> str:
 
 
 def keys(section: type[Section] = Recipe, path: str = "") -> typing.Iterator[str]:
-    """Dotted names of all keys, sections included.
+    """Find the dotted names of all keys, sections included.
 
     Args:
-        section: Where to begin.
+        section: The section to begin with.
         path: Its dotted name.
 
     Yields:
@@ -89,7 +89,7 @@ def _collect(section: type[Section], path: str, found: dict[type[Section], list[
 
 
 def _inner(annotation: Any) -> typing.Iterator[tuple[type[Section], str]]:
-    """The sections that a field holds, with what they add to its name."""
+    """Yield the sections that a field contains, with what they add to its name."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation, ""
     elif get_origin(annotation) is list:
@@ -123,7 +123,7 @@ def _purpose(annotation: Any) -> str:
 
 
 def _describe(annotation: Any, metadata: typing.Sequence[Any] = ()) -> tuple[str, str]:
-    """Type and range of a field, in words."""
+    """Return the type and the range of a field, in words."""
     limits = _limits(metadata)
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is typing.Annotated:
@@ -131,9 +131,9 @@ def _describe(annotation: Any, metadata: typing.Sequence[Any] = ()) -> tuple[str
     if origin is typing.Literal:
         return ", ".join(f"`{part}`" for part in parts), limits
     if origin in (typing.Union, types.UnionType):
-        told = [_describe(part) for part in parts if part is not type(None)]
-        inside = [limit for _, limit in told if limit]
-        return " or ".join(kind for kind, _ in told), limits or ", ".join(inside)
+        described = [_describe(part) for part in parts if part is not type(None)]
+        inside = [limit for _, limit in described if limit]
+        return " or ".join(kind for kind, _ in described), limits or ", ".join(inside)
     if origin is dict:
         return "texts by name" if parts[1] is str else "keys of their own", limits
     if origin is list:
