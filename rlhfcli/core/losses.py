@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 def next_token(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the next token: ``-log softmax(logits)[label]``, summed.
+    """Compute the cross entropy of the next token: ``-log softmax(logits)[label]``, summed.
 
     Args:
-        logits: ``(targets, vocabulary)``, one row for every token that is learnt.
-        labels: ``(targets,)`` ids of those tokens.
+        logits: ``(targets, vocabulary)``, one row for every target token.
+        labels: ``(targets,)`` ids of the target tokens.
 
     Returns:
         The summed loss in nats (a scalar, float32) and how many labels had the highest logit (a scalar).
@@ -30,7 +30,7 @@ def next_token(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def bradley_terry(
     chosen: Tensor, rejected: Tensor, margin: Tensor | None = None, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Negative log-likelihood that the chosen answer wins.
+    """Compute the negative log-likelihood that the chosen answer wins.
 
     Bradley and Terry (1952) model ``P(chosen beats rejected) = sigmoid(chosen - rejected)``, so the loss of a pair is
     ``-log sigmoid(d)`` with ``d = chosen - rejected - margin`` (margin: Llama 2, arXiv 2307.09288). With label
@@ -55,7 +55,9 @@ def bradley_terry(
 
 
 def centering(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """``(chosen + rejected)^2``: keeps the scores, which only matter by their difference, near zero (arXiv 2312.09244).
+    """Compute ``(chosen + rejected)^2``.
+
+    It keeps the scores, of which only the differences matter, near zero (arXiv 2312.09244).
 
     Args:
         chosen: ``(pairs,)`` scores.
@@ -68,11 +70,11 @@ def centering(chosen: Tensor, rejected: Tensor) -> Tensor:
 
 
 def mean_by_segment(values: Tensor, segments: Tensor, count: int) -> Tensor:
-    """Mean of the values of each segment, without a Python loop.
+    """Compute the mean of the values of each segment, without a Python loop.
 
     Args:
         values: ``(tokens,)`` numbers.
-        segments: ``(tokens,)`` which segment each belongs to, in ``[0, count)``; every segment has at least one.
+        segments: ``(tokens,)`` the segment of each, in ``[0, count)``; every segment has at least one.
         count: Number of segments.
 
     Returns:

@@ -24,8 +24,8 @@ def test_every_group_has_a_say(tmp_path: Path) -> None:
     group(tmp_path / "queue", memory__max="1000", memory__current="400", memory__stat="anon 300\ninactive_file 100")
     group(tmp_path / "queue/job", memory__max="max", memory__current="350", memory__stat="inactive_file 50")
     group(tmp_path / "queue/job/step", memory__max="600", memory__current="300", memory__stat="inactive_file 0")
-    assert list(hardware.left_in_groups(names, tmp_path)) == [300, 700]
-    assert list(hardware.limits_of_groups(names, tmp_path)) == [600, 1000]
+    assert list(hardware.cgroup_available(names, tmp_path)) == [300, 700]
+    assert list(hardware.cgroup_limits(names, tmp_path)) == [600, 1000]
 
 
 def test_the_first_version_of_groups(tmp_path: Path) -> None:
@@ -34,21 +34,21 @@ def test_the_first_version_of_groups(tmp_path: Path) -> None:
     stat = "inactive_file 7\ntotal_inactive_file 10"
     root = {"memory__limit_in_bytes": "500", "memory__usage_in_bytes": "100", "memory__stat": stat}
     group(tmp_path / "memory", **root)  # a container sees its own group as the root
-    assert list(hardware.left_in_groups(names, tmp_path)) == [410]
+    assert list(hardware.cgroup_available(names, tmp_path)) == [410]
 
 
 def test_without_groups_the_machine_alone_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(hardware.left_in_groups(tmp_path / "none", tmp_path)) == []
-    monkeypatch.setattr(hardware, "left_in_groups", list)
-    assert 0 < hardware.available() <= psutil.virtual_memory().total
-    monkeypatch.setattr(hardware, "left_in_groups", lambda: [12, 1 << 60])
-    assert hardware.available() == 12
+    assert list(hardware.cgroup_available(tmp_path / "none", tmp_path)) == []
+    monkeypatch.setattr(hardware, "cgroup_available", list)
+    assert 0 < hardware.available_memory() <= psutil.virtual_memory().total
+    monkeypatch.setattr(hardware, "cgroup_available", lambda: [12, 1 << 60])
+    assert hardware.available_memory() == 12
 
 
 def test_one_reader_of_memory_for_dry_run_bench_and_doctor(monkeypatch):
     """In a container of 4 GB on a large host."""
-    monkeypatch.setattr(hardware, "left_in_groups", lambda: [3_000_000_000])
-    monkeypatch.setattr(hardware, "limits_of_groups", lambda: [4_000_000_000])
+    monkeypatch.setattr(hardware, "cgroup_available", lambda: [3_000_000_000])
+    monkeypatch.setattr(hardware, "cgroup_limits", lambda: [4_000_000_000])
     monkeypatch.setattr(hardware, "peak_gb", lambda: 0.5)
     assert hardware.memory_limit_gb() == 3.5
     assert dry_run.room(2) == 1.75e9

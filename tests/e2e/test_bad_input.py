@@ -158,7 +158,7 @@ MODELS = {
     "a family without a reward form, before its first phase": (
         lambda: model_of_family({"model_type": "cohere", "hidden_size": 64, "num_attention_heads": 4}),
         ["run", *TINY, "--set", "model.name=model"],
-        ["no reward model can be made of this family", "CohereForSequenceClassification", "rlhf sft works with it"],
+        ["no reward model can be made from this family", "CohereForSequenceClassification", "rlhf sft works with it"],
     ),
     "no tokenizer": (
         lambda: model_without("tokenizer*"),

@@ -143,7 +143,7 @@ def _memory() -> Iterator[Finding]:
     from rlhfcli.core import hardware
 
     machine = psutil.virtual_memory().total
-    total, free = hardware.total(), hardware.available()
+    total, free = hardware.total_memory(), hardware.available_memory()
     short = total < 3e9
     advice = "The tiny recipe needs 2 GB." if short else ""
     limited = f" (of {machine / 1e9:.1f} GB: a container or a job has a limit)" if total < machine else ""

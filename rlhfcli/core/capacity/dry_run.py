@@ -15,7 +15,7 @@ from rlhfcli.core.capacity import activation_memory
 from rlhfcli.core.capacity.memory_model import STAGES, Memory, Needs, estimate, offloads
 from rlhfcli.core.engine.nvme_offload import in_memory
 from rlhfcli.core.families.config_checks import check_reward_form, set_pad
-from rlhfcli.core.families.dropout import set_config, set_modules
+from rlhfcli.core.families.dropout import set_config_dropout, set_module_dropout
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.hardware import computes_bf16, memory_limit_gb, peak_gb
 from rlhfcli.core.models import adapters
@@ -153,7 +153,7 @@ def _parts(project: PhaseInputs, name: str) -> Parts:
     tuned = run_layout.final(project.folder, SFT)
     base = str(tuned) if name == "reward" and recipe.reward.init_from == "sft" and tuned.exists() else section.name
     config = adapters.config_of(base, trust_remote_code=section.trust_remote_code)
-    dropouts = set_config(config, section.dropout)
+    dropouts = set_config_dropout(config, section.dropout)
     config.num_labels = 1
     if name == "reward":
         check_reward_form(config, base)
@@ -166,7 +166,7 @@ def _parts(project: PhaseInputs, name: str) -> Parts:
         model.tie_weights()
     strategy = choose_strategy(model, recipe.data.max_length, stand_in=stand_in)  # which has real numbers
     with activation_memory.fake_tensors():
-        set_modules(model, dropouts)
+        set_module_dropout(model, dropouts)
         fit_embeddings(model, project.tokenizer)
         if name == "sft":
             return sft_parts_of(project, model, strategy)

@@ -249,7 +249,7 @@ class Checkpoints:
         if rank() > 0:
             for _ in tensors:  # each is put together by all ranks
                 pass
-        elif beside and _ROOM * size <= hardware.available():
+        elif beside and _ROOM * size <= hardware.available_memory():
             copy = list(tensors)
             self._sink.advance(progress.step, {"checkpoint": progress.step})  # no line of its own: it takes no time
             self._writing.start(lambda: self._write(iter(copy), states, progress, size))

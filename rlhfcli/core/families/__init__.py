@@ -1,6 +1,6 @@
-"""What differs between model families: what a config allows, dropout, embeddings, positions, continuing a text.
+"""The differences between model families: what a config allows, dropout, embeddings, positions, continuing a text.
 
-Most of it is tried on the model, not looked up by name. May import ``core.parallel``.
+Most of them are found by trying the model, not looked up by name. May import ``core.parallel``.
 """
 
 __all__ = ["config_checks", "continuation", "dropout", "embeddings", "rotary"]

@@ -1,7 +1,7 @@
-"""What a model's config says can be done with it, asked before anything is loaded, prepared or trained.
+"""Read from a model's config what can be done with it, before anything is loaded, prepared or trained.
 
-Families call the same thing by different names, and some configs ask for what does not work in training. What can be
-put right is put right, and noted for the run's header; what cannot is one error in words.
+Families have different names for the same setting, and some configs contain settings that do not work in training. A
+setting that can be fixed is fixed, and noted for the run's header; the others are refused with an error in words.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from rlhfcli.errors import ModelError
 _LENGTHS = (
     "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "model_max_length",
 )  # fmt: skip
-_KEPT_QUANTIZED = {"mxfp4"}  # transformers makes ordinary weights of it by itself
-_NOTES = "_rlhf_notes"  # attribute of a config: what was changed in it
+_KEPT_QUANTIZED = {"mxfp4"}  # transformers turns them into ordinary weights by itself
+_NOTES = "_rlhf_notes"  # attribute of a config: the changes that were made in it
 
 
-def limit_of(config: Any) -> int | None:
-    """How many tokens a model can read at once; None where its positions have no end (ALiBi, states).
+def context_length(config: Any) -> int | None:
+    """Return how many tokens a model can read at once; ``None`` where there is no limit (ALiBi, states).
 
     Args:
         config: A transformers config.
@@ -34,7 +34,7 @@ def limit_of(config: Any) -> int | None:
 
 
 def pad_of(config: Any) -> int:
-    """The id of the pad token, which models of text and pictures keep in a section; 0 where there is none.
+    """Return the id of the pad token, which models of text and pictures keep in a section; 0 where there is none.
 
     Args:
         config: A transformers config.
@@ -43,7 +43,7 @@ def pad_of(config: Any) -> int:
 
 
 def set_pad(config: Any, pad_id: int | None) -> None:
-    """Write the id of the pad token where it belongs, and where others look for it.
+    """Write the id of the pad token into a config, and into its text section.
 
     Args:
         config: A transformers config; changed in place.
@@ -57,23 +57,21 @@ def check_length(config: Any, longest: int, name: str) -> str:
     """Compare the recipe's ``data.max_length`` with what a model can read.
 
     Args:
-        config: The model's.
-        longest: The recipe's.
-        name: The model's, for the error.
+        config: The model's config.
+        longest: The recipe's ``data.max_length``.
+        name: The model's name, for the error.
 
     Returns:
-        What to tell people where longer rows can be computed, but are new to the model; else empty.
+        A warning where longer rows can be computed, but the model was not made for them; else empty.
 
     Raises:
-        ModelError: The model has no positions for them.
+        ModelError: The model has no positions for such rows.
     """
-    limit, text = limit_of(config), config.get_text_config()
+    limit, text = context_length(config), config.get_text_config()
     if limit is None or longest <= limit:
         return ""
     if getattr(text, "rope_parameters", None) or getattr(text, "alibi", False):
-        return (
-            f"data.max_length is {longest:,}: this model was made for {limit:,} tokens, what lies beyond is new to it"
-        )
+        return f"data.max_length is {longest:,}: this model was made for {limit:,} tokens and may do worse beyond them"
     raise ModelError(
         f"data.max_length is {longest:,}, and this model reads at most {limit:,} tokens",
         where=name,
@@ -81,15 +79,15 @@ def check_length(config: Any, longest: int, name: str) -> str:
     )
 
 
-def settle(config: Any, name: str) -> None:
-    """Refuse a config that cannot be trained, and switch off what is no part of this training.
+def prepare_config(config: Any, name: str) -> None:
+    """Refuse a config whose weights cannot be trained, and switch off losses that are not part of this training.
 
     Args:
-        config: Changed in place; ``notes_of`` has what was changed.
-        name: The model's, for the error.
+        config: A transformers config; changed in place, and the changes noted (see ``notes_of``).
+        name: The model's name, for the error.
 
     Raises:
-        ModelError: Its weights are quantised.
+        ModelError: The weights are quantised.
     """
     quantized = getattr(config, "quantization_config", None)
     if quantized:
@@ -97,52 +95,54 @@ def settle(config: Any, name: str) -> None:
         method = getattr(get("quant_method", ""), "value", get("quant_method", "")) or "of some kind"
         if method not in _KEPT_QUANTIZED:
             raise ModelError(
-                f"these weights are quantised ({method}), and rlhf trains and computes ordinary ones",
+                f"these weights are quantised ({method}), and rlhf trains and runs only ordinary ones",
                 where=name,
-                hint="Take the model that they were made of, without quantization_config in its config.json; "
+                hint="Use the model that they were made from, without quantization_config in its config.json; "
                 "LoRA (sft.lora) saves memory, too.",
             )
     for part in {id(each): each for each in (config, config.get_text_config())}.values():
         if getattr(part, "output_router_logits", False):
             part.output_router_logits = False
-            note(config, "the routers' own loss (output_router_logits) is no part of this training: it is off")
+            add_note(
+                config, "the routers' own loss (output_router_logits) is not part of this training and was switched off"
+            )
 
 
-def note(config: Any, text: str) -> None:
-    """Keep for the run's header what was changed in a config.
+def add_note(config: Any, text: str) -> None:
+    """Note a change of a config for the run's header.
 
     Args:
-        config: Of a model.
+        config: The model's config.
         text: One line.
     """
     vars(config)[_NOTES] = tuple(dict.fromkeys([*notes_of(config), text]))
 
 
 def notes_of(config: Any) -> tuple[str, ...]:
-    """What was changed in a config, in words.
+    """Return the noted changes of a config, in words.
 
     Args:
-        config: Of a model that was loaded here.
+        config: The config of a model that was loaded here.
     """
     found: tuple[str, ...] = vars(config).get(_NOTES, ())
     return found
 
 
-def forget_notes(config: Any) -> None:
-    """Leave nothing of ours in a config that is saved.
+def remove_notes(config: Any) -> None:
+    """Remove the notes from a config, so that they are not saved with it.
 
     Args:
-        config: Of a model.
+        config: The model's config.
     """
     vars(config).pop(_NOTES, None)
 
 
 def check_reward_form(config: Any, name: str) -> None:
-    """Refuse a family of which no reward model can be made.
+    """Refuse a family that has no reward models.
 
     Args:
-        config: Of a language model or a reward model.
-        name: The model's, for the error.
+        config: The config of a language model or a reward model.
+        name: The model's name, for the error.
 
     Raises:
         ModelError: transformers has no class for it, or one with another head.
@@ -155,36 +155,36 @@ def check_reward_form(config: Any, name: str) -> None:
     )
     try:
         with torch.device("meta"):
-            # without a word about code transformers would ask on the terminal whether to run the model's own
+            # without trust_remote_code transformers would ask on the terminal whether to run the model's own code
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except ValueError:  # "Unrecognized configuration class"
         if "AutoModelForSequenceClassification" in (getattr(config, "auto_map", None) or ()):
-            return  # it comes with a class of its own
+            return  # the model comes with a class of its own
         reason = f"transformers has no {family}ForSequenceClassification"
-        raise ModelError(f"no reward model can be made of this family: {reason}", where=name, hint=hint) from None
-    except Exception:  # its code is its own, or its config is odd: loading it will say so
+        raise ModelError(f"no reward model can be made from this family: {reason}", where=name, hint=hint) from None
+    except Exception:  # the model has code of its own, or its config is broken: loading it will fail with the reason
         return
     if not isinstance(getattr(model, "score", None), nn.Linear):
         reason = f"{type(model).__name__} has no linear head called score"
-        raise ModelError(f"no reward model can be made of this family: {reason}", where=name, hint=hint)
+        raise ModelError(f"no reward model can be made from this family: {reason}", where=name, hint=hint)
 
 
-def settle_generation(model: Any) -> None:
-    """Make a model's generation settings such that they can be saved.
+def fix_generation_config(model: Any) -> None:
+    """Fix generation settings that transformers refuses to save.
 
     Args:
-        model: A transformers model; early ones name a temperature, and do not say that they sample.
+        model: A transformers model; early ones have a temperature without ``do_sample``. Changed in place.
     """
     settings = getattr(model, "generation_config", None)
     if settings is None or _valid(settings):
         return
     settings.do_sample = True
     if _valid(settings):
-        note(model.config, "generation_config.json names a temperature without do_sample: it is saved with do_sample")
+        add_note(model.config, "generation_config.json has a temperature without do_sample: it is saved with it")
         return
     kept = {key: getattr(settings, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = type(settings)(**kept)
-    note(model.config, "generation_config.json contradicts itself: only its token ids are kept")
+    add_note(model.config, "generation_config.json contradicts itself: only its token ids are kept")
 
 
 def _valid(settings: Any) -> bool:
@@ -197,10 +197,10 @@ def _valid(settings: Any) -> bool:
 
 @torch.no_grad()
 def check_finite(model: nn.Module, name: str) -> None:
-    """Refuse weights that are not numbers: training would be told to lower its learning rate.
+    """Refuse weights that are not finite, which would make the first loss NaN.
 
     Args:
-        model: As loaded.
+        model: The loaded model.
         name: Its folder, for the error.
 
     Raises:

@@ -1,13 +1,13 @@
-"""Rows of tokens that grow at their end: with the model's cache where that is exact, else computed anew.
+"""Continue rows of tokens: with the model's cache where that is exact, else by computing each row anew.
 
-Prompts of different length are padded on the left, so that every row's next token comes from the last column. Pads are
-hidden by the attention mask and positions count real tokens only: a prompt gets the answer that it gets alone. Some
-families do not keep that promise. State-space layers see pads, caches cannot drop a row, positions count columns, or
-there is no cache at all. So each model is tried on a few tokens, and answers in the first of these ways that is exact:
+Prompts of different length are padded on the left, so that every row's next token comes from the last column. Padding
+is hidden by the attention mask and positions count real tokens only: a prompt gets the answer that it gets alone. Some
+families break that promise: state-space layers see padding, caches cannot drop a row, positions count columns, or there
+is no cache at all. So each model is tried on a few tokens, and uses the first of these methods that is exact:
 
 1. ``TOGETHER``: rows share a batch and the model's cache; those that have ended leave it.
-2. ``STATES``: the same with a cache of states alone, in which the mask hides pads once and for all.
-3. ``ALONE``: one row at a time with the cache, which needs no pads.
+2. ``STATES``: the same with a cache of states alone, for which the mask hides padding in the first pass only.
+3. ``ALONE``: one row at a time with the cache, which needs no padding.
 4. ``ANEW``: no cache; each row is computed as a whole for every token.
 """
 
@@ -21,54 +21,68 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhfcli.core.families.rotary import by_own_length
+from rlhfcli.core.families.rotary import rotating_by_own_length
 from rlhfcli.errors import ModelError
 
-Strategy = Literal["together", "states", "alone", "anew"]
-TOGETHER: Strategy = "together"
-STATES: Strategy = "states"
-ALONE: Strategy = "alone"
-ANEW: Strategy = "anew"
-_FOUND = "_rlhf_continues"  # attribute of the model: the way that was found
-_CACHES = ("past_key_values", "cache_params", "state")  # what families call theirs
-_PROBE = (3, 11, 6)  # tokens of the prompts that a model is tried on: more pads than a convolution is wide
+Method = Literal["together", "states", "alone", "anew"]
+TOGETHER: Method = "together"
+STATES: Method = "states"
+ALONE: Method = "alone"
+ANEW: Method = "anew"
+_METHOD = "_rlhf_continues"  # attribute of the model: its method
+_CACHES = ("past_key_values", "cache_params", "state")  # names of the cache in different families
+_PROBE = (3, 11, 6)  # tokens of the prompts that a model is tried on: more padding than a convolution is wide
 _STEPS = 3  # tokens that follow; a row leaves after the first
 _EXACT = {torch.float32: 1e-4}  # largest difference of logits, as a share of the largest; of other precisions 3e-2
 _FAILS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, NotImplementedError)
 
 
 class Continuation(Protocol):
-    """Rows of tokens, and what comes next."""
+    """Rows of tokens, and the logits of their next tokens."""
 
     logits: Tensor
     """``(rows, vocabulary)``, float32."""
 
     def feed(self, tokens: Tensor) -> None:
-        """Append ``(rows,)`` tokens and compute the next logits."""
+        """Append a token to each row and compute the next logits.
+
+        Args:
+            tokens: ``(rows,)`` ids.
+        """
 
     def keep(self, rows: list[int]) -> None:
-        """Continue with these rows only."""
+        """Continue with some rows only.
+
+        Args:
+            rows: Their numbers.
+        """
 
 
-def continuation(model: PreTrainedModel, prompts: Sequence[list[int]], pad_id: int, strategy: Strategy) -> Continuation:
-    """Begin rows.
+def start_continuation(
+    model: PreTrainedModel, prompts: Sequence[list[int]], pad_id: int, method: Method
+) -> Continuation:
+    """Compute prompts, to be continued.
 
     Args:
         model: A causal language model.
-        prompts: The rows' beginnings; one alone unless ``strategy`` takes more.
-        pad_id: What is written beside shorter rows.
-        strategy: What ``way_to_continue`` found.
+        prompts: Token ids; only one prompt unless the method can batch.
+        pad_id: Id of the padding beside shorter rows.
+        method: The model's ``continuation_method``.
     """
-    return _Anew(model, prompts) if strategy == ANEW else _Cached(model, prompts, pad_id, strategy)
+    return _Anew(model, prompts) if method == ANEW else _Cached(model, prompts, pad_id, method)
 
 
-def shares_batches(strategy: Strategy) -> bool:
-    """Whether several rows may be continued at once."""
-    return strategy in (TOGETHER, STATES)
+def can_batch(method: Method) -> bool:
+    """Return whether several rows may be continued at once.
+
+    Args:
+        method: The model's ``continuation_method``.
+    """
+    return method in (TOGETHER, STATES)
 
 
-def way_to_continue(model: Any) -> Strategy:
-    """The fastest exact way in which a model continues rows; tried once.
+def continuation_method(model: Any) -> Method:
+    """Return the fastest exact method by which a model continues rows; it is tried once for each model.
 
     Args:
         model: A causal language model.
@@ -76,20 +90,20 @@ def way_to_continue(model: Any) -> Strategy:
     Raises:
         ModelError: It does not even compute a row of tokens.
     """
-    found: Strategy | None = getattr(model, _FOUND, None)
-    if found is None:
+    method: Method | None = getattr(model, _METHOD, None)
+    if method is None:
         training = model.training
         model.eval()
         try:
-            found = _tried(model)
+            method = _find_method(model)
         finally:
             model.train(training)
-        object.__setattr__(model, _FOUND, found)
-    return found
+        object.__setattr__(model, _METHOD, method)
+    return method
 
 
 def slow_reason(model: Any) -> str:
-    """What to tell people about a model that does not answer many prompts at a time; empty for the others.
+    """Return why a model does not answer many prompts at a time, for people; empty where it does.
 
     Args:
         model: A causal language model.
@@ -98,11 +112,11 @@ def slow_reason(model: Any) -> str:
     return {
         ALONE: f"{family} gives other answers in a batch than alone: its answers are computed one at a time, slowly",
         ANEW: f"{family} has no cache that can be used: its answers are computed anew for every token, slowly",
-    }.get(way_to_continue(model), "")
+    }.get(continuation_method(model), "")
 
 
 @torch.inference_mode()
-def _tried(model: Any) -> Strategy:
+def _find_method(model: Any) -> Method:
     vocabulary = model.get_input_embeddings().num_embeddings
     longest = max(_PROBE) + _STEPS
     rows = [[(5 * row + 7 * i + 1) % vocabulary for i in range(n + _STEPS)] for row, n in enumerate(_PROBE)]
@@ -118,20 +132,20 @@ def _tried(model: Any) -> Strategy:
             hint="Is this a causal language model of tokens, and are all the packages installed that its family needs?",
         ) from error
     tolerance = _EXACT.get(model.dtype, 3e-2) * float(max(each.abs().max() for each in expected))
-    for strategy, groups in ((TOGETHER, [[0, 1, 2]]), (STATES, [[0, 1, 2]]), (ALONE, [[0], [1]])):
-        if all(_same(model, strategy, [(rows[i], expected[i]) for i in group], tolerance) for group in groups):
-            return strategy
+    for method, groups in ((TOGETHER, [[0, 1, 2]]), (STATES, [[0, 1, 2]]), (ALONE, [[0], [1]])):
+        if all(_is_exact(model, method, [(rows[i], expected[i]) for i in group], tolerance) for group in groups):
+            return method
     return ANEW
 
 
-def _same(model: Any, strategy: Strategy, known: list[tuple[list[int], Tensor]], tolerance: float) -> bool:
-    """Whether rows with the cache, one of which leaves, have the logits of whole rows."""
+def _is_exact(model: Any, method: Method, known: list[tuple[list[int], Tensor]], tolerance: float) -> bool:
+    """Return whether rows with the cache, one of which leaves, have the logits of whole rows."""
     prompts = [row[:-_STEPS] for row, _ in known]
     try:
-        cached = _Cached(model, prompts, 0, strategy)
+        cached = _Cached(model, prompts, 0, method)
         for step in range(_STEPS):
-            wanted = torch.stack([logits[len(row) - _STEPS - 1 + step] for row, logits in known])
-            if not bool((cached.logits - wanted).abs().max() <= tolerance):  # also where it is NaN
+            expected = torch.stack([logits[len(row) - _STEPS - 1 + step] for row, logits in known])
+            if not bool((cached.logits - expected).abs().max() <= tolerance):  # also where it is NaN
                 return False
             if step == 0 and len(known) > 1:
                 known = known[::2]
@@ -145,13 +159,13 @@ def _same(model: Any, strategy: Strategy, known: list[tuple[list[int], Tensor]],
 
 
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    """``(1, tokens, vocabulary)`` of a whole row."""
+    """Compute the ``(1, tokens, vocabulary)`` logits of a whole row."""
     logits: Tensor = model(input_ids=ids, **_accepted(model, use_cache=False)).logits.float()
     return logits
 
 
 def _accepted(model: Any, **options: Any) -> dict[str, Any]:
-    """Those of some options that a family's forward pass names: some swallow what they do not know."""
+    """Return the options that a family's forward pass names: some ignore others without an error."""
     parameters = inspect.signature(model.forward).parameters
     return {name: value for name, value in options.items() if name in parameters}
 
@@ -159,8 +173,8 @@ def _accepted(model: Any, **options: Any) -> dict[str, Any]:
 class _Cached:
     """Rows padded on the left, with the family's own cache."""
 
-    def __init__(self, model: Any, prompts: Sequence[list[int]], pad_id: int, strategy: Strategy) -> None:
-        self._model, self._way = model, strategy
+    def __init__(self, model: Any, prompts: Sequence[list[int]], pad_id: int, method: Method) -> None:
+        self._model, self._method = model, method
         self._device = next(model.parameters()).device
         longest = max(map(len, prompts))
         pads = [longest - len(prompt) for prompt in prompts]
@@ -172,24 +186,24 @@ class _Cached:
         self._run(torch.tensor(ids, device=self._device), (self._mask.cumsum(dim=1) - 1).clamp(min=0))
 
     def feed(self, tokens: Tensor) -> None:
-        """Append ``(rows,)`` tokens and compute the next logits."""
+        """See ``Continuation``."""
         tokens = tokens.to(self._device)[:, None]
         self._mask = torch.cat([self._mask, torch.ones_like(tokens)], dim=1)
         self._run(tokens, self._mask.sum(dim=1, keepdim=True) - 1)
 
     def keep(self, rows: list[int]) -> None:
-        """Continue with these rows only."""
+        """See ``Continuation``."""
         index = torch.tensor(rows, device=self._device)
         self._mask = self._mask[index]
         with torch.inference_mode():
             self._cache = _selected(self._cache, index)
 
     def _run(self, ids: Tensor, positions: Tensor) -> None:
-        """Forward pass over new columns ``(rows, columns)``; sets ``logits`` ``(rows, vocabulary)``."""
+        """Compute new columns ``(rows, columns)``, and set ``logits`` ``(rows, vocabulary)``."""
         options = _accepted(self._model, position_ids=positions, logits_to_keep=1)
-        if self._way == TOGETHER or (self._way == STATES and self._cache is None):
+        if self._method == TOGETHER or (self._method == STATES and self._cache is None):
             options["attention_mask"] = self._mask
-        with torch.inference_mode(), by_own_length(self._model):
+        with torch.inference_mode(), rotating_by_own_length(self._model):
             output = self._model(input_ids=ids, use_cache=True, **{self._name: self._cache}, **options)
             self._cache = getattr(output, self._name)
             if self._cache is None:
@@ -198,7 +212,7 @@ class _Cached:
 
 
 def _selected(cache: Any, index: Tensor) -> Any:
-    """Some rows of a cache: transformers' own, or tensors."""
+    """Return some rows of a cache: transformers' own, or a list of tensors."""
     if isinstance(cache, list | tuple):
         return [tensor.index_select(0, index) for tensor in cache]
     for layer in cache.layers:  # batch_select_indices of some layers forgets their states, and others have none
@@ -215,16 +229,16 @@ class _Anew:
         self._run()
 
     def feed(self, tokens: Tensor) -> None:
-        """Append ``(rows,)`` tokens and compute the next logits."""
+        """See ``Continuation``."""
         for row, token in zip(self._rows, tokens.tolist(), strict=True):
             row.append(token)
         self._run()
 
     def keep(self, rows: list[int]) -> None:
-        """Continue with these rows only."""
+        """See ``Continuation``."""
         self._rows = [self._rows[row] for row in rows]
 
     def _run(self) -> None:
         ids = (torch.tensor([row], device=self._model.device) for row in self._rows)
-        with torch.inference_mode(), by_own_length(self._model):
+        with torch.inference_mode(), rotating_by_own_length(self._model):
             self.logits: Tensor = torch.cat([_logits(self._model, row)[:, -1] for row in ids])

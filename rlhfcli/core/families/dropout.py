@@ -1,11 +1,11 @@
-"""``model.dropout``: where a model drops activations while it is trained, and where it does not.
+"""``model.dropout``: set the dropouts of a model for training, and restore them when it is saved.
 
 Families write their dropouts under many names, in nested sections, as modules and as plain numbers, and some read their
-config in every forward pass. So both are changed: each key of the config that is above zero, before the model is made,
-and what is still above zero in its modules afterwards. What a family's own config has at zero stays there. Layers are
-never dropped (LayerDrop, stochastic depth): ranks would draw different ones, and wait for each other for ever.
+config in every forward pass. So both are set: each key of the config that is above zero, before the model is made, and
+each rate in its modules that is still above zero afterwards. Rates that are zero in a family's own config stay zero.
+Layers are never dropped (LayerDrop, stochastic depth): ranks would draw different ones and wait for each other forever.
 
-A saved model gets its own values back: how it was trained says nothing about how somebody else will train it.
+A saved model gets its own values back: how it was trained says nothing about how others will train it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedConfig
 
-_KEPT = "_rlhf_dropout"  # attribute of the model: what is known of its own dropouts
+_KEPT = "_rlhf_dropout"  # attribute of the model: its ``Dropout``
 _WHOLE_LAYERS = ("layerdrop", "layer_drop", "drop_path", "droppath", "stochastic_depth")
-_OTHER_HEADS = ("summary_", "classifier_", "classif_", "token_dropout")  # of no model that is trained here
+_OTHER_HEADS = ("summary_", "classifier_", "classif_", "token_dropout")  # of heads that are not trained here
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Dropout:
     """The dropouts of a model.
 
     Args:
-        value: What takes their place.
-        own: Those above zero in its own config or modules, by dotted name.
-        layers: Those that would drop whole layers.
+        value: The probability that is set.
+        own: The model's own rates above zero, by dotted name in its config or modules.
+        layers: The model's own rates at which whole layers would be dropped.
     """
 
     value: float
@@ -38,19 +38,19 @@ class Dropout:
     layers: dict[str, float] = field(default_factory=dict)
 
     def description(self) -> str:
-        """What was set, for the run's header; empty where there is nothing to say."""
-        said = []
+        """Describe the change for the run's header; empty where there is none."""
+        parts = []
         if self.own:
             own = _listed(self.own)
-            said.append(f"dropout {self.value:g} in place of {own}" if self.value else f"dropout off (its own: {own})")
+            parts.append(f"dropout {self.value:g} in place of {own}" if self.value else f"dropout off (its own: {own})")
         elif self.value:
-            said.append(f"model.dropout {self.value:g} changes nothing: this model's own config has none above zero")
+            parts.append(f"model.dropout {self.value:g} changes nothing: this model's own config has none above zero")
         if self.layers:
-            said.append(f"layers are never dropped (its own: {_listed(self.layers)})")
-        return " · ".join(said)
+            parts.append(f"layers are never dropped (its own: {_listed(self.layers)})")
+        return " · ".join(parts)
 
 
-def set_config(config: Any, value: float) -> Dropout:
+def set_config_dropout(config: Any, value: float) -> Dropout:
     """Set the dropouts of a config that are above zero, before the model is made.
 
     Args:
@@ -58,7 +58,7 @@ def set_config(config: Any, value: float) -> Dropout:
         value: Probability.
 
     Returns:
-        What they were.
+        The config's own rates.
     """
     found = Dropout(value)
     for owner, key, path in _keys(config):
@@ -71,12 +71,12 @@ def set_config(config: Any, value: float) -> Dropout:
     return found
 
 
-def set_modules(model: nn.Module, found: Dropout) -> None:
-    """Set what is above zero in a model that was made of such a config, and note it all for ``dropout_of``.
+def set_module_dropout(model: nn.Module, found: Dropout) -> None:
+    """Set the rates above zero in the modules of a model, and keep the record for ``dropout_of``.
 
     Args:
-        model: Changed in place.
-        found: What ``set_config`` gave.
+        model: A model made of a config that ``set_config_dropout`` changed; changed in place.
+        found: The result of ``set_config_dropout``.
     """
     for name, module in model.named_modules():
         if isinstance(module, _DropoutNd) and 0 < module.p != found.value:
@@ -93,16 +93,16 @@ def set_modules(model: nn.Module, found: Dropout) -> None:
 
 
 def dropout_of(model: nn.Module) -> Dropout:
-    """What was done to the dropouts of a model.
+    """Return the record of a model's dropouts; an empty one where the model was not loaded here.
 
     Args:
-        model: One that was loaded here; of others nothing is known.
+        model: A transformers model.
     """
     found: Dropout = getattr(model, _KEPT, Dropout(0.0))
     return found
 
 
-def restore_config(model: Any) -> None:
+def restore_config_dropout(model: Any) -> None:
     """Give a model's config its own dropouts back, for saving.
 
     Args:
@@ -111,14 +111,14 @@ def restore_config(model: Any) -> None:
     found = dropout_of(model)
     own = found.own | found.layers
     for owner, key, path in _keys(model.config):
-        # of a text model that was made of a larger config, the section has become the whole
+        # where a text model was made of a larger config, the section has become the whole
         old = own.get(path, next((rate for name, rate in own.items() if name.partition(".")[2] == path), None))
         if old is not None:
             _values(owner)[key] = old
 
 
 def _keys(owner: Any, prefix: str = "") -> Iterator[tuple[Any, str, str]]:
-    """Every key of a config and of its sections: its owner, its name, its dotted name."""
+    """Yield every key of a config and of its sections: its owner, its name, its dotted name."""
     for key, value in list(_values(owner).items()):
         if not isinstance(key, str) or key.startswith("_"):
             continue
@@ -129,7 +129,7 @@ def _keys(owner: Any, prefix: str = "") -> Iterator[tuple[Any, str, str]]:
 
 
 def _values(owner: Any) -> dict[str, Any]:
-    """The keys of a config, or of a section that is a plain dictionary, to be read and written."""
+    """Return the keys of a config, or of a section that is a plain dictionary, to read and write."""
     return owner if isinstance(owner, dict) else vars(owner)
 
 
@@ -142,6 +142,6 @@ def _drops_layers(name: str) -> bool:
 
 
 def _listed(rates: dict[str, float]) -> str:
-    """``dropout 0.1, attn_config.attn_pdrop 0.2``, each once, the first few."""
+    """Return the first few rates as ``dropout 0.1, attn_config.attn_pdrop 0.2``."""
     names = [f"{name} {rate:g}" for name, rate in rates.items()]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,4 +1,4 @@
-"""Rows of the embedding for every id of the tokenizer: what is missing is drawn anew, by seed, and reported."""
+"""Give the embedding a row for every id of the tokenizer: missing rows are drawn anew, by seed, and reported."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rlhfcli.words import shortened
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> str:
-    """Make room for ids that the model has no rows for, and tell the model which id is the pad. Never shrinks.
+    """Add rows for ids that the model has none for, and write the pad id into its configs. Rows are never removed.
 
     Args:
         model: Changed in place.
-        tokenizer: Its ids may have holes: what counts is the highest.
-        seed: Of the new rows; the global generator is left alone.
+        tokenizer: The tokenizer; its ids may have gaps, the highest one counts.
+        seed: Seed of the new rows; the global generator is left alone.
 
     Returns:
-        What was added, for people; empty where nothing was.
+        A report of the added rows, for people; empty where there are none.
     """
-    rows, needed = model.get_input_embeddings().num_embeddings, ids_of(tokenizer)
+    rows, needed = model.get_input_embeddings().num_embeddings, num_ids(tokenizer)
     if needed > rows:
         with _seeded(seed, model):
             model.resize_token_embeddings(needed, mean_resizing=False)
@@ -35,24 +35,24 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, s
     return _added(tokenizer, rows, needed) if needed > rows else ""
 
 
-def ids_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many rows an embedding needs for every id that a tokenizer can give.
+def num_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return how many rows an embedding needs for every id that a tokenizer can give.
 
     Args:
-        tokenizer: Some have holes between their ids, so that ``len`` counts too few.
+        tokenizer: The tokenizer; where its ids have gaps, ``len`` counts too few.
     """
     return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
 
 
 def check_ids(model: Any, sequences: Sequence[Sequence[int]]) -> None:
-    """Refuse ids that a model has no rows for, before it looks for them.
+    """Refuse ids that a model has no rows for, before it looks them up.
 
     Args:
         model: A transformers model.
         sequences: Token ids.
 
     Raises:
-        ModelError: There is one.
+        ModelError: There is such an id.
     """
     rows = model.get_input_embeddings().num_embeddings
     highest = max((max(ids) for ids in sequences if len(ids)), default=0)
@@ -69,16 +69,16 @@ def _added(tokenizer: PreTrainedTokenizerBase, rows: int, needed: int) -> str:
     missing = {token: place for token, place in tokenizer.get_vocab().items() if place >= rows}
     names = sorted(missing, key=lambda token: missing[token])
     shown = shortened(list(map(repr, names)))
-    number = "1 row" if needed - rows == 1 else f"{needed - rows:,} rows"
-    said = f"the model has {rows:,} rows for tokens, the tokenizer's ids need {needed:,}: {number} drawn anew ({shown})"
+    count = "1 new row" if needed - rows == 1 else f"{needed - rows:,} new rows"
+    report = f"the model has {rows:,} rows for tokens, the tokenizer's ids need {needed:,}: {count} ({shown})"
     if not missing.keys() <= own.keys():
-        said += ". Its vocabulary is larger than the model's: does this tokenizer belong to this model?"
-    return said
+        report += ". Its vocabulary is larger than the model's: does this tokenizer belong to this model?"
+    return report
 
 
 @contextmanager
 def _seeded(seed: int, model: PreTrainedModel) -> Iterator[None]:
-    """Draw by a seed; of a model without memory nothing is drawn."""
+    """Draw by a seed within a block; a model on the meta device, or a fake one, draws nothing."""
     weight = model.get_input_embeddings().weight
     if weight.is_meta or isinstance(weight.data, torch._subclasses.FakeTensor):
         yield

@@ -20,8 +20,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core.families.config_checks import limit_of
-from rlhfcli.core.families.continuation import TOGETHER, Continuation, continuation, shares_batches, way_to_continue
+from rlhfcli.core.families.config_checks import context_length
+from rlhfcli.core.families.continuation import (
+    TOGETHER,
+    Continuation,
+    can_batch,
+    continuation_method,
+    start_continuation,
+)
 from rlhfcli.core.families.embeddings import check_ids
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.encoding.encode import end_token
@@ -82,12 +88,12 @@ def generate(
     # Neighbours in length share a batch: little padding, and the batch that needs most memory comes first.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     batch_tokens = BATCH_TOKENS.get(next(model.parameters()).device.type, BATCH_TOKENS["cpu"])
-    strategy = way_to_continue(model) if prompts else TOGETHER
+    method = continuation_method(model) if prompts else TOGETHER
     while order:
         longest = len(prompts[order[0]]) + settings.max_new_tokens
-        rows_at_once = max(1, batch_tokens // longest) if shares_batches(strategy) else 1
+        rows_at_once = max(1, batch_tokens // longest) if can_batch(method) else 1
         rows, order = order[:rows_at_once], order[rows_at_once:]
-        cache = continuation(model, [prompts[i] for i in rows], pad_id, strategy)
+        cache = start_continuation(model, [prompts[i] for i in rows], pad_id, method)
         room = [rooms[i] for i in rows]
         for i, answer in zip(rows, _answer(cache, settings, draws[rows], room, end_ids), strict=True):
             answers[i] = answer
@@ -113,7 +119,7 @@ def stream(model: PreTrainedModel, prompt: list[int], settings: Decoding, end_id
     check_ids(model, [prompt])
     room = _room(model, prompt, settings)
     draws = _draws(settings, 1)
-    cache = continuation(model, [prompt], prompt[0], way_to_continue(model))
+    cache = start_continuation(model, [prompt], prompt[0], continuation_method(model))
     for step in range(room):
         tokens = pick(cache.logits, settings, draws[:, step])
         token = int(tokens)
@@ -155,7 +161,7 @@ def pick(logits: Tensor, settings: Decoding, draws: Tensor) -> Tensor:
 
 def context_limit(model: PreTrainedModel) -> int | None:
     """How many tokens the model can read at once; None where its positions have no end (ALiBi)."""
-    return limit_of(model.config)
+    return context_length(model.config)
 
 
 def end_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

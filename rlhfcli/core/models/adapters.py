@@ -27,7 +27,7 @@ from rlhfcli.core.models import deepspeed_chat, lora
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models import reward_model as rewarding
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
-from rlhfcli.core.models.sequence_classifier import load_classifier, load_for_scoring, one_output
+from rlhfcli.core.models.sequence_classifier import load_classifier, load_for_scoring, set_one_output
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import ModelSection
 
@@ -205,7 +205,7 @@ def _adapted_reward_model(section: ModelSection, folder: Path, seed: int | None 
         labels = tuple(f"LABEL_{number}" for number in range(head.shape[0]))
         row = chosen_row(Head(_HEAD, head, None, labels), section.label, None, str(folder))
         put(plain, row)
-        one_output(plain.config)
+        set_one_output(plain.config)
         about = row.about
     scored = RewardModel(plain, bf16=bf16, head=about).eval()
     if (folder / REWARDS).is_file():  # PEFT's own have none

@@ -1,9 +1,9 @@
-"""The language model as phase 1 trains it: logits only where a label is, and some at a time where they are many.
+"""The language model as phase 1 trains it: logits only where there is a label, and in parts where they are many.
 
 A vocabulary has 50,000 to 250,000 tokens: the logits of one micro-batch, their softmax and its gradient may take more
-memory than all the rest. Those of tokens that are not learnt are never made. Where the others are very many, the head
-and the loss are computed for some targets at a time, and once more in the backward pass: that saves memory, and costs
-one more product with the head's weights.
+memory than all the rest. Logits of tokens that predict no target are never computed. Where the others are very many,
+the head and the loss are computed for some targets at a time, and once more in the backward pass: that saves memory,
+and costs one more product with the head's weights.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from rlhfcli.core.losses import next_token
 from rlhfcli.core.packing.backbone import backbone_of, logits_of, vocabulary_size
 from rlhfcli.core.packing.last_layer import needed_tokens
 
-WHOLE = 2**27  # logits that are made at once; in float32 half a GiB, and as much again for softmax and gradients
-CHUNK = 2**25  # logits of a part, where there are more
+WHOLE = 2**27  # logits that are computed at once; in float32 half a GiB, and as much again for softmax and gradients
+CHUNK = 2**25  # logits of a part where there are more
 
 
 class CausalLM(nn.Module):
-    """A language model that computes logits only where somebody asks for them.
+    """A language model that computes logits only at chosen tokens.
 
     Args:
         model: A transformers ``…ForCausalLM``.
         bf16: Compute in bfloat16 (the weights stay as they are).
-        head_apart: The head may be computed apart from the rest (see ``head_is_apart``).
+        head_apart: Whether the head may be computed apart from the rest (see ``head_is_apart``).
     """
 
     def __init__(self, model: Any, *, bf16: bool = False, head_apart: bool = False) -> None:
@@ -68,6 +68,6 @@ class CausalLM(nn.Module):
         states = backbone_of(self.model)(**inputs).last_hidden_state.flatten(0, 1)
         size = max(1, CHUNK // vocabulary_size(self.model))
         parts = zip(positions.split(size), labels.split(size), strict=True)  # type: ignore[no-untyped-call]
-        found = [checkpoint(loss_of, states.index_select(0, some), each, use_reentrant=False) for some, each in parts]
-        losses, correct = zip(*found, strict=True)
+        sums = [checkpoint(loss_of, states.index_select(0, at), own, use_reentrant=False) for at, own in parts]
+        losses, correct = zip(*sums, strict=True)
         return torch.stack(losses).sum(), torch.stack(correct).sum()

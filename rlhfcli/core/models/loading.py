@@ -25,8 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlhfcli.core.families.config_checks import check_finite, settle, settle_generation
-from rlhfcli.core.families.dropout import set_config, set_modules
+from rlhfcli.core.families.config_checks import check_finite, fix_generation_config, prepare_config
+from rlhfcli.core.families.dropout import set_config_dropout, set_module_dropout
 from rlhfcli.core.hardware import device
 from rlhfcli.core.model_files.load_errors import check_filled, check_shapes, explained
 from rlhfcli.core.model_files.model_folder import check_folder, check_sentencepiece, refuse_pointers
@@ -111,7 +111,7 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
     """
     folder = resolve(name)
     config = language_config(name, trust_remote_code=trust_remote_code)
-    dropouts = set_config(config, dropout)
+    dropouts = set_config_dropout(config, dropout)
     with explained(name, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -124,8 +124,8 @@ def load_causal_lm(name: str, *, trust_remote_code: bool = False, dropout: float
     check_shapes(name, report)
     check_filled(name, report["missing_keys"])
     check_finite(model, name)
-    set_modules(model, dropouts)
-    settle_generation(model)
+    set_module_dropout(model, dropouts)
+    fix_generation_config(model)
     return model.to(device()).eval()
 
 
@@ -141,7 +141,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
         check_folder(Path(folder))
     with explained(name, "model"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    settle(config, name)
+    prepare_config(config, name)
     return config
 
 

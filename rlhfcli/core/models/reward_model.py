@@ -1,4 +1,4 @@
-"""The reward model: a language model whose last layer says how good an answer is instead of what comes next.
+"""The reward model: a language model whose last layer scores an answer instead of predicting the next token.
 
 Take a causal language model, leave out the layer that predicts the next token, and put one linear map from the hidden
 state to a single number in its place (the *head*, ``score``). Because attention is causal, the hidden state at a token
@@ -33,7 +33,7 @@ from rlhfcli.core.families.embeddings import check_ids
 from rlhfcli.core.families.rotary import length_dependence
 from rlhfcli.core.hardware import computes_bf16
 from rlhfcli.core.losses import mean_by_segment
-from rlhfcli.core.models.sequence_classifier import load_for_scoring
+from rlhfcli.core.models.sequence_classifier import load_for_scoring, set_one_output
 from rlhfcli.core.packing import layout
 from rlhfcli.core.packing.backbone import backbone_of
 from rlhfcli.core.packing.last_layer import needed_tokens
@@ -43,7 +43,7 @@ from rlhfcli.core.parallel.zero3 import gathered
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import ModelSection
 
-SCORING_TOKENS = 8192  # held at once when scoring; bounds the memory, does not change the scores
+SCORING_TOKENS = 8192  # tokens of a batch when scoring; bounds the memory, does not change the scores
 
 
 class RewardModel(nn.Module):
@@ -52,7 +52,7 @@ class RewardModel(nn.Module):
     Args:
         model: A transformers ``…ForSequenceClassification`` with one output and a linear head called ``score``.
         bf16: Compute the backbone in bfloat16.
-        head: Where its head comes from, for people.
+        head: A description of where the head comes from.
     """
 
     def __init__(self, model: PreTrainedModel, *, bf16: bool = False, head: str = "") -> None:
@@ -75,7 +75,7 @@ class RewardModel(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The transformers config; what we know about the scores is kept in it, too."""
+        """The transformers config; it holds the pooling and the statistics of the rewards, too."""
         return self.model.config
 
     def init_head(self) -> None:
@@ -115,7 +115,7 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def rewards(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int] | None = None) -> Tensor:
-        """The reward of each dialogue, read as the model was trained to be read.
+        """Compute the reward of each dialogue, with the pooling that the model was trained with.
 
         Args:
             sequences: Token ids, each ending with the end token of the answer.
@@ -123,16 +123,18 @@ class RewardModel(nn.Module):
 
         Returns:
             ``(sequences,)`` rewards, float32, on the CPU; independent of how they are batched.
+
+        Raises:
+            ValueError: The pooling is ``mean``, and there are no prompt lengths.
         """
         pooling = (getattr(self.config, "rlhf", None) or {}).get("pooling", "last")
         if pooling == "mean" and prompt_lengths is None:
-            raise ValueError("a reward model with mean pooling has to know where the answers begin")
+            raise ValueError("a reward model with mean pooling needs the prompt lengths")
         check_ids(self.model, sequences)
         strategy = self._strategy(max(map(len, sequences), default=0))
         sizes = MicroBatches(((sequence, [[]]) for sequence in sequences), packed=strategy.packed)
         result = torch.empty(len(sequences))
         with computing_with(self.model, strategy):
-            # what begins alike stands together
             for rows in sizes.cut(range(len(sequences)), strategy.row_budget(SCORING_TOKENS)):
                 first = [prompt_lengths[i] for i in rows] if prompt_lengths and pooling == "mean" else None
                 result[rows] = self._rewards([sequences[i] for i in rows], first, strategy.packed)
@@ -157,30 +159,28 @@ class RewardModel(nn.Module):
 
 
 def as_reward_model(config: Any, pooling: str, rewards: tuple[float, float]) -> None:
-    """Write into a config what clients of a reward model look for.
+    """Write into a config the fields that clients of a reward model look for.
 
     Args:
-        config: Of a ``…ForSequenceClassification``; changed in place.
-        pooling: How the reward is read.
+        config: The config of a ``…ForSequenceClassification``; changed in place.
+        pooling: The recipe's ``reward.pooling``.
         rewards: Mean and standard deviation of the rewards of the validation answers.
     """
-    config.problem_type = "regression"  # else pipelines and vLLM put a sigmoid on the score
-    config.id2label = {0: "reward"}
-    config.label2id = {"reward": 0}
+    set_one_output(config)
     config.mean, config.std = rewards
     config.rlhf = {"pooling": pooling}
 
 
 def reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) -> RewardModel:
-    """A reward model to train, with the head that the folder has; one that has none gets a new one.
+    """Load a reward model to train, with the folder's head, or with a new head where the folder has none.
 
     Args:
         section: The recipe's model section.
         init_from: Hub name or folder of a language model or a reward model.
-        seed: Of a new head's weights.
+        seed: Seed of a new head's weights.
 
     Returns:
-        The reward model, float32 weights; its ``head`` says which.
+        The reward model, with float32 weights; its ``head`` describes the head.
 
     Raises:
         ModelError: It cannot be loaded, or has several outputs of which ``model.label`` names none.
@@ -196,12 +196,12 @@ def reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) 
 def load_reward_model(
     folder: str | Path, dtype: str = "fp32", *, label: str | int | None = None, trust_remote_code: bool = False
 ) -> RewardModel:
-    """Load a trained reward model, ours or anybody's: a decoder with a linear head.
+    """Load a trained reward model, made here or elsewhere: a decoder with a linear head.
 
     Args:
         folder: A reward-model folder, or a hub name.
         dtype: Precision of the backbone's computation.
-        label: Which of several outputs is the reward: its name or its number.
+        label: The name or number of the output that is the reward, where there are several.
         trust_remote_code: Run code that comes with the model.
 
     Returns:
@@ -224,22 +224,22 @@ def load_reward_model(
 
 
 def check_rewards(config: Any, where: str) -> None:
-    """Refuse a config whose ``mean``, ``std`` or ``rlhf`` say nothing that can be used.
+    """Refuse a config whose ``mean``, ``std`` or ``rlhf`` have values that cannot be used.
 
     Args:
-        config: Of a reward model; somebody may have written into it.
-        where: Its folder.
+        config: The config of a reward model, which may have been edited by hand.
+        where: Its folder, for the error.
 
     Raises:
-        ModelError: A value is none.
+        ModelError: A value is not valid.
     """
     for key in ("mean", "std"):
         value = getattr(config, key, None)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            hint = "Mend config.json: the mean and the standard deviation of the rewards, or leave both out."
-            raise ModelError(f"{key} in config.json is no number: {value!r:.40}", where=where, hint=hint)
+            hint = "Fix config.json: write the mean and the standard deviation of the rewards, or remove both."
+            raise ModelError(f"{key} in config.json is not a number: {value!r:.40}", where=where, hint=hint)
     match getattr(config, "rlhf", None):
         case None | {"pooling": "last" | "mean" | "tokenwise"}:
             return
-    what = "rlhf in config.json does not say how rewards are read"
+    what = "rlhf in config.json has no valid pooling"
     raise ModelError(what, where=where, hint='Write "rlhf": {"pooling": "last"} (or mean, tokenwise).')

@@ -1,4 +1,4 @@
-"""Loading a model as transformers' ``…ForSequenceClassification`` with one output: with its folder's own head."""
+"""Load a model as transformers' ``…ForSequenceClassification`` with one output: the form of a reward model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from rlhfcli.core.families.config_checks import check_finite, settle_generation
-from rlhfcli.core.families.dropout import set_config, set_modules
+from rlhfcli.core.families.config_checks import check_finite, fix_generation_config
+from rlhfcli.core.families.dropout import set_config_dropout, set_module_dropout
 from rlhfcli.core.hardware import device
 from rlhfcli.core.model_files.load_errors import check_filled, check_shapes, explained
 from rlhfcli.core.model_files.reward_heads import PLAIN, chosen_row, find_head, put
@@ -20,34 +20,34 @@ from rlhfcli.recipe.schema import ModelSection
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """A model with one output, and where its head comes from.
+class ScoringModel:
+    """A model with one output, and a description of its head.
 
     Args:
         model: A ``…ForSequenceClassification``, float32, in evaluation mode, on this process's device.
-        head: For people; empty for a language model, whose head transformers has just drawn.
+        head: Where the head comes from; empty for a language model, whose head transformers has just drawn.
     """
 
     model: PreTrainedModel
     head: str
 
 
-def load_for_scoring(section: ModelSection, folder: str) -> Scoring:
-    """Load a model as ``…ForSequenceClassification`` with one output: with the head that it has, whatever it is called.
+def load_for_scoring(section: ModelSection, folder: str) -> ScoringModel:
+    """Load a model with one output, and with the head in its folder, whatever the head's weights are called.
 
     Args:
         section: The recipe's model section.
         folder: Hub name or folder of a language model or reward model.
 
     Returns:
-        The model, and what is known of its head.
+        The model and a description of its head.
 
     Raises:
         ModelError: It cannot be loaded, its family has no such class, or it has several outputs and none is chosen.
     """
     config = load_config(folder, trust_remote_code=section.trust_remote_code)
-    known = section.label is None and _is_ours(config)
-    head = None if known else find_head(resolve(folder), config)
+    ours = section.label is None and _is_ours(config)
+    head = None if ours else find_head(resolve(folder), config)
     row = None
     if head is not None and (not head.plain or section.label is not None):
         if is_deepspeed_zero3_enabled():
@@ -62,9 +62,9 @@ def load_for_scoring(section: ModelSection, folder: str) -> Scoring:
     model = load_classifier(section, folder, config, new_head=new_head)
     if row is not None:
         put(model, row)
-        one_output(model.config)
+        set_one_output(model.config)
     about = row.about if row else f"the head of {folder}" if head or is_reward_model(config) else ""
-    return Scoring(model.to(device()).eval(), about)
+    return ScoringModel(model.to(device()).eval(), about)
 
 
 def _is_ours(config: Any) -> bool:
@@ -77,13 +77,16 @@ def load_classifier(section: ModelSection, folder: str, config: Any, *, new_head
     Args:
         section: The recipe's model section.
         folder: Hub name or folder.
-        config: What it shall be.
-        new_head: The folder has no weights for the head.
+        config: The config of the model to be made.
+        new_head: Whether the head is new, so that the folder has no weights for it.
+
+    Returns:
+        The model, float32.
 
     Raises:
         ModelError: It cannot be loaded, or its weights do not fill it.
     """
-    dropouts = set_config(config, section.dropout)
+    dropouts = set_config_dropout(config, section.dropout)
     with explained(folder, "model"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             resolve(folder),
@@ -96,13 +99,17 @@ def load_classifier(section: ModelSection, folder: str, config: Any, *, new_head
     check_shapes(folder, report)
     check_filled(folder, [name for name in report["missing_keys"] if not (new_head and name.startswith("score."))])
     check_finite(model, folder)
-    set_modules(model, dropouts)
-    settle_generation(model)
+    set_module_dropout(model, dropouts)
+    fix_generation_config(model)
     found: PreTrainedModel = model
     return found
 
 
-def one_output(config: Any) -> None:
-    """Say in a config that the model has one output now, which is a reward and no class."""
+def set_one_output(config: Any) -> None:
+    """Write into a config that the model has one output, which is a reward and not a class.
+
+    Args:
+        config: The config of a ``…ForSequenceClassification``; changed in place.
+    """
+    config.problem_type = "regression"  # else pipelines and vLLM put a sigmoid on the score
     config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
-    config.problem_type = "regression"

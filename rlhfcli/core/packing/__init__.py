@@ -1,4 +1,4 @@
-"""Examples become batches: micro-batches that fit, a layout, and the fastest strategy that a model computes exactly.
+"""From examples to batches: micro-batches that fit, a layout, and the fastest strategy that is exact for a model.
 
 May import ``core.families`` and ``core.token_trees``.
 """

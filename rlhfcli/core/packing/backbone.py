@@ -1,4 +1,4 @@
-"""The parts of a transformers model that batches and strategies have to know: its backbone and its head."""
+"""The parts of a transformers model that packing has to know: its backbone and its head."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 @torch.no_grad()
 def head_is_apart(model: Any) -> bool:
-    """Whether a model's logits are its head's, on the last hidden states, soft-capped where its config says so.
+    """Return whether a model's logits are those of its head on the last hidden states, soft-capped where it says so.
 
-    Tried on a few tokens: some families scale their logits besides.
+    This is tried on a few tokens: some families scale their logits as well.
 
     Args:
         model: A transformers model.
@@ -46,7 +46,11 @@ def logits_of(model: Any, states: Tensor) -> Tensor:
 
 
 def backbone_of(model: Any) -> Any:
-    """Return the part of a transformers model below its head; a model without a head is its own."""
+    """Return the part of a transformers model below its head.
+
+    Args:
+        model: A transformers model; one without a head is its own backbone.
+    """
     return getattr(model, model.base_model_prefix, model)
 
 
@@ -55,12 +59,16 @@ def probe_ids(model: Any, count: int) -> list[int]:
 
     Args:
         model: A transformers model.
-        count: How many.
+        count: Number of ids.
     """
     vocabulary = model.get_input_embeddings().num_embeddings
     return [(7 * i + 1) % vocabulary for i in range(count)]
 
 
 def vocabulary_size(model: Any) -> int:
-    """Return how many logits the head of a language model gives for each token."""
+    """Return how many logits the head of a language model computes for each token.
+
+    Args:
+        model: A transformers language model.
+    """
     return int(model.config.get_text_config().vocab_size)

@@ -21,16 +21,16 @@ from rlhfcli.core.token_trees.forest import build_forest, pad_right
 
 @dataclass(frozen=True)
 class Layout(Movable):
-    """Sequences, laid out for one forward pass.
+    """Sequences, laid out for one forward pass; one of the two layouts.
 
     Args:
         input_ids: ``(1, tokens)`` token trees, or ``(sequences, longest)`` padded on the right.
-        position_ids: Same shape; the place of each token within its sequence.
+        position_ids: Same shape; the position of each token within its sequence.
         attention_mask: Same shape; 1 where there is a token, 0 where there is padding. ``None`` for token trees.
         plan: The attention plan of token trees, ``None`` for the padded layout.
         index: ``(sequences, longest)`` where token ``t`` of sequence ``s`` stands once ``input_ids`` is flattened.
-        lengths: ``(sequences,)``.
-        tokens: Number of tokens that are computed, padding left out.
+        lengths: ``(sequences,)`` number of tokens of each.
+        tokens: Number of computed tokens, without padding.
     """
 
     input_ids: Tensor
@@ -54,9 +54,9 @@ def lay_out(sequences: Sequence[Sequence[int]], *, packed: bool, pad_id: int, sh
 
     Args:
         sequences: Token ids, none empty.
-        packed: As token trees, or as a rectangle padded on the right.
-        pad_id: What to fill the rectangle with.
-        share: Merge what begins alike; without, each sequence is a tree of its own (for comparison).
+        packed: Whether as token trees; else as a rectangle padded on the right.
+        pad_id: Id of the padding.
+        share: Whether to merge sequences that begin alike; else each is a tree of its own (for comparison).
 
     Returns:
         The layout, on the CPU.
@@ -74,11 +74,11 @@ def lay_out(sequences: Sequence[Sequence[int]], *, packed: bool, pad_id: int, sh
 
 
 def spans(begins: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """All indices of several half-open ranges, and which range each belongs to.
+    """List all indices of several half-open ranges, and the range that each belongs to.
 
     Args:
-        begins: ``(ranges,)``.
-        ends: ``(ranges,)``, not below ``begins``.
+        begins: ``(ranges,)`` first indices.
+        ends: ``(ranges,)`` ends, not below ``begins``.
 
     Returns:
         ``(tokens,)`` indices and ``(tokens,)`` range numbers.

@@ -1,8 +1,8 @@
-"""How the examples of a step are cut into micro-batches that fit into memory.
+"""Cut the examples of a step into micro-batches that fit into memory.
 
-Token trees: a micro-batch holds so many tokens, and examples that share much of their beginning stand in the same one,
-so that it is computed once. Padded: a micro-batch holds so many cells of a rectangle. In both, examples of similar size
-stand together, which keeps rectangles full.
+With token trees the budget counts tokens, and examples that share much of their beginning go into the same micro-batch,
+so that it is computed once. With padding the budget counts cells of a rectangle. In both, examples of similar size go
+together, which keeps rectangles full.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any
 
 import numpy as np
 
-_FAMILY = 4  # examples that share a quarter of their tokens stay together, even if their sizes differ
+_FAMILY = 4  # examples that share a quarter (1 / 4) of their tokens stay together, even if their sizes differ
 
 
 class MicroBatches:
-    """Knows the size of every example, and what it shares with others.
+    """The size of every example, and how much it shares with others.
 
     Args:
-        trees: For each example, the token ids of the beginning that its sequences share, as a list or an array; and
-            what follows in each of them, of which only the length counts.
+        trees: For each example, the token ids of the beginning that its sequences share, as a list or an array; and the
+            rest of each sequence, of which only the length counts.
         packed: Whether the model computes token trees.
     """
 
     def __init__(self, trees: Iterable[tuple[Any, Sequence[Sized]]], *, packed: bool) -> None:
-        self.tokens: list[int] = []  # that are computed for each example; padding left out
+        self.tokens: list[int] = []  # computed for each example, without padding
         self._sequences: list[int] = []
         self._longest: list[int] = []
         keys: list[bytes] = []
-        for beginning, rest in trees:
-            ends = [len(answer) for answer in rest]
+        for beginning, rests in trees:
+            ends = [len(rest) for rest in rests]
             self.tokens.append(len(beginning) * (1 if packed else len(ends)) + sum(ends))
             self._sequences.append(len(ends))
             self._longest.append(len(beginning) + max(ends))
@@ -45,10 +45,10 @@ class MicroBatches:
 
         Args:
             rows: Numbers of the examples, each once.
-            budget: Tokens (cells, when padded) that fit at once. A larger example stands alone.
+            budget: Tokens (cells, when padded) that fit at once; a larger example gets a micro-batch of its own.
 
         Returns:
-            Lists of rows; each row is in one of them.
+            The rows of each micro-batch; each row is in one of them.
         """
         return self._rectangles(rows, budget) if self._beginnings is None else self._forests(rows, budget)
 
@@ -79,7 +79,7 @@ class MicroBatches:
         return batches
 
     def _families(self, rows: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
-        """Rows that share much of their beginning, each with how many tokens the one before it has already."""
+        """Yield rows that share much of their beginning, each with the tokens that it shares with the one before it."""
         assert self._beginnings is not None
         family: list[tuple[int, int]] = []
         for row, alike in zip(*self._beginnings.among(rows), strict=True):
@@ -93,38 +93,38 @@ class MicroBatches:
 
 
 class PrefixIndex:
-    """Which examples of a data set begin alike.
+    """Finds how much of their beginning any examples of a data set share.
 
     Args:
-        keys: How each example begins: token ids as bytes, the highest first, so that they sort like the ids.
+        keys: The beginning of each example: token ids as big-endian bytes, which sort like the ids.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         order = sorted(range(len(keys)), key=keys.__getitem__)
         self._rank = np.empty(len(keys), np.int64)
         self._rank[order] = np.arange(len(keys))
-        # shared[r]: tokens that the examples of rank r - 1 and r have in common; nothing with what is not there
+        # shared[r]: tokens that the examples of rank r - 1 and r have in common; 0 at both ends
         alike = [_common(keys[a], keys[b]) for a, b in pairwise(order)]
         self._shared = np.array([0, *alike, 0], np.int64)
 
     def among(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The same for some of the examples.
+        """Compare the beginnings of some examples.
 
         Args:
-            rows: Their numbers, each once.
+            rows: Numbers of the examples, each once.
 
         Returns:
-            The rows, sorted by how they begin, and how many tokens each has in common with the one before it.
+            The rows, sorted by their beginning, and how many tokens each has in common with the one before it.
         """
         rank = self._rank[list(rows)]
         order = rank.argsort()
-        # sorted neighbours share what all that would stand between them share
+        # two examples share what all examples that are sorted between them share
         alike = np.minimum.reduceat(self._shared, rank[order] + 1)[:-1]
         return [rows[i] for i in order], [0, *alike.tolist()][: len(rows)]
 
 
 def _common(a: bytes, b: bytes) -> int:
-    """Length of the common beginning in tokens."""
+    """Return the length of the common beginning in tokens."""
     both = min(len(a), len(b)) // 4
     different = np.frombuffer(a, ">u4", both) != np.frombuffer(b, ">u4", both)
     return int(different.argmax()) if different.any() else both

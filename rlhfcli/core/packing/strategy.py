@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlhfcli.core.families.rotary import by_own_length, length_dependence
+from rlhfcli.core.families.rotary import length_dependence, rotating_by_own_length
 from rlhfcli.core.packing.backbone import head_is_apart
 from rlhfcli.core.packing.last_layer import prunable_layers, prune_last_layer, same_last_layer
 from rlhfcli.core.packing.probes import flex_unsupported, mask_unsupported, trees_unsupported
@@ -131,5 +131,5 @@ def computing_with(model: Any, strategy: Strategy) -> Iterator[None]:
         strategy: Chosen for it.
     """
     attending = masked(model) if strategy.attention == MASK else attention(model, strategy.attention)
-    with prune_last_layer(model, strategy.pruned_layers), attending, by_own_length(model):
+    with prune_last_layer(model, strategy.pruned_layers), attending, rotating_by_own_length(model):
         yield

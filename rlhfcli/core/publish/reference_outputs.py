@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.core.families.config_checks import limit_of, pad_of
+from rlhfcli.core.families.config_checks import context_length, pad_of
 from rlhfcli.core.generation.score_position import Reader
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel
@@ -94,7 +94,7 @@ def drawn(tokenizer: PreTrainedTokenizerBase, longest: int) -> list[list[int]]:
 
 def longest_of(config: Any) -> int:
     """How many tokens a model can take; a usual number where its config sets no limit."""
-    return limit_of(config) or 2048
+    return context_length(config) or 2048
 
 
 def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Sequence[int]] = ()) -> ReferenceOutputs:

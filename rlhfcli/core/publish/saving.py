@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhfcli.core.families.config_checks import forget_notes
-from rlhfcli.core.families.dropout import restore_config
+from rlhfcli.core.families.config_checks import remove_notes
+from rlhfcli.core.families.dropout import restore_config_dropout
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, REWARDS, read_config
 from rlhfcli.core.model_files.saved_folder import finish
 from rlhfcli.core.models import lora
@@ -88,8 +88,8 @@ def write_model(
         card: Text of ``README.md``.
         shard_size: Largest size of one file of weights.
     """
-    restore_config(model)
-    forget_notes(model.config)
+    restore_config_dropout(model)
+    remove_notes(model.config)
     stop_at_end_token(model, tokenizer)
     model.save_pretrained(folder, max_shard_size=shard_size)
     tokenizer.save_pretrained(folder)

@@ -17,7 +17,7 @@ from rlhfcli.core.checkpoints.best import best_by
 from rlhfcli.core.checkpoints.checkpoint_files import Progress
 from rlhfcli.core.checkpoints.manager import Checkpoints
 from rlhfcli.core.engine.engine import Engine
-from rlhfcli.core.hardware import memory_gb
+from rlhfcli.core.hardware import process_peak_gb
 from rlhfcli.core.parallel import out_of_memory
 from rlhfcli.core.parallel.own_rank import rank, world_size
 from rlhfcli.core.parallel.ranks import from_first, highest, summed
@@ -160,7 +160,7 @@ class Loop:
             "learning_rate": learning_rate,
             "grad_norm": norm,
             "tokens_per_second": window.tokens / window.seconds,
-            "memory_gb": highest([memory_gb()])[0],
+            "memory_gb": highest([process_peak_gb()])[0],
         }
 
     def _not_finite(self, what: str, value: float, number: int, rows: Sequence[int]) -> TrainingError:

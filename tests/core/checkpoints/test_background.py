@@ -120,7 +120,7 @@ def written(project: phases.PhaseInputs, monkeypatch: Any, *, held: bool) -> lis
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_files, "save", watched)
         if not held:
-            patch.setattr(hardware, "available", lambda: 0)
+            patch.setattr(hardware, "available_memory", lambda: 0)
         for train in (phases.train_sft, phases.train_reward):
             train(replace(project, sink=steps))
     return found

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhfcli.core.capacity import dry_run as dry
-from rlhfcli.core.families.config_checks import check_length, check_reward_form, limit_of, notes_of, pad_of
+from rlhfcli.core.families.config_checks import check_length, check_reward_form, context_length, notes_of, pad_of
 from rlhfcli.core.generation.decode import Decoding, context_limit, generate
 from rlhfcli.core.models.loading import load_causal_lm, load_config, recomputed_activations
 from rlhfcli.core.models.reward_model import RewardModel
@@ -53,7 +53,7 @@ def gemma3() -> Any:
 @pytest.mark.parametrize("name", LIMITS)
 def test_how_long_a_model_reads_whatever_its_config_calls_it(name: str) -> None:
     make, limit = LIMITS[name]
-    assert limit_of(make()) == limit
+    assert context_length(make()) == limit
 
 
 def test_an_answer_ends_where_the_positions_of_mpt_end() -> None:
@@ -68,7 +68,7 @@ LENGTHS = {
     "gpt2": "gpt2: data.max_length is 512, and this model reads at most 128 tokens\n"
     "Lower it: --set data.max_length=128",
     "opt": "opt: data.max_length is 512, and this model reads at most 128 tokens\nLower it: --set data.max_length=128",
-    "llama": "data.max_length is 512: this model was made for 128 tokens, what lies beyond is new to it",
+    "llama": "data.max_length is 512: this model was made for 128 tokens and may do worse beyond them",
     "bloom": "",
 }
 
@@ -106,7 +106,7 @@ def test_quantised_weights_are_refused_in_words(saved: Path, tmp_path: Path, met
 
 
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "temperature without do_sample": ({"temperature": 0.9, "top_p": 0.6}, "names a temperature without do_sample"),
+    "temperature without do_sample": ({"temperature": 0.9, "top_p": 0.6}, "has a temperature without do_sample"),
     "a contradiction": ({"early_stopping": True, "num_beams": 1}, "only its token ids are kept"),
 }
 
@@ -180,7 +180,7 @@ def test_families_without_a_reward_form(family: str) -> None:
         return
     with pytest.raises(ModelError) as caught:
         check_reward_form(make(), family)
-    assert str(caught.value).startswith(f"{family}: no reward model can be made of this family: ")
+    assert str(caught.value).startswith(f"{family}: no reward model can be made from this family: ")
     assert said in str(caught.value)
     assert "rlhf sft works with it" in str(caught.value)
 
@@ -228,5 +228,5 @@ def test_what_a_step_keeps_in_memory_is_found_for_experts_and_states_too(tmp_pat
     assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert found["stages"][0]["activations"] > 48 * 32 * 4 * 2  # more than the states between its layers
     if family == "mamba2":
-        with pytest.raises(ModelError, match="no reward model can be made of this family"):
+        with pytest.raises(ModelError, match="no reward model can be made from this family"):
             dry.dry_run(_project(tmp_path, family, reward={"init_from": "base"}), "reward", 1, 1)

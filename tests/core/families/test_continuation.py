@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhfcli.core.families.continuation import ALONE, ANEW, STATES, TOGETHER, slow_reason, way_to_continue
+from rlhfcli.core.families.continuation import ALONE, ANEW, STATES, TOGETHER, continuation_method, slow_reason
 from rlhfcli.core.generation.decode import Decoding, generate, stream
 from rlhfcli.errors import ModelError
 from tests.core import families
@@ -36,13 +36,13 @@ def test_every_prompt_gets_what_it_gets_alone(family: str) -> None:
     assert generate(model, PROMPTS, Decoding(10), ends, 1) == expected
     assert [list(stream(model, prompt, Decoding(10), ends)) for prompt in PROMPTS[:2]] == expected[:2]
     assert len({len(answer) for answer in expected}) > 1, "some have to end before others"
-    assert way_to_continue(model) == OTHERS.get(family, TOGETHER)
-    assert bool(slow_reason(model)) == (way_to_continue(model) in (ALONE, ANEW))
+    assert continuation_method(model) == OTHERS.get(family, TOGETHER)
+    assert bool(slow_reason(model)) == (continuation_method(model) in (ALONE, ANEW))
 
 
 def test_the_usual_families_share_batches() -> None:
     for family in families.CONFIGS | families.MASKED:
-        assert way_to_continue(families.causal_lm(family)) == TOGETHER, family
+        assert continuation_method(families.causal_lm(family)) == TOGETHER, family
 
 
 def test_it_is_tried_once_and_leaves_no_trace() -> None:
@@ -50,9 +50,9 @@ def test_it_is_tried_once_and_leaves_no_trace() -> None:
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
     state = torch.get_rng_state()
-    way_to_continue(model)
+    continuation_method(model)
     tried = len(calls)
-    way_to_continue(model)
+    continuation_method(model)
     assert tried == len(calls) > 0 and model.training
     assert torch.equal(state, torch.get_rng_state())
 
@@ -62,4 +62,4 @@ def test_what_cannot_read_at_all_is_said() -> None:
     model.model.layers[1] = torch.nn.Identity()  # as where a package is missing that a layer needs
     model.model.layers[0].self_attn.q_proj = torch.nn.Linear(5, 5)
     with pytest.raises(ModelError, match="LlamaForCausalLM cannot read 14 tokens: mat1 and mat2 shapes"):
-        way_to_continue(model)
+        continuation_method(model)

@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from rlhfcli.core.families.dropout import dropout_of, restore_config, set_config, set_modules
+from rlhfcli.core.families.dropout import dropout_of, restore_config_dropout, set_config_dropout, set_module_dropout
 from tests.core.families import IDS, NEW, OPT
 
 GPT: dict[str, Any] = IDS | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
@@ -94,9 +94,9 @@ def _mpt() -> Any:
 def _made(family: str, value: float) -> Any:
     torch.manual_seed(0)
     config = TABLE[family][0]()
-    found = set_config(config, value)
+    found = set_config_dropout(config, value)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    set_modules(model, found)
+    set_module_dropout(model, found)
     return model
 
 
@@ -134,7 +134,7 @@ def _value(said: dict[str, Any], name: str) -> float:
 
 def test_what_a_family_has_at_zero_stays_there() -> None:
     config = transformers.OPTConfig()
-    set_config(config, 0.1)
+    set_config_dropout(config, 0.1)
     assert (config.dropout, config.attention_dropout, config.layerdrop) == (0.1, 0, 0)
 
 
@@ -150,7 +150,7 @@ class _Odd(torch.nn.Module):
 
 def test_rates_that_no_config_names_are_found_in_the_modules() -> None:
     model = _Odd()
-    set_modules(model, set_config(transformers.LlamaConfig(), 0.1))
+    set_module_dropout(model, set_config_dropout(transformers.LlamaConfig(), 0.1))
     assert (model.fixed.p, model.never.p, model.hidden_drop, model.drop_path) == (0.1, 0, 0.1, 0)
     assert dropout_of(model).own == {"fixed.p": 0.3, ".hidden_drop": 0.2}
 
@@ -158,7 +158,7 @@ def test_rates_that_no_config_names_are_found_in_the_modules() -> None:
 def test_a_saved_model_has_its_own_dropouts(tmp_path: Path) -> None:
     for family in ("opt", "mpt", "biogpt"):
         model = _made(family, 0.0)
-        restore_config(model)
+        restore_config_dropout(model)
         model.save_pretrained(tmp_path / family)
         own, saved = TABLE[family][0]().to_dict(), json.loads((tmp_path / family / "config.json").read_text())
         assert saved.get("layerdrop") == own.get("layerdrop")

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from rlhfcli import tiny
-from rlhfcli.core.families.embeddings import fit_embeddings, ids_of
+from rlhfcli.core.families.embeddings import fit_embeddings, num_ids
 from rlhfcli.core.generation.decode import Decoding, generate, stream
 from rlhfcli.core.models.loading import load_tokenizer
 from rlhfcli.core.models.lora import adapted_layers
@@ -49,7 +49,7 @@ def test_rows_are_drawn_by_seed_and_leave_other_draws_alone() -> None:
 
 def test_a_hole_in_the_vocabulary_counts() -> None:
     made = tokenizer(100, highest=140)
-    assert len(made) < ids_of(made) == 141
+    assert len(made) < num_ids(made) == 141
     model = families.causal_lm("opt")
     fit_embeddings(model, made)
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == 141
@@ -58,11 +58,11 @@ def test_a_hole_in_the_vocabulary_counts() -> None:
 SAID = {
     "the pad token alone": (
         tokenizer(128, "<|pad|>"),
-        "the model has 128 rows for tokens, the tokenizer's ids need 129: 1 row drawn anew ('<|pad|>')",
+        "the model has 128 rows for tokens, the tokenizer's ids need 129: 1 new row ('<|pad|>')",
     ),
     "another model's tokenizer": (
         tokenizer(200),
-        "the model has 128 rows for tokens, the tokenizer's ids need 200: 72 rows drawn anew "
+        "the model has 128 rows for tokens, the tokenizer's ids need 200: 72 new rows "
         "('w128', 'w129', 'w130' …). Its vocabulary is larger than the model's: "
         "does this tokenizer belong to this model?",
     ),
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_model_however_much_was_drawn_before(tmp_pa
     for one, two in zip(*(parts.module.parameters() for parts in made), strict=True):
         assert torch.equal(one, two)
     assert len(list(adapted_layers(made[0].module))) == 8
-    assert any("1 row drawn anew ('<|pad|>')" in note for note in listening.notes)
+    assert any("1 new row ('<|pad|>')" in note for note in listening.notes)
 
 
 def _parts(project: phases.PhaseInputs, sink: Listening, drawn: int) -> phases.Parts:

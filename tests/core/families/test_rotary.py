@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Phi3Config
 
-from rlhfcli.core.families.rotary import border_of, by_own_length
+from rlhfcli.core.families.rotary import rotating_by_own_length, rotation_limit
 from rlhfcli.core.generation.decode import Decoding, generate
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.packing.strategy import choose_strategy
@@ -79,18 +79,18 @@ def test_rewards_and_answers_do_not_depend_on_the_batch(family: str) -> None:
 def test_only_long_sequences_are_padded() -> None:
     for family in CONFIGS:
         model = _made(family)
-        assert border_of(model.config) == BORDER
+        assert rotation_limit(model.config) == BORDER
         assert choose_strategy(model, BORDER).packed
         strategy = choose_strategy(model, BORDER + 1)
         assert not strategy.packed
         assert f"rotates sequences of more than {BORDER} tokens by their length" in strategy.reason
-    assert border_of(families.config("llama")) is None
+    assert rotation_limit(families.config("llama")) is None
 
 
 def test_a_model_is_left_as_it_was() -> None:
     model = _made("phi3")
     before = {name: vars(module).keys() for name, module in model.named_modules()}
-    with by_own_length(model), torch.no_grad():
+    with rotating_by_own_length(model), torch.no_grad():
         model(torch.tensor(families.token_ids([40])), attention_mask=torch.ones(1, 40))
     assert {name: vars(module).keys() for name, module in model.named_modules()} == before
     assert not any(module._forward_pre_hooks for module in model.modules())

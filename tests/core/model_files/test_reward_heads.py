@@ -186,11 +186,11 @@ def test_deepspeed_chats_reward_model_is_trained_from_its_own_head(tmp_path: Pat
 
 
 BROKEN = [
-    ({"std": "x"}, "std in config.json is no number: 'x'"),
-    ({"mean": True}, "mean in config.json is no number: True"),
-    ({"mean": [1]}, "mean in config.json is no number"),
-    ({"rlhf": "x"}, "rlhf in config.json does not say how rewards are read"),
-    ({"rlhf": {"pooling": "first"}}, "rlhf in config.json does not say how rewards are read"),
+    ({"std": "x"}, "std in config.json is not a number: 'x'"),
+    ({"mean": True}, "mean in config.json is not a number: True"),
+    ({"mean": [1]}, "mean in config.json is not a number"),
+    ({"rlhf": "x"}, "rlhf in config.json has no valid pooling"),
+    ({"rlhf": {"pooling": "first"}}, "rlhf in config.json has no valid pooling"),
 ]
 
 

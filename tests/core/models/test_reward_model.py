@@ -61,7 +61,7 @@ def test_mean_pooling_reads_the_mean_over_the_answer() -> None:
         states = model.model.model(torch.tensor([ids])).last_hidden_state[0]
         expected = (states @ model.score.weight[0])[5:].mean()
     assert float(model.rewards([ids], [5])) == pytest.approx(float(expected), abs=1e-5)
-    with pytest.raises(ValueError, match="where the answers begin"):
+    with pytest.raises(ValueError, match="needs the prompt lengths"):
         model.rewards([ids])
 
 
