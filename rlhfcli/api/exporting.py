@@ -46,14 +46,14 @@ class Target:
         Raises:
             OutputError: An earlier export is, without ``overwrite``; or something that this program has not made.
         """
-        from rlhfcli.runs.ownership import others_in_model
+        from rlhfcli.runs.ownership import files_of_others
 
         folder, where = self.folder, str(self.folder)
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return
         if not (folder / run_layout.SUMS).is_file():
             raise OutputError("something else is there, no export of ours", where=where, hint="Choose another name.")
-        if others := others_in_model(folder):
+        if others := files_of_others(folder):
             what = f"something else is in it, too: {shortened(others)}"
             raise OutputError(what, where=where, hint="Move that elsewhere, or choose another name.")
         if not self.overwrite:

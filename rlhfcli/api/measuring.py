@@ -24,7 +24,7 @@ def evaluate(workspace: Workspace) -> Evaluation:
         raise ModelError("nothing is trained yet", where=str(run.path), hint="Run rlhf sft and rlhf reward first.")
     # data of other settings than the models were made with would be measured, and would replace theirs
     workspace.claim("eval")
-    for line in run.trained_otherwise():
+    for line in run.differing_settings():
         sink.warn(line)
     prepared = workspace.prepare()
     from rlhfcli.evaluation import trained_models
@@ -36,5 +36,5 @@ def evaluate(workspace: Workspace) -> Evaluation:
     if run.finished(REWARD):
         results[REWARD] = trained_models.evaluate_reward_model(recipe, run.reward, prepared, sink)
         run.write_result(REWARD, results[REWARD])
-    run.note({"eval": {}})
+    run.record_done({"eval": {}})
     return Evaluation(run.evaluation, results.get(SFT), results.get(REWARD))

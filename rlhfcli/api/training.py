@@ -90,12 +90,12 @@ def _phase_inputs(workspace: Workspace, verb: str, options: TrainingOptions) -> 
 
     recipe, run = workspace.recipe, workspace.run
     if launch.first():
-        with run.starting():
+        with run.removed_on_failure():
             from rlhfcli.core.training import trackers
 
             trackers.check(recipe)
     tokenizer = workspace.tokenizer
-    with run.starting():
+    with run.removed_on_failure():
         with workspace.sink.stage("importing the core"):
             from rlhfcli.core.families.config_checks import check_reward_form
             from rlhfcli.core.models.loading import language_config, peek_config
@@ -147,7 +147,7 @@ def _train(workspace: Workspace, inputs: PhaseInputs, phase: Phase) -> PhaseResu
         "seconds": round(max(time.perf_counter() - started, result.seconds), 1),  # earlier sessions count
     }
     if launch.first():
-        run.note({phase: figures | result.evaluation | ({"best": result.best} if result.best else {})})
+        run.record_done({phase: figures | result.evaluation | ({"best": result.best} if result.best else {})})
     launch.together()
     trained = PhaseResult(
         phase,
@@ -165,7 +165,7 @@ def _train(workspace: Workspace, inputs: PhaseInputs, phase: Phase) -> PhaseResu
 
 def _earlier_result(workspace: Workspace, phase: Phase) -> PhaseResult:
     """Return what ``run.json`` and ``metrics.jsonl`` say about a phase that is finished."""
-    figures = (workspace.run.record().get("parts") or {}).get(phase) or {}
+    figures = (workspace.run.read_record().get("parts") or {}).get(phase) or {}
     return PhaseResult(
         phase,
         run_layout.final(workspace.run.path, phase),

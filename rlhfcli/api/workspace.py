@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rlhfcli.data.store.prepared import Prepared
     from rlhfcli.recipe.schema import Recipe
-    from rlhfcli.runs.run_folder import Part, RunFolder
+    from rlhfcli.runs.run_folder import Artifact, RunFolder
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,22 @@ class Workspace:
         if not launch.first():
             yield
             return
-        with self.run.held(self.sink.note):
+        with self.run.locked(self.sink.note):
             yield
 
-    def claim(self, part: Part, *, overwrite: bool = False, resume: bool = False) -> None:
-        """Check that a part of the run folder may be written, before anything expensive.
+    def claim(self, artifact: Artifact, *, overwrite: bool = False, resume: bool = False) -> None:
+        """Check that an artifact of the run may be written, before anything expensive.
 
         Args:
-            part: What is going to be written.
+            artifact: The artifact that is going to be written.
             overwrite: Replace what an earlier command made.
             resume: Continue what an earlier command began.
 
         Raises:
-            OutputError: It may not.
+            OutputError: It must not be written.
         """
         if launch.first():
-            for key in self.run.open(part, overwrite=overwrite, resume=resume):
+            for key in self.run.claim(artifact, overwrite=overwrite, resume=resume):
                 self.sink.warn(
                     f"{key} looks like a secret: {run_layout.recipe_file(self.run.path)} has *** in its place"
                 )
@@ -79,7 +79,7 @@ class Workspace:
         """
         model = self.recipe.model
         model_path.check(model.name, adapters=True)
-        with self.run.starting():
+        with self.run.removed_on_failure():
             with self.sink.stage("starting torch and transformers"):
                 from rlhfcli.core.families.config_checks import check_length
                 from rlhfcli.core.models.loading import load_tokenizer, peek_config
@@ -118,7 +118,7 @@ class Workspace:
             return False
 
         tokenizer = self.tokenizer
-        with self.run.starting():
+        with self.run.removed_on_failure():
             prepared = launch.wait_for_first(
                 lambda: data.prepare(
                     self.recipe, tokenizer, self.run.data, self.sink, anew=anew, keep_present=keep_present
@@ -127,7 +127,7 @@ class Workspace:
             )
         tokenizer.chat_template = prepared.manifest["template"]  # of data that was kept, perhaps an older version's
         if launch.first():
-            self.run.note({"data": {"fingerprint": prepared.manifest["fingerprint"]}})
+            self.run.record_done({"data": {"fingerprint": prepared.manifest["fingerprint"]}})
         if strict:
             prepared.refuse_faults()
         return prepared
@@ -145,7 +145,7 @@ class Workspace:
         """
         from rlhfcli.data.preparation import prepare as data
 
-        with self.run.starting():
+        with self.run.removed_on_failure():
             ready = None if anew else data.ready(self.recipe, self.run.data)
         if ready is None:
             return self.prepare(strict=strict, anew=anew, keep=not anew)

@@ -23,6 +23,7 @@ SFT: Phase = "sft"
 REWARD: Phase = "reward"
 PHASES: tuple[Phase, ...] = (SFT, REWARD)
 
+RUNS = Path("runs")  # where runs are looked for, below the working directory
 RECIPE = "recipe.yaml"
 RECORD = "run.json"
 METRICS = "metrics.jsonl"

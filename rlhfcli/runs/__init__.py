@@ -3,4 +3,4 @@
 May import ``recipe`` and ``files``; no torch.
 """
 
-__all__ = ["commands", "opening", "ownership", "provenance", "recent", "resumable", "run_folder"]
+__all__ = ["commands", "opening", "ownership", "provenance", "recent", "resumable", "run_folder", "settings"]

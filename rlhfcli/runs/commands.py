@@ -1,14 +1,13 @@
-"""Commands that people type to work on a certain run: as short as possible, and never one that takes another run."""
+"""Commands to type for a certain run: as short as possible, and never such that they work on another run."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
-from rlhfcli.files import run_layout
+from rlhfcli.files.run_layout import RUNS, recipe_file
 from rlhfcli.recipe.schema import Recipe
 from rlhfcli.runs import recent
-from rlhfcli.runs.opening import RUNS
 
 
 def command_for(recipe: Recipe, command: str, *, later: bool = False) -> str:
@@ -24,7 +23,7 @@ def command_for(recipe: Recipe, command: str, *, later: bool = False) -> str:
         model's code where the recipe has it: the recipe of a run folder does not grant that.
     """
     run, verb = Path(recipe.output_dir), command.split()[1]
-    if not run_layout.recipe_file(run).is_file():  # the run has not begun
+    if not recipe_file(run).is_file():  # the run has not begun
         return command
     several = later and len(recent.newest_first(RUNS)) > 1
     if several or not _same_folder(recent.choose(RUNS, verb).run, run):

@@ -1,4 +1,4 @@
-"""Which recipe a command takes: the one that is named, else that of the newest run, else the built-in ``tiny``."""
+"""The recipe of a command: the named one, else that of the newest run, else the built-in ``tiny``."""
 
 from __future__ import annotations
 
@@ -6,51 +6,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhfcli.errors import RecipeError, UserError
-from rlhfcli.files.run_layout import RECIPE, recipe_file
+from rlhfcli.files.run_layout import RECIPE, RUNS, recipe_file
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.loader import SEE, Loaded, load_recipe
 from rlhfcli.runs import recent
-
-RUNS = Path("runs")
 
 
 def find_recipe(
     option: str | None, runs: Path = RUNS, verb: str = "", changes: Sequence[str] = ()
 ) -> tuple[str | Path, str]:
-    """Decide which recipe a command takes.
+    """Find the recipe of a command.
 
     Args:
-        option: What ``--recipe`` says: a path, the folder of a run, or a built-in name.
-        runs: Where the runs are.
-        verb: Which command; without ``--recipe`` it takes a run that has what it needs, see ``recent``.
-        changes: What ``--set`` says.
+        option: Value of ``--recipe``: a file, a run folder, or a built-in name; ``None``: see ``recent``.
+        runs: Folder of the runs.
+        verb: The command, which needs a run with certain models.
+        changes: The ``key=value`` texts of ``--set``.
 
     Returns:
-        A built-in name or a file, and why it was taken.
+        A built-in name or a file, and the reason for the choice.
 
     Raises:
         UserError: There is no such recipe.
     """
     if option is not None:
-        return _named(option), "from --recipe"
+        return _find_named(option), "from --recipe"
     choice = recent.choose(runs, verb, changes)
     return ("tiny" if choice.run is None else recipe_file(choice.run)), choice.why
 
 
 def open_recipe(option: str | None, changes: Sequence[str] = (), runs: Path = RUNS, verb: str = "") -> Loaded:
-    """Find a recipe and read it: ``find_recipe`` and ``load_recipe`` in one.
+    """Find and load the recipe of a command.
 
     Args:
-        option: What ``--recipe`` says.
-        changes: What ``--set`` says.
-        runs: Where the runs are.
-        verb: Which command, as ``find_recipe`` wants it.
+        option: Value of ``--recipe``, as for ``find_recipe``.
+        changes: The ``key=value`` texts of ``--set``.
+        runs: Folder of the runs.
+        verb: The command, as for ``find_recipe``.
 
     Returns:
-        The checked recipe, with the reason why it was taken.
+        The validated recipe, with the reason for the choice.
 
     Raises:
-        UserError: There is no such recipe, or it cannot be used.
+        UserError: There is no such recipe, or it is invalid.
     """
     source, why = find_recipe(option, runs, verb, changes)
     named = not isinstance(source, Path) or source == Path(option or "").expanduser()
@@ -62,7 +60,7 @@ def open_recipe(option: str | None, changes: Sequence[str] = (), runs: Path = RU
         raise
 
 
-def _named(option: str) -> str | Path:
+def _find_named(option: str) -> str | Path:
     if option in builtin.names():
         return option
     path = Path(option).expanduser()

@@ -1,4 +1,4 @@
-"""What in a folder this program has made, told apart from what people keep there: only the former is ever replaced."""
+"""Which files of a folder this program wrote, and which are the user's: only the former are ever replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _DATA = re.compile(r"manifest\.json|rejected_rows\.jsonl|((sft|reward)_(train|va
 
 
 def refuse_other_folder(run: Path) -> None:
-    """Check that a run folder is ours, or empty, or not there.
+    """Check that a path is a run folder, an empty folder, or does not exist.
+
+    Args:
+        run: The output folder of a recipe.
 
     Raises:
         OutputError: It is a file, or has files and no ``run.json``.
@@ -37,18 +40,22 @@ def refuse_other_model(folder: Path) -> None:
     """Check that a model folder may be replaced.
 
     Args:
-        folder: Such as ``sft/final``; need not be there.
+        folder: A folder such as ``sft/final``; need not exist.
 
     Raises:
-        OutputError: Something is in it that was not saved with the model.
+        OutputError: It holds files that were not saved with the model.
     """
     if not folder.exists() and not folder.is_symlink():
         return
-    _refuse(folder, others_in_model(folder), "a model that rlhf has made")
+    _refuse(folder, files_of_others(folder), "a model that rlhf has made")
 
 
-def others_in_model(folder: Path) -> list[str]:
-    """What in a model folder was not saved with the model, by its sums."""
+def files_of_others(folder: Path) -> list[str]:
+    """Return the names in a model folder that were not saved with the model, by its checksums.
+
+    Args:
+        folder: The model folder.
+    """
     if not folder.is_dir():
         return [folder.name]
     try:
@@ -56,21 +63,24 @@ def others_in_model(folder: Path) -> list[str]:
     except (OSError, ValueError):
         return _names(folder)
     ours = {line.partition("  ")[2] for line in lines} | {SUMS, "README.md"}
-    inner = {ADAPTER} if adapter_of(folder).is_dir() and not others_in_model(adapter_of(folder)) else set()
+    inner = {ADAPTER} if adapter_of(folder).is_dir() and not files_of_others(adapter_of(folder)) else set()
     return [name for name in _names(folder) if name not in ours | inner]
 
 
 def refuse_other_data(folder: Path) -> None:
     """Check that the folder of the prepared data may be replaced.
 
+    Args:
+        folder: The data folder of a run; need not exist.
+
     Raises:
-        OutputError: Something is in it that was not prepared.
+        OutputError: It holds files that are not prepared data.
     """
     if folder.exists() and not folder.is_dir():
         _refuse(folder, [folder.name], "prepared data")
     names = _names(folder)
-    strange = names == [DATA_MANIFEST] and not _is_manifest(folder / DATA_MANIFEST)  # others call files so, too
-    _refuse(folder, names if strange else [name for name in names if not _is_data(name)], "prepared data")
+    foreign = names == [DATA_MANIFEST] and not _is_manifest(folder / DATA_MANIFEST)  # a common name of files
+    _refuse(folder, names if foreign else [name for name in names if not _DATA.fullmatch(name)], "prepared data")
 
 
 def _is_manifest(file: Path) -> bool:
@@ -81,16 +91,12 @@ def _is_manifest(file: Path) -> bool:
     return isinstance(content, dict) and "fingerprint" in content
 
 
-def _is_data(name: str) -> bool:
-    return _DATA.fullmatch(name) is not None
-
-
 def _refuse(folder: Path, others: Iterable[str], ours: str) -> None:
     if others := list(others):
         raise OutputError(
             f"holds something else than {ours}: {shortened(others)}",
             where=str(folder),
-            hint="Nothing was touched. Move it elsewhere, or choose another output_dir.",
+            hint="Nothing was changed. Move it elsewhere, or choose another output_dir.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Which run a command takes that names none: the one that was used last, of those that have what the verb needs."""
+"""The run that a command works on if none is named: the last used one that has the model that the verb needs."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from rlhfcli.errors import RecipeError
 from rlhfcli.files import run_layout, strict_yaml
 from rlhfcli.files.run_layout import PHASES, REWARD, SFT, Phase
 
-AHEAD = 3600.0  # seconds that a clock of another machine may be ahead of ours
-_END = 32_500_000_000  # the year 2999: what is beyond is no moment
+AHEAD = 3600.0  # seconds that another machine's clock may be ahead of ours
+_LATEST = 32_500_000_000  # the year 2999; later times are invalid
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a verb needs to find in a run.
+    """What a verb needs in a run.
 
     Args:
-        name: In words.
-        found: Whether a run has it.
+        name: Its description.
+        found: Tells whether a run folder has it.
     """
 
     name: str
     found: Callable[[Path], bool]
 
 
-def _made(*phases: Phase) -> Callable[[Path], bool]:
+def _trained(*phases: Phase) -> Callable[[Path], bool]:
     return lambda run: any(os.path.isdir(run_layout.final(run, phase)) for phase in phases)
 
 
 def _can_train_reward(run: Path) -> bool:
-    if _made(SFT)(run) or run_layout.list_checkpoints(run_layout.checkpoints(run, REWARD)):
+    if _trained(SFT)(run) or run_layout.list_checkpoints(run_layout.checkpoints(run, REWARD)):
         return True
     try:
         recipe = strict_yaml.read(run_layout.recipe_file(run).read_text(encoding="utf-8"), run_layout.RECIPE).data
@@ -48,20 +48,20 @@ def _can_train_reward(run: Path) -> bool:
 
 NEEDS = {
     "reward": Need("sft/final", _can_train_reward),
-    "eval": Need("a trained model", _made(*PHASES)),
-    "chat": Need("sft/final", _made(SFT)),
-    "export sft": Need("sft/final", _made(SFT)),
-    "export reward": Need("reward/final", _made(REWARD)),
+    "eval": Need("a trained model", _trained(*PHASES)),
+    "chat": Need("sft/final", _trained(SFT)),
+    "export sft": Need("sft/final", _trained(SFT)),
+    "export reward": Need("reward/final", _trained(REWARD)),
 }
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The run that a command takes.
+    """The run that a command works on.
 
     Args:
-        run: Its folder; ``None`` where there is no run.
-        why: In words.
+        run: The run folder; ``None`` if there is no run.
+        why: The reason, for the first line of output.
     """
 
     run: Path | None
@@ -73,11 +73,11 @@ def choose(runs: Path, verb: str = "", changes: Sequence[str] = ()) -> Choice:
 
     Args:
         runs: Folder of the runs.
-        verb: Which command, as in ``NEEDS``; any other takes the newest run.
-        changes: What ``--set`` says.
+        verb: A key of ``NEEDS``; every other command takes the newest run.
+        changes: The ``key=value`` texts of ``--set``.
 
     Returns:
-        The newest run that has what the verb needs; where none has, the newest.
+        The newest run that has what the verb needs; if none has it, the newest.
     """
     found = newest_first(runs)
     if not found:
@@ -92,10 +92,10 @@ def choose(runs: Path, verb: str = "", changes: Sequence[str] = ()) -> Choice:
 
 
 def newest_first(runs: Path) -> list[Path]:
-    """The runs below a folder, the one that was used last first.
+    """List the runs of a folder, last used first.
 
     Args:
-        runs: Folder of runs; those without a ``recipe.yaml`` that can be read are left out.
+        runs: Folder of the runs; those without a readable ``recipe.yaml`` are left out.
     """
     try:
         entries = sorted(runs.iterdir())
@@ -105,27 +105,37 @@ def newest_first(runs: Path) -> list[Path]:
 
 
 def sorted_by_use(runs: Iterable[Path]) -> list[Path]:
-    """Sort runs: the one that was used last first, those whose times lie in the future last."""
+    """Sort runs: last used first, those with times in the future at the end.
+
+    Args:
+        runs: Run folders.
+    """
     return sorted(runs, key=lambda run: _order(last_used(run)), reverse=True)
 
 
 def is_ahead(moment: float) -> bool:
-    """Whether a moment lies in the future, by more than clocks differ."""
+    """Return whether a time lies in the future by more than clocks differ.
+
+    Args:
+        moment: Seconds since 1970.
+    """
     return moment > time.time() + AHEAD
 
 
 def last_used(run: Path) -> float:
-    """When a run was last worked on, in seconds since 1970.
+    """Return when a run was last used, in seconds since 1970.
+
+    The time is ``updated`` in ``run.json``, or that of the last line of metrics. Times in the future come from a wrong
+    clock, and count only if there is no other.
 
     Args:
-        run: Its folder; the ``updated`` of its ``run.json`` counts, and when its ``metrics.jsonl`` grew. What lies in
-            the future was written by a clock that was wrong, and does not count if anything else is there.
+        run: The run folder.
     """
-    moments = [_said(run), *(_changed(run_layout.metrics(run, phase)) for phase in PHASES)]
+    moments = [_updated(run), *(_modified(run_layout.metrics(run, phase)) for phase in PHASES)]
     known = [moment for moment in moments if moment is not None]
     if all(map(is_ahead, known)):
         known += [
-            moment for name in (run_layout.RECORD, run_layout.RECIPE) if (moment := _changed(run / name)) is not None
+            moment for name in (run_layout.RECORD, run_layout.RECIPE) if (moment := _modified(run / name)) is not None
         ]
     return max(known, key=_order, default=0.0)
 
@@ -134,17 +144,17 @@ def _order(moment: float) -> tuple[bool, float]:
     return not is_ahead(moment), moment
 
 
-def _said(run: Path) -> float | None:
+def _updated(run: Path) -> float | None:
     try:
-        said = json.loads(run_layout.record_file(run).read_text(encoding="utf-8"))["updated"]
-        moment = datetime.fromisoformat(str(said).replace("Z", "+00:00"))
+        updated = json.loads(run_layout.record_file(run).read_text(encoding="utf-8"))["updated"]
+        moment = datetime.fromisoformat(str(updated).replace("Z", "+00:00"))
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-        return seconds if 0 < seconds < _END else None
+        return seconds if 0 < seconds < _LATEST else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
-def _changed(file: Path) -> float | None:
+def _modified(file: Path) -> float | None:
     try:
         return file.stat().st_mtime
     except OSError:
@@ -154,7 +164,7 @@ def _changed(file: Path) -> float | None:
 def _is_file(file: Path) -> bool:
     try:
         return file.is_file() and os.access(file, os.R_OK)
-    except OSError:  # in a folder that only somebody else may look into
+    except OSError:  # in a folder of another user
         return False
 
 

@@ -109,7 +109,7 @@ def test_what_is_said_on_the_way(project: Project, tmp_path: Path, resume: Calla
         2,
         [
             f"output error: {left}: the sft phase of this run was stopped after step {step}",
-            "--resume goes on from there, --overwrite begins again; --set output_dir=… keeps both.",
+            "--resume continues from there, --overwrite begins again; --set output_dir=… keeps both.",
         ],
     )
     before = (run / "recipe.yaml").read_text()

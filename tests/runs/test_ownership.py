@@ -13,7 +13,7 @@ from rlhfcli.data.store.split import PARTS
 from rlhfcli.errors import OutputError
 from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
 from rlhfcli.files.run_layout import PHASES
-from rlhfcli.runs.ownership import others_in_model, refuse_other_data, refuse_other_folder, refuse_other_model
+from rlhfcli.runs.ownership import files_of_others, refuse_other_data, refuse_other_folder, refuse_other_model
 
 Refusal = Callable[[Path], None]
 _FILES = {MANIFEST, REJECTED, PROMPTS, *(file_name(phase, part) for phase in PHASES for part in PARTS)}
@@ -93,4 +93,4 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path, refuse: Refusal) -> Non
 def test_sums_that_cannot_be_read(tmp_path: Path) -> None:
     folder = make(tmp_path / "x", MODEL)
     (folder / "B2SUMS").write_bytes(b"\xff\xfe")
-    assert "config.json" in others_in_model(folder)
+    assert "config.json" in files_of_others(folder)

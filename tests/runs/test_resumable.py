@@ -11,8 +11,9 @@ import pytest
 from rlhfcli.errors import OutputError
 from rlhfcli.files.run_layout import list_checkpoints, step_of
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.runs.resumable import differences, refuse_changes, refuse_new_data, refuse_other_settings, settings
+from rlhfcli.runs.resumable import refuse_changes, refuse_new_data, refuse_other_settings, settings
 from rlhfcli.runs.run_folder import RunFolder
+from rlhfcli.runs.settings import differences
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:
@@ -124,34 +125,34 @@ def test_checkpoints_are_found_by_their_names(tmp_path):
 
 def test_a_stopped_phase_is_neither_repeated_nor_lost(tmp_path):
     folder = tmp_path / "run"
-    run(folder).open("sft")
+    run(folder).claim("sft")
     left = leave(folder, "sft", 1200)
     with pytest.raises(OutputError, match="the sft phase of this run was stopped after step 1,200") as caught:
-        run(folder).open("sft")
+        run(folder).claim("sft")
     assert caught.value.where == str(left)
-    assert caught.value.hint.startswith("--resume goes on from there, --overwrite begins again")
-    run(folder).open("sft", resume=True)
-    run(folder).open("sft", overwrite=True)
+    assert caught.value.hint.startswith("--resume continues from there, --overwrite begins again")
+    run(folder).claim("sft", resume=True)
+    run(folder).claim("sft", overwrite=True)
 
 
 @pytest.mark.parametrize("verb", ["sft", "data", "eval"])
 def test_another_recipe_is_refused_before_anything_is_written(tmp_path, verb):
     folder = tmp_path / "run"
-    run(folder).open("sft")
+    run(folder).claim("sft")
     leave(folder, "sft", 3)
     before = (folder / "recipe.yaml").read_text()
     with pytest.raises(OutputError, match=r"seed: 1234 \(checkpoint\) 5 \(now\)"):
-        run(folder, seed=5).open(verb, resume=True)
+        run(folder, seed=5).claim(verb, resume=True)
     assert (folder / "recipe.yaml").read_text() == before
-    run(folder, logging={"every": 3}).open(verb, resume=True)
+    run(folder, logging={"every": 3}).claim(verb, resume=True)
 
 
 def test_a_phase_that_is_trained_again_may_go_on_although_the_old_one_is_there(tmp_path):
     folder = tmp_path / "run"
-    run(folder).open("sft")
+    run(folder).claim("sft")
     (folder / "sft/final").mkdir(parents=True)
     leave(folder, "sft", 3)
-    run(folder).open("sft", resume=True)
+    run(folder).claim("sft", resume=True)
 
 
 def test_a_damaged_manifest_is_passed_over(tmp_path):

@@ -35,7 +35,7 @@ def finish(*parts: str) -> None:
 
 
 def test_a_new_folder_gets_the_recipe_and_the_record():
-    folder().open("data")
+    folder().claim("data")
     assert sorted(file.name for file in Path("runs/x").iterdir()) == ["recipe.yaml", "run.json"]
 
 
@@ -43,7 +43,7 @@ def test_a_folder_with_something_else_is_refused():
     Path("runs/x").mkdir(parents=True)
     Path("runs/x/thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds something else"):
-        folder().open("sft")
+        folder().claim("sft")
     assert Path("runs/x/thesis.txt").read_text() == "mine"
 
 
@@ -51,7 +51,7 @@ def test_a_recipe_that_somebody_wrote_by_hand_is_not_replaced():
     Path("runs/x").mkdir(parents=True)
     Path("runs/x/recipe.yaml").write_text("# my notes\noutput_dir: runs/x\n")
     with pytest.raises(OutputError, match="holds something else"):
-        folder().open("sft")
+        folder().claim("sft")
     assert Path("runs/x/recipe.yaml").read_text().startswith("# my notes")
 
 
@@ -82,8 +82,8 @@ def test_overwriting_touches_nothing_that_is_not_ours(files, part):
     write(files)
     before = everything()
     for run in (folder(), folder()):
-        with pytest.raises(OutputError), run.held():
-            run.open(part, overwrite=True)
+        with pytest.raises(OutputError), run.locked():
+            run.claim(part, overwrite=True)
     assert everything() == before
 
 
@@ -96,23 +96,23 @@ def test_all_models_of_a_run_are_looked_at_before_the_first_is_replaced():
 
 
 def test_a_run_is_not_trained_on_what_it_has_made():
-    folder().open("sft")
+    folder().claim("sft")
     finish("sft")
     Path("runs/x/data").mkdir()
     own = {"model": {"name": str(Path("runs/x/sft/final").resolve())}}
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match=r"model\.name is something that this run has made itself"):
-            folder(**own).open("sft", overwrite=overwrite)
-    with pytest.raises(OutputError, match=r"data\.sources\.0\.path is something that this run has made itself"):
-        folder(data={"sources": [{"path": "runs/x/data"}]}).open("sft", overwrite=True)
+        with pytest.raises(OutputError, match=r"model\.name is an output of this run itself"):
+            folder(**own).claim("sft", overwrite=overwrite)
+    with pytest.raises(OutputError, match=r"data\.sources\.0\.path is an output of this run itself"):
+        folder(data={"sources": [{"path": "runs/x/data"}]}).claim("sft", overwrite=True)
     Path("runs/x/chat").mkdir()
-    folder(data={"sources": [{"path": "runs/x/chat"}]}).open("sft", overwrite=True)  # what was said is the user's
-    folder(**own, output_dir="runs/y").open("sft")
+    folder(data={"sources": [{"path": "runs/x/chat"}]}).claim("sft", overwrite=True)  # what was said is the user's
+    folder(**own, output_dir="runs/y").claim("sft")
 
 
 def test_a_finished_phase_of_other_settings_is_not_taken_for_done():
     run = folder()
-    run.open("sft")
+    run.claim("sft")
     made(run, "sft")
     folder(logging={"every": 3}, sft={"micro_batch_tokens": 64}).refuse_other_settings("sft")
     with pytest.raises(OutputError, match=r"trained with other settings\nsft.max_steps: null \(trained\) 6 \(now\)"):
@@ -120,16 +120,16 @@ def test_a_finished_phase_of_other_settings_is_not_taken_for_done():
 
 
 def test_one_command_at_a_time():
-    with folder().held():
-        folder().open("data")
-        with pytest.raises(OutputError, match="in use by"), folder().held():
+    with folder().locked():
+        folder().claim("data")
+        with pytest.raises(OutputError, match="in use by"), folder().locked():
             pass
-    with folder().held():
-        folder().open("data")
+    with folder().locked():
+        folder().claim("data")
 
 
 def test_a_command_that_makes_nothing_leaves_nothing():
-    with folder().held():
+    with folder().locked():
         assert Path("runs/x/.lock").exists()
     assert not Path("runs").exists()
 
@@ -153,11 +153,11 @@ BROKEN = [
 @pytest.mark.parametrize(("text", "said"), BROKEN)
 @pytest.mark.parametrize("part", ["data", "sft", "reward", "eval"])
 def test_a_record_that_was_edited_is_an_error_that_names_the_key(text, said, part):
-    folder().open("sft")
+    folder().claim("sft")
     Path("runs/x/run.json").write_text(text)
     for overwrite in (False, True):
         with pytest.raises(OutputError) as caught:
-            folder().open(part, overwrite=overwrite)
+            folder().claim(part, overwrite=overwrite)
         assert said in caught.value.what and caught.value.where == "runs/x/run.json"
     assert Path("runs/x/run.json").read_text() == text
 
@@ -166,76 +166,76 @@ def test_a_record_that_was_edited_is_an_error_that_names_the_key(text, said, par
     "text", ["{}", '{"parts": null, "commands": null, "mine": [1]}', '{"parts": {"sft": {"a": 1}}}']
 )
 def test_a_record_that_lacks_something_will_do(text):
-    folder().open("sft")
+    folder().claim("sft")
     made(folder(), "sft")
     Path("runs/x/run.json").write_text(text)
-    folder().open("reward")
+    folder().claim("reward")
     assert json.loads(Path("runs/x/run.json").read_text())["commands"]
     with pytest.raises(OutputError, match="sft was made with other settings"):
-        folder(seed=7).open("reward")
+        folder(seed=7).claim("reward")
 
 
 def test_a_record_that_was_damaged_meanwhile_does_not_lose_what_was_trained():
     run = folder()
-    run.open("sft")
+    run.claim("sft")
     Path("runs/x/run.json").write_text("{")
-    run.note({"sft": {"steps": 3}})
-    assert run.record()["parts"]["sft"]["steps"] == 3
+    run.record_done({"sft": {"steps": 3}})
+    assert run.read_record()["parts"]["sft"]["steps"] == 3
 
 
 def test_what_is_no_unicode_is_written_as_an_escape():
-    folder(["rlhf", "sft", "--recipe", "b\udcffd.yaml"]).open("sft")
-    assert folder().record()["commands"] == ["rlhf sft --recipe b\udcffd.yaml"]
+    folder(["rlhf", "sft", "--recipe", "b\udcffd.yaml"]).claim("sft")
+    assert folder().read_record()["commands"] == ["rlhf sft --recipe b\udcffd.yaml"]
 
 
 @pytest.mark.parametrize("text", ["{", "", "[1]", "\0"])
 def test_a_run_whose_recipe_cannot_be_read(text):
-    folder().open("sft")
+    folder().claim("sft")
     finish("sft")
     Path("runs/x/recipe.yaml").write_text(text)
     with pytest.raises(OutputError, match="belongs to another recipe"):
-        folder().open("reward")
-    folder().open("reward", overwrite=True)
+        folder().claim("reward")
+    folder().claim("reward", overwrite=True)
 
 
 def test_training_again_needs_overwrite():
-    folder().open("sft")
+    folder().claim("sft")
     finish("sft")
     with pytest.raises(OutputError, match="already done"):
-        folder().open("sft")
-    folder().open("sft", overwrite=True)
+        folder().claim("sft")
+    folder().claim("sft", overwrite=True)
 
 
 @pytest.mark.parametrize("part", ["reward", "data", "eval"])
 def test_another_recipe_is_refused_once_something_is_made(part):
-    folder().open("sft")
-    folder(seed=7).open("sft")  # nothing is made yet
+    folder().claim("sft")
+    folder(seed=7).claim("sft")  # nothing is made yet
     finish("sft")
     before = Path("runs/x/recipe.yaml").read_text()
     with pytest.raises(
         OutputError, match=r"another recipe: sft was made with other settings\nseed: 7 \(before\) 8 \(now\)"
     ):
-        folder(seed=8).open(part)
+        folder(seed=8).claim(part)
     assert Path("runs/x/recipe.yaml").read_text() == before
 
 
 def test_what_only_the_evaluation_reads_may_change():
-    folder().open("sft")
+    folder().claim("sft")
     finish("sft", "reward")
-    folder(eval={"samples": 3}).open("eval")
+    folder(eval={"samples": 3}).claim("eval")
 
 
 def test_an_evaluation_with_other_settings_says_so_and_leaves_the_recipe_true():
     run = folder()
-    run.open("sft")
+    run.claim("sft")
     made(run, "sft")
     made(run, "reward")
     before = Path("runs/x/recipe.yaml").read_text()
-    assert folder(eval={"samples": 3}, sft={"micro_batch_tokens": 64}).trained_otherwise() == []
+    assert folder(eval={"samples": 3}, sft={"micro_batch_tokens": 64}).differing_settings() == []
     other = folder(sft={"learning_rate": 1e-4}, reward={"epochs": 3})
-    other.open("eval")
+    other.claim("eval")
     assert Path("runs/x/recipe.yaml").read_text() == before
-    assert other.trained_otherwise() == [
+    assert other.differing_settings() == [
         "sft and reward were trained with other settings than this recipe's; what is measured is what they made",
         "sft.learning_rate: 2e-05 (trained) 0.0001 (now)",
         "reward.epochs: 1.0 (trained) 3.0 (now)",
@@ -257,78 +257,78 @@ def test_what_a_run_was_made_from_and_is_gone_is_named(tmp_path, section, error,
 
     there = tmp_path / "x" / "mine" / "p.jinja"  # absolute, as it was when the file was there
     run = named(str(there))
-    run.open("sft")
+    run.claim("sft")
     made(run, "sft")
     for part in ("reward", "eval", "data"):
         with pytest.raises(error) as caught:
-            named(typed).open(part)
+            named(typed).claim(part)
         assert (caught.value.where, caught.value.what) == (
             str(there),
-            "this run was made from it, and it is not there any more",
+            "this run was made from it, and it no longer exists",
         )
-        assert f"the recipe calls it {typed} ({key})" in caught.value.hint
+        assert f"the recipe names it {typed} ({key})" in caught.value.hint
     there.parent.mkdir(parents=True)
     there.touch()
     for other in (typed, "another.jinja"):  # there it is, or another one is meant
         with pytest.raises(OutputError, match="belongs to another recipe"):
-            named(other).open("reward")
+            named(other).claim("reward")
 
 
 def made(run: RunFolder, part: str) -> None:
     finish(part)
-    run.note({part: {"steps": 1}})
+    run.record_done({part: {"steps": 1}})
 
 
 def test_what_another_recipe_made_is_known_after_an_overwrite_that_did_not_end():
     run = folder()
-    run.open("sft")
+    run.claim("sft")
     made(run, "sft")
     again = folder(seed=7)
-    again.open("data", overwrite=True)  # rlhf run --overwrite, killed before its SFT ended
+    again.claim("data", overwrite=True)  # rlhf run --overwrite, killed before its SFT ended
     with pytest.raises(OutputError, match=r"sft was made with other settings\nseed: 1234 \(before\) 7 \(now\)"):
-        again.open("reward")
-    again.open("sft", overwrite=True)
+        again.claim("reward")
+    again.claim("sft", overwrite=True)
     made_again = json.loads(Path("runs/x/run.json").read_text())["parts"]["sft"]
     assert made_again["recipe"]["seed"] == 1234
 
 
 def test_a_reward_model_of_an_earlier_sft_is_noticed_but_can_be_measured():
     run = folder()
-    run.open("sft")
+    run.claim("sft")
     made(run, "sft")
     made(run, "reward")
     again = folder(sft={"epochs": 2.0})
-    again.open("sft", overwrite=True)
-    again.note({"sft": {"steps": 2}})
+    again.claim("sft", overwrite=True)
+    again.record_done({"sft": {"steps": 2}})
     with pytest.raises(
         OutputError, match=r"reward was made with other settings\nsft.epochs: 1.0 \(before\) 2.0 \(now\)"
     ):
-        again.open("data")
-    again.open("eval")
-    again.open("reward", overwrite=True)
-    again.note({"reward": {"steps": 2}})
-    again.open("data")
+        again.claim("data")
+    again.claim("eval")
+    again.claim("reward", overwrite=True)
+    again.record_done({"reward": {"steps": 2}})
+    again.claim("data")
 
 
 def test_a_start_that_failed_leaves_no_run_behind():
     run = folder()
-    run.open("data")
-    with pytest.raises(KeyboardInterrupt), run.starting():
+    run.claim("data")
+    with pytest.raises(KeyboardInterrupt), run.removed_on_failure():
         raise KeyboardInterrupt
     assert not Path("runs/x").exists()
 
 
 def test_a_failure_takes_nothing_else_away():
     run = folder()
-    run.open("data")
+    run.claim("data")
     Path("runs/x/data").mkdir()
-    with pytest.raises(ZeroDivisionError), run.starting():
+    with pytest.raises(ZeroDivisionError), run.removed_on_failure():
         raise ZeroDivisionError
     assert Path("runs/x/recipe.yaml").is_file()
     again = folder()
     Path("runs/x/data").rmdir()
-    again.open("data")  # the run was there before this command
-    with pytest.raises(ZeroDivisionError), again.starting():
+    again.claim("data")  # the run was there before this command
+    with pytest.raises(ZeroDivisionError), again.removed_on_failure():
         raise ZeroDivisionError
     assert json.loads(Path("runs/x/run.json").read_text())["commands"]
 
@@ -336,14 +336,14 @@ def test_a_failure_takes_nothing_else_away():
 def test_a_start_that_failed_takes_no_folder_of_the_user_away():
     Path("runs").mkdir()
     run = folder()
-    with pytest.raises(KeyboardInterrupt), run.starting():
-        run.open("data")
+    with pytest.raises(KeyboardInterrupt), run.removed_on_failure():
+        run.claim("data")
         raise KeyboardInterrupt
     assert list(Path("runs").iterdir()) == []
 
 
 def test_the_record_holds_no_secrets():
-    folder(["rlhf", "sft", "--set", "logging.wandb_key=abc123"]).open("sft")
+    folder(["rlhf", "sft", "--set", "logging.wandb_key=abc123"]).claim("sft")
     assert "abc123" not in Path("runs/x/run.json").read_text() and "wandb_key" in Path("runs/x/run.json").read_text()
 
 
@@ -351,13 +351,13 @@ def test_no_secret_of_the_settings_is_written_anywhere():
     token = "hf_abcDEF0123456789abcDEF"
     source = {"path": f"https://me:{token}@host/rows.jsonl", "columns": {"prompt": token}}
     run = folder(data={"sources": [source]}, deepspeed={"config": {"comet": {"api_key": "plain"}}})
-    assert run.open("sft") == [
+    assert run.claim("sft") == [
         "data.sources.0.path",
         "data.sources.0.columns.prompt",
         "deepspeed.config.comet.api_key",
     ]
-    run.note({"sft": {"steps": 1}})
+    run.record_done({"sft": {"steps": 1}})
     finish("sft")
-    assert run.open("reward") == []  # it is said once; and the run is still known as the same recipe
+    assert run.claim("reward") == []  # it is said once; and the run is still known as the same recipe
     for file in Path("runs/x").rglob("*.*"):
         assert token not in file.read_text() and "plain" not in file.read_text()

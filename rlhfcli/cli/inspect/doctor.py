@@ -18,6 +18,7 @@ import typer
 
 from rlhfcli import __version__, console
 from rlhfcli.cli.shared.options import JsonOption
+from rlhfcli.files.run_layout import RUNS
 from rlhfcli.launch import usable_cores
 
 Verdict = Literal["ok", "note", "warning", "broken"]
@@ -152,8 +153,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _folders() -> Iterator[Finding]:
-    runs = Path("runs")
-    place = runs if runs.is_dir() else Path()
+    place = RUNS if RUNS.is_dir() else Path()
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
@@ -164,7 +164,7 @@ def _folders() -> Iterator[Finding]:
         return
     free = shutil.disk_usage(place).free / 1e9
     short = free < 2
-    found = f"{runs.resolve()}, {free:.0f} GB free on its disk"
+    found = f"{RUNS.resolve()}, {free:.0f} GB free on its disk"
     advice = "A model of a billion parameters takes 4 GB." if short else ""
     yield Finding("runs folder", "warning" if short else "ok", found, advice)
 

@@ -15,27 +15,26 @@ from rlhfcli import console
 from rlhfcli.cli.inspect.run_states import Run, read
 from rlhfcli.cli.shared.options import JsonOption
 from rlhfcli.errors import UserError
-from rlhfcli.files.run_layout import PHASES
+from rlhfcli.files.run_layout import PHASES, RUNS
 from rlhfcli.words import percent, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_RUNS = Path("runs")
 _VERBS = ("prepare-data", "sft", "reward", "eval", "chat", "run", "export sft", "export reward")
 
 
 def runs(
-    root: Annotated[Path, typer.Option("--root", metavar="FOLDER", help="Where the runs are.")] = _RUNS,
+    root: Annotated[Path, typer.Option("--root", metavar="FOLDER", help="Where the runs are.")] = RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """List the runs: how far each is, its best figures, and when it was last used; the newest first."""
-    if not root.is_dir() and root != _RUNS:
+    if not root.is_dir() and root != RUNS:
         raise UserError(
             "there is no such folder", where=str(root), hint="--root takes the folder that the runs are in."
         )
     found, others = read(root)
-    if root == _RUNS:
+    if root == RUNS:
         _mark_taken(found)
     if as_json:
         told = [{"path": str(root / run.name), **asdict(run), "used": _moment(run).isoformat()} for run in found]
@@ -116,7 +115,7 @@ def _mark_taken(found: Iterable[Run]) -> None:
 
     by_name = {run.name: run for run in found}
     for verb in _VERBS:
-        run = recent.choose(_RUNS, verb).run
+        run = recent.choose(RUNS, verb).run
         if run is not None and run.name in by_name:
             by_name[run.name].taken_by.append(verb)
 

@@ -70,8 +70,8 @@ def of_run(run: RunFolder, phase: Phase) -> Source:
     folder = run_layout.final(run.path, phase)
     if not run.finished(phase):
         raise ModelError("there is nothing to export yet", where=str(folder), hint=f"Run {_RUN_FIRST[phase]} first.")
-    noted = (run.record().get("parts") or {}).get(phase) or {}
-    recipe = provenance.recipe_of(provenance.noted(run.path, run.record(), phase), run.recipe)
+    noted = (run.read_record().get("parts") or {}).get(phase) or {}
+    recipe = provenance.recipe_as_trained(provenance.recorded_settings(run.path, run.read_record(), phase), run.recipe)
     made = model_card.Trained(
         recipe,
         phase,

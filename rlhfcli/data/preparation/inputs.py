@@ -23,7 +23,7 @@ from rlhfcli.errors import DataError
 from rlhfcli.files.redact import without_secrets
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.runs.resumable import differences, flat
+from rlhfcli.runs.settings import differences, flatten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,7 +81,7 @@ class Inputs:
         """
         now = json.loads(json.dumps(self.manifest_entries()))  # as JSON reads it
         recorded = manifest.get(_RECORD, {})
-        before, after = (flat({"seed": of.get("seed"), "data": of.get("data") or {}}) for of in (manifest, now))
+        before, after = (flatten({"seed": of.get("seed"), "data": of.get("data") or {}}) for of in (manifest, now))
         return (
             not differences(before, after, "data")
             and (self.recipe.data.template == BUILT_IN or manifest.get("template") == now["template"])

@@ -62,7 +62,7 @@ def _run(folder: Path) -> RunFolder:
 
 
 def _opened(part: str, *, resume: bool = False) -> Callable[[Path], Any]:
-    return lambda folder: _run(folder).open(part, resume=resume)  # type: ignore[arg-type]
+    return lambda folder: _run(folder).claim(part, resume=resume)  # type: ignore[arg-type]
 
 
 def _card(phase: str) -> Callable[[Path], str]:
@@ -162,14 +162,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Any, Any
 
 def _made(folder: Path) -> dict[Any, Any]:
     run = RunFolder(load_recipe("my.yaml").recipe)
-    run.open("data")
+    run.claim("data")
     prepare(run.recipe, load_tokenizer("builtin:tiny", "human_assistant"), run.data, Silent())
     for phase in ("sft", "reward"):
         final, _ = folders.save("opt", Path("saved", phase), reward=phase == "reward")
         (folder / phase).mkdir()
         shutil.move(final, folder / phase / "final")
         (folder / phase / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in METRICS))
-        run.note({phase: {"steps": 4, "tokens": 99, "seconds": 1.5, "eval_loss": 1.5}})
+        run.record_done({phase: {"steps": 4, "tokens": 99, "seconds": 1.5, "eval_loss": 1.5}})
         run.write_result(phase, RESULTS[phase])
     checkpoint_files.save(
         folder / "reward" / "checkpoints",
