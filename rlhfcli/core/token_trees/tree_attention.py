@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from rlhfcli.core.token_trees import tree_attention_cpu
-from rlhfcli.core.token_trees.attention_plan import AttentionPlan
+from rlhfcli.core.token_trees.attention_plan import AttentionPlan, Branches
 
 TREES = "rlhf_trees"
 _UNKNOWN = ("position_bias", "s_aux")  # additions of some families to plain attention
@@ -57,17 +57,27 @@ def tree_attention(
     if _on_cpu(query, plan, options):
         scale = options.get("scaling") or query.shape[-1] ** -0.5
         return tree_attention_cpu.attend(query, key, value, plan, window=window, scale=scale), None
-    options["is_causal"] = None
-    results = []
-    for group in plan.groups:
-        rows = _gather(query, group.queries), _gather(key, group.keys), _gather(value, group.keys)
-        if options.get("softcap"):  # torch's kernels have none
-            result = _written_out(rows, group.sees(window), options)
-        else:  # without a mask the kernel is causal by itself, and faster
-            causal = group.from_root and not (window and group.keys.shape[1] > window)
-            result, _ = sdpa_attention_forward(module, *rows, None if causal else group.sees(window), **options)
-        results.append(result.flatten(0, 1))
+    results = [_attend_group(module, (query, key, value), group, window, options) for group in plan.groups]
     return torch.cat(results).index_select(0, plan.cells)[None], None
+
+
+def _attend_group(
+    module: nn.Module,
+    parts: tuple[Tensor, Tensor, Tensor],
+    group: Branches,
+    window: int | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """Compute the ``(branches * q, heads, dimension)`` results of a group by one of torch's kernels."""
+    query, key, value = parts
+    rows = _gather(query, group.queries), _gather(key, group.keys), _gather(value, group.keys)
+    if options.get("softcap"):  # torch's kernels have none
+        result = _written_out(rows, group.sees(window), options)
+    else:  # without a mask the kernel is causal by itself, and faster
+        causal = group.from_root and not (window and group.keys.shape[1] > window)
+        mask = None if causal else group.sees(window)
+        result, _ = sdpa_attention_forward(module, *rows, mask, **options | {"is_causal": None})
+    return result.flatten(0, 1)
 
 
 def _on_cpu(query: Tensor, plan: AttentionPlan, options: dict[str, Any]) -> bool:
