@@ -219,7 +219,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("code", blocks(README, "python"), ids=lambda code: code.splitlines()[0][:60])
+@pytest.mark.parametrize(
+    "code", [code for page in PAGES for code in blocks(page, "python")], ids=lambda code: code.splitlines()[0][:60]
+)
 def test_python_runs(code: str, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(models)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, "a page", "exec"), {"__name__": "readme"})
