@@ -1,4 +1,7 @@
-"""The command ``rlhf``: its verbs, and how errors end. Loads no torch: ``rlhf --help`` answers at once."""
+"""The command ``rlhf``: its verbs, and how it exits after an error. Loads no torch: ``rlhf --help`` answers at once.
+
+May import every other package.
+"""
 
 from __future__ import annotations
 
@@ -73,13 +76,13 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 the user can mend it, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 an error that the user can fix, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminated)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGHUP, _terminated)
     sys.excepthook = _show_bug
     if getattr(sys.stdout, "errors", "") == "strict" and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal and file name knows every sign
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every character
     try:
         sys.exit(_run())
     except Interrupted as end:
@@ -93,7 +96,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as end:
-        if end.code == 130:  # typer turns Ctrl-C into this without a word, and we SIGTERM
+        if end.code == 130:  # typer turns Ctrl-C into this silently, and we do so with SIGTERM
             _interrupted()
         raise
 
@@ -103,40 +106,35 @@ def _debugging() -> bool:
 
 
 def _run() -> int:
-    """Run the verb; typer's own errors take the form of all others.
-
-    Returns:
-        Exit code.
-    """
+    """Run the verb and return the exit code; errors of typer's become ours."""
     try:
         return int(app(prog_name="rlhf", standalone_mode=False) or 0)
     except Exception as error:
         if usage.no_arguments(error):
             return 2
         if is_out_of_memory(error) and not _debugging():
-            raise OutOfMemory(
-                next(iter(str(error).strip().splitlines()), type(error).__name__),
-                hint=f"{_room()}Close other programs, or take a smaller model. RLHF_DEBUG=1 shows where it was.",
-            ) from error
-        found = usage.usage_error(error)
-        if found is None:
+            advice = "Close other programs, or take a smaller model. RLHF_DEBUG=1 shows where it was."
+            first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise OutOfMemory(first_line, hint=f"{_memory_limit()}{advice}") from error
+        usage_error = usage.usage_error(error)
+        if usage_error is None:
             raise
-        raise found from None
+        raise usage_error from None
 
 
-def _room() -> str:
-    """What the shell allows a process, where it limits it: few know of it, and machines of many users do."""
+def _memory_limit() -> str:
+    """Return the memory limit of the shell in words, where there is one, as on machines with many users."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return "" if limit == resource.RLIM_INFINITY else f"ulimit -v allows this process {size(limit)}. "
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A bug keeps its ordinary traceback, in which text of a stranger's file does nothing, either."""
+    """Print the ordinary traceback of a bug; control characters in it, perhaps of a foreign file, become signs."""
     sys.stderr.write(visible("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _terminated(*_: object) -> None:
-    """SIGTERM and SIGHUP end the program as Ctrl-C does, so that nothing half-made is left; in a chat, too."""
+    """Exit on SIGTERM and SIGHUP as on Ctrl-C, so that nothing unfinished is left; also in a chat."""
     raise SystemExit(130)
 
 

@@ -1,4 +1,4 @@
-"""Verbs that look at a machine, at recipes and at runs, and change nothing.
+"""Verbs that inspect the machine, recipes and runs, and change nothing.
 
 May import ``cli.shared`` and ``cli.views``.
 """

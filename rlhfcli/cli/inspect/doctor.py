@@ -1,4 +1,4 @@
-"""``rlhf doctor``: what works on this machine, and what to do about the rest."""
+"""``rlhf doctor``: what works on this machine, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        what: Its name.
-        verdict: ``ok``; ``note`` for what is only good to know; ``warning``; ``broken`` if a verb will fail.
-        found: What was found.
+        what: The thing that was checked.
+        verdict: ``ok``; ``note`` for information; ``warning``; ``broken`` if a verb will fail.
+        found: Its state, in words.
         advice: What to do about it.
     """
 
@@ -54,10 +54,10 @@ class Finding:
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Look over this machine: versions, device, memory, caches. Each with a verdict and what to do."""
+    """Check this machine: versions, device, memory, caches. Each with a verdict and what to do."""
     findings: list[Finding] = []
-    for look in CHECKS:
-        for finding in look():
+    for check in CHECKS:
+        for finding in check():
             findings.append(finding)
             if not as_json:
                 _show(finding)

@@ -81,7 +81,7 @@ def validate_recipe(
 
 
 def _show(found: Mapping[str, str]) -> None:
-    """Names with what they are for; wrapped between words where there is a terminal."""
+    """Print names and summaries; on a terminal they are wrapped between words."""
     if console.results.is_terminal:
         from rich.table import Table
         from rich.text import Text

@@ -1,4 +1,4 @@
-"""What is found of a run on disk: how far it is, and how good. Whatever is broken in one is written down in it."""
+"""Reads the state of runs from disk: how far each is and how good; damage in one is noted and hides no other run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rlhfcli.files.run_layout import PHASES, Phase
 
 @dataclass(frozen=True)
 class PhaseState:
-    """How far a phase is.
+    """The progress of a phase.
 
     Args:
-        done: Its model is there.
+        done: Whether its model is there.
         step: Last step in its metrics; 0 before the first.
-        steps: How many there will be, if that is known.
+        steps: Number of steps in all, if that is known.
         checkpoint: Step of its newest checkpoint.
-        best: Its lowest loss on the validation part; of a reward model its lowest nll, where the metrics have it.
-        figure: Which of them it is.
+        best: Lowest validation loss; of a reward model the lowest nll, where the metrics have it.
+        figure: Name of the figure in ``best``.
     """
 
     done: bool
@@ -38,18 +38,18 @@ class PhaseState:
 
 @dataclass
 class Run:
-    """What was found of a run.
+    """The state of a run.
 
     Args:
-        name: Its folder's.
-        used: When it was last worked on, in seconds since 1970.
-        data: Its data is prepared.
-        phases: Those that have begun.
-        measured: ``rlhf eval`` ran, after all phases.
-        figures: The best there is of each model: perplexity, or loss; ranking accuracy with its interval.
-        broken: What cannot be read in it.
-        taken_by: The commands that take it where none is named.
-        in_use: Who is at work in it, in words; empty if nobody is.
+        name: Name of its folder.
+        used: Time of the last command that worked on it, in seconds since 1970.
+        data: Whether its data is prepared.
+        phases: Phases that have begun.
+        measured: Whether ``rlhf eval`` has measured all of them.
+        figures: The best figure of each model: perplexity, or loss; ranking accuracy with its interval.
+        broken: Files that cannot be read, with the reason.
+        taken_by: Commands that take this run without ``--recipe``.
+        in_use: The command that has locked it, in words; empty if none has.
     """
 
     name: str
@@ -64,13 +64,13 @@ class Run:
 
 
 def read(root: Path) -> tuple[list[Run], int]:
-    """Look at every run below a folder.
+    """Read the state of every run in a folder.
 
     Args:
         root: Folder of runs.
 
     Returns:
-        The runs, the newest first; and how many other things are there.
+        The runs, newest first; and the number of other entries.
     """
     from rlhfcli.runs import recent
 
@@ -116,7 +116,7 @@ def _read_run(folder: Path) -> Run:
 
 
 def _figures(run: Run, results: Mapping[Phase, Mapping[str, Any]], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``rlhf eval`` found; before that, what training saw."""
+    """Return the figures of ``rlhf eval``; before it ran, those of the training."""
     figures: dict[str, Any] = {}
     if (perplexity := _number(results["sft"].get("perplexity"))) is not None:
         figures["perplexity"] = perplexity
@@ -135,7 +135,7 @@ def _figures(run: Run, results: Mapping[Phase, Mapping[str, Any]], parts: Mappin
 
 
 def _saved_loss(phase: PhaseState, noted: Mapping[str, Any]) -> float | None:
-    """The loss of the model that is there; before that, the lowest there was."""
+    """Return the loss of the trained model; before it is there, the lowest so far."""
     saved = _number(noted.get("eval_loss")) if phase.done else None
     return phase.best if saved is None else saved
 
@@ -155,12 +155,12 @@ def _metrics(file: Path, run: Run) -> Iterator[dict[str, Any]]:
             found = None
         if isinstance(found, dict):
             yield found
-        elif number < len(lines):  # the last one may be half written while the run goes on
+        elif number < len(lines):  # the last one may be incomplete while the run trains
             run.broken.append(f"{file.parent.name}/{file.name}:{number} is not a line of metrics")
 
 
 def _object(file: Path, run: Run, *, needed: bool = True) -> dict[str, Any]:
-    """What a JSON file says; empty, and noted, where it cannot be read."""
+    """Return the object of a JSON file; empty, with a note in the run, where it cannot be read."""
     name = file.name if file.parent.name == run.name else f"{file.parent.name}/{file.name}"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -192,14 +192,18 @@ def _recipe(file: Path, run: Run) -> dict[str, Any]:
 
 
 def _rows(manifest: Mapping[str, Any], phase: str) -> int | None:
-    """Training examples of a phase."""
+    """Return the number of training examples of a phase."""
     rows = _number(_part(_part(manifest, "tokens"), f"{phase}_train").get("rows"))
     return None if rows is None else int(rows)
 
 
 def _steps(section: Mapping[str, Any], rows: int | None) -> int | None:
-    """How many steps a phase takes: every epoch ends with a step of its own."""
-    batch, epochs = _number(section.get("batch_size", 64)), _number(section.get("epochs", 1))
+    """Return the number of steps of a phase, as ``core/training/step_plan.py`` plans them, from an unchecked recipe."""
+    from rlhfcli.recipe.schema import PhaseSection
+
+    batch, epochs = (
+        _number(section.get(key, PhaseSection.model_fields[key].default)) for key in ("batch_size", "epochs")
+    )
     limit = _number(section.get("max_steps"))
     if rows is None or not rows or not batch or not epochs:
         return None if limit is None else int(limit)

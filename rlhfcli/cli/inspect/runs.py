@@ -1,4 +1,4 @@
-"""``rlhf runs``: what is in the output root, how far each run is, and how good."""
+"""``rlhf runs``: how far each run is, and how good."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def runs(
     if root == RUNS:
         _mark_taken(found)
     if as_json:
-        told = [{"path": str(root / run.name), **asdict(run), "used": _moment(run).isoformat()} for run in found]
-        console.result(json.dumps(told, ensure_ascii=False))
+        states = [{"path": str(root / run.name), **asdict(run), "used": _moment(run).isoformat()} for run in found]
+        console.result(json.dumps(states, ensure_ascii=False))
         return
     if found:
         console.result(_table(found))
@@ -59,7 +59,11 @@ def _moment(run: Run) -> datetime:
 
 
 def state(run: Run) -> str:
-    """How far a run is, in words."""
+    """Describe how far a run is.
+
+    Args:
+        run: Its state.
+    """
     if run.measured and all(phase.done for phase in run.phases.values()):
         return "evaluated" if len(run.phases) == len(PHASES) else f"{', '.join(run.phases)} evaluated"
     parts = []
@@ -67,14 +71,18 @@ def state(run: Run) -> str:
         if phase.done:
             parts.append(f"{name} done")
             continue
-        of = "" if phase.steps is None else f"/{phase.steps:,}"
-        kept = "" if phase.checkpoint is None else f" (checkpoint {phase.checkpoint:,})"
-        parts.append(f"{name} {phase.step:,}{of}{kept}")
+        total = "" if phase.steps is None else f"/{phase.steps:,}"
+        checkpoint = "" if phase.checkpoint is None else f" (checkpoint {phase.checkpoint:,})"
+        parts.append(f"{name} {phase.step:,}{total}{checkpoint}")
     return ", ".join(parts) or ("data prepared" if run.data else "begun")
 
 
 def figures(run: Run) -> str:
-    """The best figures of a run, in words."""
+    """Describe the best figures of a run.
+
+    Args:
+        run: Its state.
+    """
     found, parts = run.figures, []
     if "perplexity" in found:
         parts.append(f"perplexity {found['perplexity']:,.2f}")
@@ -121,7 +129,7 @@ def _mark_taken(found: Iterable[Run]) -> None:
 
 
 def _taken(found: Sequence[Run]) -> Iterator[str]:
-    """Which run a command takes, in words."""
+    """Describe which run each command takes without ``--recipe``."""
     taken = [run for run in found if run.taken_by]
     if len(taken) == 1:
         yield f"→ without --recipe every command takes {taken[0].name}"

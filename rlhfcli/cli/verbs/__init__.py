@@ -1,4 +1,4 @@
-"""One file per verb that works on a run: options, one call, and what to show of the result.
+"""One file per verb that works on a run: its options, one call of the API, and how the result is shown.
 
 May import ``cli.shared`` and ``cli.views``; torch is imported only once a verb runs.
 """

@@ -1,6 +1,6 @@
-"""Results as tables, lines and pages: what people see of them.
+"""Results as tables and pages for people.
 
 Imports no other room of ``cli``.
 """
 
-__all__ = ["data_page", "memory_view", "preview_view", "tables", "trained"]
+__all__ = ["data_page", "memory_view", "preview_view", "report_view", "tables"]

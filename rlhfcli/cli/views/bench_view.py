@@ -1,4 +1,4 @@
-"""What ``rlhf bench`` measured, as rows of text."""
+"""The figures of ``rlhf bench`` as rows of text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _USEFUL = (
 
 
 def tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Tables for what ``core.bench.bench_phase`` returns.
+    """Put the figures of each phase into tables.
 
     Args:
-        results: One per phase.
+        results: As returned by ``bench_phase``.
 
     Returns:
         The figures side by side, and the sizes of micro-batches that were tried.

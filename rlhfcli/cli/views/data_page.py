@@ -1,4 +1,4 @@
-"""Writes what ``rlhf prepare-data`` found as one page: no script, nothing from the network."""
+"""Writes the counts and examples of ``rlhf prepare-data`` as one page, without scripts and without the network."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ article { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1r
 
 
 def check(file: Path, *, overwrite: bool) -> None:
-    """Look whether the page may be written, before anything expensive; an older page is replaced.
+    """Check that the page may be written, before anything expensive; an older page is replaced.
 
     Args:
-        file: Where it is to go.
-        overwrite: Replace whatever is there.
+        file: File of the page.
+        overwrite: Replace any file.
 
     Raises:
-        OutputError: Something else is there, or its folder is not.
+        OutputError: Another file is there, or the folder does not exist.
     """
     if file.is_dir():
         raise OutputError("this is a folder", where=str(file), hint="Name a file: --html data.html")
@@ -146,9 +146,9 @@ def write(file: Path, recipe: Recipe, manifest: Mapping[str, Any], shown: Sequen
     """Write the page.
 
     Args:
-        file: Where it goes.
-        recipe: What the data was prepared for.
-        manifest: Of the store, with ``overlap`` where it was looked for.
+        file: File of the page.
+        recipe: Recipe of the data.
+        manifest: Manifest of the prepared data, with ``overlap`` where it was searched for.
         shown: Examples.
 
     Raises:
@@ -158,16 +158,16 @@ def write(file: Path, recipe: Recipe, manifest: Mapping[str, Any], shown: Sequen
 
 
 def _harmless(value: Any) -> Any:
-    """What the page shows of anything: signs for control characters. Markup is the page's own."""
+    """Replace control characters by signs; the page's own markup stays."""
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def page(recipe: Recipe, manifest: Mapping[str, Any], shown: Sequence[preview_view.Shown]) -> str:
-    """The page's text; what rows hold is shown as it is, and never taken for HTML.
+    """Return the page; text of the data is escaped, and never read as HTML.
 
     Args:
-        recipe: What the data was prepared for.
-        manifest: Of the store, with ``overlap`` where it was looked for.
+        recipe: Recipe of the data.
+        manifest: Manifest of the prepared data, with ``overlap`` where it was searched for.
         shown: Examples.
 
     Returns:

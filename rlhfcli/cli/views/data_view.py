@@ -1,4 +1,4 @@
-"""What a person sees of prepared data, as rows of text: for the tables of the terminal and of the page."""
+"""The counts of prepared data as rows of text, for the tables of the terminal and of the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS = {
     "reward_validation": "reward, validation",
 }
 _TRAINING = {"sft_train": "SFT", "reward_train": "reward"}
-_WAYS = {
+_BATCHINGS = {
     "max_length": "padded to max_length ({max_length:,})",
     "longest": "padded to a batch's longest",
     "sorted": "the same, sorted by length",
@@ -30,11 +30,11 @@ _WAYS = {
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many rows have which length.
+    """The distribution of the lengths of rows.
 
     Args:
-        title: Of which phase.
-        bins: Label, rows, and the share of the fullest bin.
+        title: Its heading.
+        bins: Label, number of rows, and that number relative to the fullest bin.
     """
 
     title: str
@@ -42,10 +42,10 @@ class Histogram:
 
 
 def tables(manifest: Mapping[str, Any]) -> list[Table]:
-    """Everything about prepared data that fits into tables.
+    """Put the counts of prepared data into tables.
 
     Args:
-        manifest: Of the store.
+        manifest: Manifest of the prepared data.
 
     Returns:
         Sources, rows left out (where there are some), parts, lengths, and what padding would cost.
@@ -55,13 +55,13 @@ def tables(manifest: Mapping[str, Any]) -> list[Table]:
 
 
 def warnings(manifest: Mapping[str, Any]) -> list[str]:
-    """What should worry the reader: rows of the evaluation whose prompts are trained on.
+    """Warn of evaluation sets whose prompts occur in the training data.
 
     Args:
-        manifest: Of the store, with ``overlap`` where it was looked for.
+        manifest: Manifest of the prepared data, with ``overlap`` where it was searched for.
 
     Returns:
-        One text for each.
+        One text for each set.
     """
     found = []
     for name, overlap in manifest.get("overlap", {}).items():
@@ -74,13 +74,13 @@ def warnings(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def histograms(manifest: Mapping[str, Any]) -> list[Histogram]:
-    """The lengths of the training rows.
+    """Return the lengths of the training rows.
 
     Args:
-        manifest: Of the store.
+        manifest: Manifest of the prepared data.
 
     Returns:
-        One for each phase that has rows.
+        One histogram for each phase that has rows.
     """
     found = []
     for name, phase in _training(manifest).items():
@@ -102,7 +102,7 @@ def _sources(manifest: Mapping[str, Any]) -> Table:
 
 
 def _about_sources(manifest: Mapping[str, Any]) -> list[str]:
-    """What stands below the table of sources: what cut means, and which columns nobody reads."""
+    """Return the lines below the table of sources: the meaning of cut, and the columns that are not read."""
     limit, several = manifest["data"]["max_length"], len(manifest["sources"]) > 1
     cut = sum(source["cut"] for source in manifest["sources"])
     lines = [f"cut: shortened to {limit:,} tokens."] if cut else []
@@ -114,7 +114,7 @@ def _about_sources(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _divided(source: Mapping[str, Any]) -> list[str]:
-    """Rows that are several examples."""
+    """Describe rows that became several examples."""
     rows = source["sft"].get("divided", 0)
     many = "1 row of several answers became an example for each of them" if rows == 1 else (
         f"{rows:,} rows of several answers became an example for each of them"
@@ -123,7 +123,7 @@ def _divided(source: Mapping[str, Any]) -> list[str]:
 
 
 def _left_out(manifest: Mapping[str, Any]) -> Table | None:
-    """Every reason with its rows: those that nobody uses, and those that one phase cannot use."""
+    """Count the rows that no phase uses, and those that one phase cannot use, by reason."""
     several = len(manifest["sources"]) > 1
     columns = [Column("rows", number=True), Column("phase"), Column("why", share=2)]
     rows: list[tuple[str, ...]] = []
@@ -162,7 +162,7 @@ def _parts(manifest: Mapping[str, Any]) -> Table:
 
 
 def _conversations(manifest: Mapping[str, Any]) -> str:
-    """How many conversations each side has; one never stands on both."""
+    """Count the conversations for training and for validation; none is in both."""
     sides = []
     for phase in ("SFT", "reward"):
         train, held_out = (manifest["tokens"][f"{phase.lower()}_{part}"] for part in ("train", "validation"))
@@ -199,10 +199,10 @@ def _padding(manifest: Mapping[str, Any]) -> Table | None:
     for phase in phases.values():
         columns += [Column(f"{phase} tokens", number=True), Column("factor", number=True)]
     rows = []
-    for way, title in _WAYS.items():
-        figures = [(_short(each[way]["tokens"]), f"{each[way]['factor']:.2f}") for each in padding.values()]
-        told = title.format(max_length=manifest["data"]["max_length"])
-        rows.append((told, *(figure for pair in figures for figure in pair)))
+    for batching, title in _BATCHINGS.items():
+        figures = [(_short(each[batching]["tokens"]), f"{each[batching]['factor']:.2f}") for each in padding.values()]
+        name = title.format(max_length=manifest["data"]["max_length"])
+        rows.append((name, *(figure for pair in figures for figure in pair)))
     says = [
         f"{phases[name]}: padded to their longest, batches of {each['batch_size']:,} rows compute "
         f"{each['longest']['factor']:.2f} times the tokens."
@@ -224,7 +224,7 @@ def _quantile(key: str) -> str:
 
 
 def _short(number: int, exact_below: int = 10_000_000) -> str:
-    """A number that a narrow table can hold: in thousands or millions, where it is a large one."""
+    """Format a number for a narrow table: a large one in thousands or millions."""
     if number < exact_below:
         return f"{number:,}"
     return f"{number / 1e3:,.1f} k" if number < 1_000_000 else f"{number / 1e6:,.1f} M"

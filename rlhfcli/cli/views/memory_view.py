@@ -1,4 +1,4 @@
-"""What ``--dry-run`` estimates, as rows of text and commands to type."""
+"""The estimates of ``--dry-run`` as rows of text, and the commands to type next."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PARTS = ("parameters", "gradients", "optimizer", "activations", "other")
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """What ``core.dry_run`` found: a line per stage, which adds up from left to right.
+    """Put the estimate of a phase into a table: one line per stage, which adds up from left to right.
 
     Args:
-        result: Of one phase.
+        result: As returned by ``dry_run``.
     """
     most = max(stage["device"] for stage in result["stages"])
     unit = "GB" if most >= _LARGE else "MB"  # in gigabytes a small model would be a row of zeros
@@ -42,8 +42,8 @@ def _row(result: Mapping[str, Any], stage: Mapping[str, Any], unit: str) -> tupl
 def _notes(result: Mapping[str, Any]) -> list[str]:
     batch, ranks = result["micro_batch"], result["ranks"]
     what = "labels" if result["phase"] == "sft" else "scores"
-    how = f"{result['precision']}, {result['layout']}"
-    how += ", recomputed" if result["gradient_checkpointing"] else ""
+    computation = f"{result['precision']}, {result['layout']}"
+    computation += ", recomputed" if result["gradient_checkpointing"] else ""
     source = "the largest of the data" if result["prepared"] else "assumed: the data is not prepared yet"
     frozen = result["parameters"] - result["trained"]
     where = "of the GPU" if result["gpu"] else "that is free" + (f" for each of {ranks} ranks" if ranks > 1 else "")
@@ -51,7 +51,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         f"{result['family']}: {result['parameters']:,} parameters = {result['trained']:,} trained + {frozen:,} frozen, "
         f"on {counted(ranks, 'rank')}.",
         f"Micro-batch: {counted(batch['tokens'], 'token')} of {counted(batch['examples'], 'example')}, "
-        f"{batch['read']:,} {what} ({how}; {source}).",
+        f"{batch['read']:,} {what} ({computation}; {source}).",
         "Other: gradients on their way between ranks"
         + ("." if result["gpu"] else ", and the program itself with its libraries."),
         f"Memory {where}: {size(result['room'])}.",
@@ -70,16 +70,19 @@ def _offloaded(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def next_steps(command: str, results: Sequence[Mapping[str, Any]]) -> list[str | tuple[str, str]]:
-    """What to type: the stage that fits, or what makes it need less.
+    """Suggest the stage that fits, or settings that need less memory.
 
     Args:
-        command: What was tried, without ``--dry-run``.
-        results: Of its phases.
+        command: The command, without ``--dry-run``.
+        results: Estimates of its phases.
+
+    Returns:
+        Commands with their descriptions.
     """
     fitting = [
-        of_all[0]["stage"]
-        for of_all in zip(*(result["stages"] for result in results), strict=True)
-        if all(stage["fits"] for stage in of_all)
+        stages[0]["stage"]
+        for stages in zip(*(result["stages"] for result in results), strict=True)
+        if all(stage["fits"] for stage in stages)
     ]
     if results[0]["zero_stage"] in fitting:
         return [(command, "the recipe's stage fits")]

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 _TRAINED = "green"
 _TEMPLATE = "dim"
 _FORK = "▸"
-_BESIDE = 2  # answers that stand side by side; more stand one below the other
+_SIDE_BY_SIDE = 2  # number of answers up to which they are drawn side by side
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An example with its place.
+    """An example and its origin.
 
     Args:
         origin: File and row.
-        example: To draw.
+        example: The example.
     """
 
     origin: str
@@ -38,18 +38,18 @@ class Shown:
 
     @property
     def title(self) -> str:
-        """The phase and the place."""
+        """The phase and the origin."""
         return f"{'SFT' if isinstance(self.example, PreviewDialogue) else 'reward'} · {self.origin}"
 
 
 def choose(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, loss_on: str, count: int) -> list[Shown]:
-    """Take some training examples of each phase.
+    """Choose training examples of each phase, spread over the data.
 
     Args:
-        prepared: The store.
-        tokenizer: That it was made with.
+        prepared: The prepared data.
+        tokenizer: Tokenizer that it was encoded with.
         loss_on: ``sft.loss_on``.
-        count: Dialogues, and as many preferences; fewer where there are not so many.
+        count: Number of dialogues, and of preferences; fewer where there are fewer.
 
     Returns:
         Dialogues, then preferences.
@@ -69,15 +69,12 @@ def previews(shown: Sequence[Shown], console: Console) -> RenderableType:
     """Draw examples.
 
     Args:
-        shown: From ``choose``.
-        console: Where they go; without colour, signs stand for it.
-
-    Returns:
-        For the terminal.
+        shown: As returned by ``choose``.
+        console: The console for which they are drawn; without colour, signs mark the trained text.
     """
     signs = console.color_system is None or console.no_color
-    said = "⟦trained on⟧" if signs else "trained on"
-    legend = Text("Examples: ", style="bold").append(said, "" if signs else _TRAINED)
+    trained = "⟦trained on⟧" if signs else "trained on"
+    legend = Text("Examples: ", style="bold").append(trained, "" if signs else _TRAINED)
     legend.append(", ").append("words of the template", "" if signs else _TEMPLATE)
     legend.append(f", {_FORK} where the answers part")
     parts: list[RenderableType] = [Text(), legend]
@@ -91,34 +88,34 @@ def previews(shown: Sequence[Shown], console: Console) -> RenderableType:
 
 
 def comparisons(preference: PreviewPreference) -> str:
-    """Kind, margins, and of a ranking which answer is better than which.
+    """Describe the kind, the margins, and the order of a ranking's answers.
 
     Args:
-        preference: Of two or more answers.
+        preference: Two or more answers.
 
     Returns:
-        "kind: harmless · margin 0.5", empty where there is nothing to say.
+        "kind: harmless · margin 0.5"; empty if there is nothing to describe.
     """
     found = [f"kind: {preference.kind}"] if preference.kind else []
     pairs = list(zip(preference.order, preference.margins, strict=True))
-    if len(preference.answers) == _BESIDE:
+    if len(preference.answers) == _SIDE_BY_SIDE:
         found += [f"margin {margin:g}" for _, margin in pairs if margin]
     else:
-        told = (f"{a + 1} > {b + 1}{f' (margin {margin:g})' if margin else ''}" for (a, b), margin in pairs)
-        found.append(", ".join(told))
+        order = (f"{a + 1} > {b + 1}{f' (margin {margin:g})' if margin else ''}" for (a, b), margin in pairs)
+        found.append(", ".join(order))
     return " · ".join(found)
 
 
 def answer_names(preference: PreviewPreference) -> list[str]:
-    """What to call the answers: chosen and rejected, or numbers.
+    """Name the answers: chosen and rejected, or by number.
 
     Args:
-        preference: Of two or more answers.
+        preference: Two or more answers.
 
     Returns:
-        One for each.
+        One name for each answer.
     """
-    if len(preference.answers) == _BESIDE:
+    if len(preference.answers) == _SIDE_BY_SIDE:
         return ["chosen", "rejected"] if preference.order[0] == (0, 1) else ["rejected", "chosen"]
     return [f"answer {number}" for number in range(1, len(preference.answers) + 1)]
 
@@ -127,7 +124,7 @@ def _preference(preference: PreviewPreference, signs: bool) -> list[RenderableTy
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, show_lines=False)
     texts = [_answer(preference.shared, answer, signs) for answer in preference.answers]
     names = answer_names(preference)
-    if len(texts) == _BESIDE:
+    if len(texts) == _SIDE_BY_SIDE:
         for name in names:
             table.add_column(Text(name, style="bold"), ratio=1, overflow="fold")
         table.add_row(*texts)
@@ -136,8 +133,8 @@ def _preference(preference: PreviewPreference, signs: bool) -> list[RenderableTy
         table.add_column("", ratio=1, overflow="fold")
         for name, text in zip(names, texts, strict=True):
             table.add_row(Text(name, style="bold"), text)
-    told = comparisons(preference)
-    return [_pieces(preference.prompt, signs), *([Text(told, style="cyan")] if told else []), table]
+    about = comparisons(preference)
+    return [_pieces(preference.prompt, signs), *([Text(about, style="cyan")] if about else []), table]
 
 
 def _answer(shared: str, rest: str, signs: bool) -> Text:
