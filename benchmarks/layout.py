@@ -84,7 +84,7 @@ class Side:
     def step(self, budget: int) -> None:
         reward.lay_out = self.lay_out
         began = time.process_time()
-        rows = range(len(self.task.pairs))
+        rows = range(len(self.task.preferences))
         batches = [self.task.collate(part) for part in self.task.cut(rows, budget)]
         self.collating.append(time.process_time() - began)
         loss = 0.0

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-_FAMILY = 4  # examples that share a quarter (1 / 4) of their tokens stay together, even if their sizes differ
+_SHARED = 1 / 4  # examples that share such a part of their tokens stay together, even if their sizes differ
 
 
 class MicroBatches:
-    """The size of every example, and how much it shares with others.
+    """Cuts examples into micro-batches; records the size of each and how much it shares with others.
 
     Args:
         trees: For each example, the token ids of the beginning that its sequences share, as a list or an array; and the
@@ -53,6 +53,7 @@ class MicroBatches:
         return self._rectangles(rows, budget) if self._beginnings is None else self._forests(rows, budget)
 
     def _rectangles(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        """Fill rectangles with examples in the order of their longest sequence."""
         batches: list[list[int]] = []
         sequences = longest = 0
         for row in sorted(rows, key=lambda row: -self._longest[row]):
@@ -64,13 +65,14 @@ class MicroBatches:
         return batches
 
     def _forests(self, rows: Sequence[int], budget: int) -> list[list[int]]:
+        """Fill rows of tokens with groups of related examples, the group with the largest example first."""
         batches: list[list[int]] = []
         used = math.inf  # as if the micro-batch before the first were full
-        for family in sorted(self._families(rows), key=lambda family: -max(self.tokens[row] for row, _ in family)):
-            whole = sum(self.tokens[row] - saved for row, saved in family)
+        for group in sorted(self._related(rows), key=lambda group: -max(self.tokens[row] for row, _ in group)):
+            whole = sum(self.tokens[row] - saved for row, saved in group)
             if used + whole > budget >= whole:
                 used = math.inf
-            for row, saved in family:
+            for row, saved in group:
                 if used + self.tokens[row] - saved > budget:
                     batches.append([])
                     used = saved = 0
@@ -78,18 +80,18 @@ class MicroBatches:
                 used += self.tokens[row] - saved
         return batches
 
-    def _families(self, rows: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
-        """Yield rows that share much of their beginning, each with the tokens that it shares with the one before it."""
+    def _related(self, rows: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
+        """Yield groups of rows that begin alike, each with the tokens that it shares with the row before it."""
         assert self._beginnings is not None
-        family: list[tuple[int, int]] = []
+        group: list[tuple[int, int]] = []
         for row, alike in zip(*self._beginnings.among(rows), strict=True):
-            close = alike * _FAMILY >= self.tokens[row]
-            if family and not close:
-                yield family
-                family = []
-            family.append((row, alike if close else 0))
-        if family:
-            yield family
+            close = alike >= _SHARED * self.tokens[row]
+            if group and not close:
+                yield group
+                group = []
+            group.append((row, alike if close else 0))
+        if group:
+            yield group
 
 
 class PrefixIndex:

@@ -24,8 +24,10 @@ from rlhfcli.recipe.schema import RewardSection
 class RewardBatch(Batch):
     """Preferences, ready for the reward model: each prompt with each of its answers is a sequence.
 
-    ``positions`` are the tokens whose scores are needed, in the order of
-    ``TokenScores``.
+    ``positions`` are the tokens whose scores are needed, for three purposes one behind the other; ``split_scores``
+    takes their scores apart again:
+
+        better (compared,) | worse (compared,) | pooled (pooled,)        (n,) in all, n = 2 * compared + pooled
 
     Args:
         sequence: ``(pooled,)`` the sequence, in ``[0, sequences)``, that a pooled score belongs to.
@@ -44,17 +46,17 @@ class RewardBatch(Batch):
     preference: Tensor
 
     def split_scores(self, scores: Tensor) -> TokenScores:
-        """Name the parts of the scores.
+        """Take the scores apart by their purpose.
 
         Args:
-            scores: ``(n,)`` those at ``positions``.
+            scores: ``(n,)`` scores at ``positions``.
         """
         sizes = [len(self.comparison), len(self.comparison), len(self.sequence)]
         return TokenScores(*torch.split(scores, sizes))
 
 
 class TokenScores(NamedTuple):
-    """The scores of a batch, by what they are for.
+    """The scores of a batch, by their purpose.
 
     Args:
         better: ``(compared,)`` scores of the better answers at the tokens that tokenwise pooling compares.
@@ -68,7 +70,7 @@ class TokenScores(NamedTuple):
 
 
 class RewardTask:
-    """Phase 2: learn to score the better answer higher than the worse one.
+    """Phase 2: train the better answer to score above the worse one.
 
     The loss of a preference is the mean over its comparisons (InstructGPT, arXiv 2203.02155, equation 1):
 
@@ -82,7 +84,7 @@ class RewardTask:
     ``-log sigmoid(r_w - r_l)`` of the rewards that people read. It alone can be compared with guessing, ``ln 2``.
 
     Args:
-        pairs: The examples: preferences of two or more answers.
+        preferences: The examples: preferences among two or more answers.
         settings: The recipe's reward section: pooling and loss.
         packed: Whether the model computes token trees.
         pad_id: Id of the tokenizer's pad token.
@@ -93,9 +95,9 @@ class RewardTask:
     nll = "nll"
 
     def __init__(
-        self, pairs: Sequence[EncodedPreference], settings: RewardSection, *, packed: bool, pad_id: int
+        self, preferences: Sequence[EncodedPreference], settings: RewardSection, *, packed: bool, pad_id: int
     ) -> None:
-        self.pairs = pairs
+        self.preferences = preferences
         self.pooling = settings.pooling
         self.loss = settings.loss
         self.packed = packed
@@ -103,7 +105,7 @@ class RewardTask:
 
     @cached_property
     def _micro_batches(self) -> MicroBatches:
-        examples = self.pairs
+        examples = self.preferences
         trees = examples.trees() if isinstance(examples, KnowsTrees) else ((e.prompt, e.answers) for e in examples)
         return MicroBatches(trees, packed=self.packed)
 
@@ -126,18 +128,20 @@ class RewardTask:
         Args:
             rows: Numbers of the preferences.
         """
-        pairs = [self.pairs[row] for row in rows]
-        sequences = [sequence for pair in pairs for sequence in pair.sequences]
+        preferences = [self.preferences[row] for row in rows]
+        sequences = [sequence for each in preferences for sequence in each.sequences]
         layout = lay_out(sequences, packed=self.packed, pad_id=self.pad_id)
-        better, worse, margin, preference = _comparisons(pairs)
-        answers = torch.tensor([len(pair.prompt) for pair in pairs for _ in pair.answers])
-        places, sequence = spans(answers if self.pooling == "mean" else layout.lengths - 1, layout.lengths)
+        better, worse, margin, preference = _comparisons(preferences)
+        firsts = layout.lengths - 1
+        if self.pooling == "mean":
+            firsts = torch.tensor([len(each.prompt) for each in preferences for _ in each.answers])
+        places, sequence = spans(firsts, layout.lengths)
         positions, comparison = layout.index[sequence, places], sequence.new_empty(0)
         if self.pooling == "tokenwise":
             places, comparison = spans(*compared_window(layout, better, worse))
             compared = layout.index[better[comparison], places], layout.index[worse[comparison], places]
             positions = torch.cat([*compared, positions])
-        common = layout, positions, torch.unique(positions), len(pairs), tuple(rows)
+        common = layout, positions, torch.unique(positions), len(preferences), tuple(rows)
         return RewardBatch(*common, sequence, comparison, better, worse, margin, preference)
 
     def weight(self, batch: RewardBatch) -> int:
@@ -149,7 +153,7 @@ class RewardTask:
         return batch.examples
 
     def formula(self) -> str:
-        """Describe what the loss holds besides the nll; empty where they are the same."""
+        """Describe how the loss differs from the nll; empty where they are the same."""
         loss, additions = self.loss, []
         if self.pooling == "tokenwise":
             additions.append("over the differing tokens")
@@ -200,7 +204,7 @@ class RewardTask:
         """Return means over the preferences, and the standard deviation of all rewards.
 
         Args:
-            sums: What ``step`` returned, added up by name.
+            sums: The results of ``step``, added up by name.
             weight: Number of preferences.
         """
         names = {"right": "accuracy", "chosen": "chosen_mean", "rejected": "rejected_mean"}
@@ -214,7 +218,7 @@ class RewardTask:
         Args:
             row: Its number.
         """
-        return origin_of(self.pairs, row)
+        return origin_of(self.preferences, row)
 
 
 def compared_window(layout: Layout, better: Tensor, worse: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,24 +236,24 @@ def compared_window(layout: Layout, better: Tensor, worse: Tensor) -> tuple[Tens
         ``(comparisons,)`` places of the first compared tokens within the sequences, and ends.
     """
     ids = layout.input_ids.flatten()[layout.index]
-    both = torch.minimum(layout.lengths[better], layout.lengths[worse])
+    shorter = torch.minimum(layout.lengths[better], layout.lengths[worse])
     same = (ids[better] == ids[worse]).cumprod(1).sum(1)
-    return torch.minimum(same, both - 1), both
+    return torch.minimum(same, shorter - 1), shorter
 
 
-def _comparisons(pairs: Sequence[EncodedPreference]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _comparisons(preferences: Sequence[EncodedPreference]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return ``better``, ``worse``, ``margin`` and ``preference`` of a ``RewardBatch``."""
-    answers = torch.tensor([len(pair.answers) for pair in pairs])
-    counts = torch.tensor([len(pair.order) for pair in pairs])
-    order = torch.tensor([comparison for pair in pairs for comparison in pair.order])
-    preference = torch.arange(len(pairs)).repeat_interleave(counts)
+    answers = torch.tensor([len(each.answers) for each in preferences])
+    counts = torch.tensor([len(each.order) for each in preferences])
+    order = torch.tensor([comparison for each in preferences for comparison in each.order])
+    preference = torch.arange(len(preferences)).repeat_interleave(counts)
     better, worse = (order + (answers.cumsum(0) - answers)[preference, None]).unbind(1)
-    margin = torch.tensor([margin for pair in pairs for margin in pair.margins])
+    margin = torch.tensor([margin for each in preferences for margin in each.margins])
     return better, worse, margin, preference
 
 
 def _figures(chosen: Tensor, rejected: Tensor) -> Sums:
-    """Return what is reported of ``(comparisons,)`` rewards of better and worse answers."""
+    """Compute the ``(comparisons,)`` figures that are reported of the rewards of better and worse answers."""
     right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
     return {
         "nll": losses.bradley_terry(chosen, rejected),

@@ -118,7 +118,7 @@ class SftTask:
         """Return the loss per token in nats, and the token accuracy.
 
         Args:
-            sums: What ``step`` returned, added up by name.
+            sums: The results of ``step``, added up by name.
             weight: Number of target tokens.
         """
         return {"loss": sums["loss"] / weight, "token_accuracy": sums["correct"] / weight}

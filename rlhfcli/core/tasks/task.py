@@ -1,4 +1,4 @@
-"""What the training loop knows of a phase: a task turns examples into batches, and a batch into a loss.
+"""The interface between the training loop and a phase: a task turns examples into batches, and a batch into a loss.
 
 ``cut`` decides which examples go into the same micro-batch, ``collate`` makes a batch of them, ``weight`` counts what
 the loss is averaged over (target tokens, or preferences), ``step`` runs the model and returns the *sum* of the loss,
@@ -46,11 +46,11 @@ class Batch(Movable):
 
 
 class Task(Protocol):
-    """What the loop knows of a phase."""
+    """The interface of a phase."""
 
     name: Phase
     accuracy: str  # the figure of the summary that is the share of right predictions
-    nll: str  # the figure that is the plain negative log-likelihood, whatever else the loss holds
+    nll: str  # the figure that is the plain negative log-likelihood, whatever the loss adds to it
 
     def lengths(self) -> list[int]:
         """Return how many tokens are computed for each example."""
@@ -71,7 +71,7 @@ class Task(Protocol):
         """
 
     def weight(self, batch: Any) -> int:
-        """Return how many things the loss of a batch is averaged over.
+        """Return the number of target tokens, or of preferences, that the loss of a batch is averaged over.
 
         Args:
             batch: Made by ``collate``.
@@ -89,12 +89,12 @@ class Task(Protocol):
         """Turn sums over many batches into figures for people.
 
         Args:
-            sums: What ``step`` returned, added up by name.
+            sums: The results of ``step``, added up by name.
             weight: The batches' weights, added up.
         """
 
     def formula(self) -> str:
-        """Describe what the loss holds besides the nll; empty where they are the same."""
+        """Describe how the loss differs from the nll; empty where they are the same."""
 
     def origin(self, row: int) -> str:
         """Return the file and line that an example came from, where the data records them.
