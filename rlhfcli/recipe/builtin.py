@@ -18,30 +18,34 @@ _REPOSITORY = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def names() -> list[str]:
-    """Names of the built-in recipes, ``tiny`` first."""
+    """Return the names of the built-in recipes, ``tiny`` first."""
     found = {file.name.removesuffix(".yaml") for file in _folder().iterdir() if file.name.endswith(".yaml")}
     return sorted(found, key=lambda name: (name != "tiny", name))
 
 
 def text(name: str) -> str | None:
-    """The YAML text of a built-in recipe.
+    """Return the YAML text of a built-in recipe.
 
     Args:
         name: Such as ``tiny``.
 
     Returns:
-        Its text, or None if there is no recipe of that name.
+        The text; ``None`` if there is no recipe of this name.
     """
     return (_folder() / f"{name}.yaml").read_text(encoding="utf-8") if name in names() else None
 
 
 def summary(name: str) -> str:
-    """First line of a recipe's opening comment."""
+    """Return the first line of a built-in recipe's opening comment.
+
+    Args:
+        name: Such as ``tiny``.
+    """
     first = (text(name) or "").split("\n", 1)[0]
     return first.lstrip("# ").strip()
 
 
 def _folder() -> Traversable:
-    """In a wheel they lie inside the package; in a checkout, beside it."""
+    """Return the folder of the recipes: inside the package in a wheel, beside it in a checkout."""
     inside = resources.files("rlhfcli") / "recipes"
     return inside if inside.is_dir() else _REPOSITORY

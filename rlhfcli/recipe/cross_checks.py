@@ -1,4 +1,4 @@
-"""What one key cannot show alone: checks across a recipe whose keys are right."""
+"""Checks across several keys of a recipe that fits the schema."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rlhfcli.recipe.schema import DeepspeedSection, Recipe
 
 _MODELS = (builtin.TINY,)
 _SOURCES = (builtin.TINY, builtin.TINY_DIALOGUES, builtin.TINY_PAIRS)
-_NAME, _WHOLE = 255, 4095  # bytes of a name, and of a path
-_ROOM = 200  # bytes of a path for what is written in a folder
+_MAX_NAME, _MAX_PATH = 255, 4095  # bytes
+_RESERVED = 200  # bytes of a path for files inside a folder
 _TEMPLATES = ("human_assistant", "model")
 
 
 def find(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """Find what does not fit together.
+    """Find settings that contradict each other.
 
     Args:
-        recipe: A recipe that passed the schema.
+        recipe: A recipe that fits the schema.
 
     Yields:
         Path of a key, and what is wrong with it.
@@ -39,17 +39,17 @@ def find(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
 
 
 def _path_names(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
-    """Names that no file system takes; 255 bytes is the limit of nearly all of them."""
-    named = [(("output_dir",), recipe.output_dir, _ROOM), (("deepspeed", "nvme"), recipe.deepspeed.nvme, _ROOM)]
-    for path, name, room in named:
+    """Find names that no file system accepts; nearly all of them allow 255 bytes."""
+    named = [(("output_dir",), recipe.output_dir, _RESERVED), (("deepspeed", "nvme"), recipe.deepspeed.nvme, _RESERVED)]
+    for path, name, reserved in named:
         if name is None:
             continue
         if "\0" in name:
-            yield path, "must be the name of a folder, and has a NUL character in it"
-        elif (longest := max(map(_bytes, name.split("/")))) > _NAME:
-            yield path, f"a name in it is too long for a file system: {longest} bytes, {_NAME} at most"
-        elif _bytes(name) > _WHOLE - room:
-            yield path, f"is too long for a file system: {_bytes(name)} bytes, {_WHOLE - room} at most"
+            yield path, "must be the name of a folder, and contains a NUL character"
+        elif (longest := max(map(_bytes, name.split("/")))) > _MAX_NAME:
+            yield path, f"a name in it is too long for a file system: {longest} bytes, {_MAX_NAME} at most"
+        elif _bytes(name) > _MAX_PATH - reserved:
+            yield path, f"is too long for a file system: {_bytes(name)} bytes, {_MAX_PATH - reserved} at most"
 
 
 def _bytes(name: str) -> int:

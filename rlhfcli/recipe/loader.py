@@ -1,15 +1,16 @@
-"""Read a recipe, and check all of it at once.
+"""Loading of recipes.
 
-- ``load_recipe``: text → ``schema.Recipe``, with ``--set`` on top; every mistake is told with its line
+- ``load_recipe``: text → ``schema.Recipe``, with ``--set`` on top; every problem is reported with its line
 - ``dump``: ``schema.Recipe`` → text that loads again
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,16 +26,16 @@ SEE = "see: rlhf recipes show tiny"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recipe that is ready to use.
+    """A validated recipe and its origin.
 
     Args:
         recipe: All settings; local paths are absolute.
-        text: The YAML text as it was written, without the changes.
-        path: The file, or None for a built-in recipe.
-        name: What to call it: the path, or the built-in name.
-        why: Why this one was taken.
+        text: The YAML text of the file, without the changes.
+        path: The file; ``None`` for a built-in recipe.
+        name: The path, or the built-in name.
+        why: Why this recipe was chosen.
         overrides: The changes (``--set``) on top of it.
-        notes: What in it does not count, and why.
+        notes: Settings that are ignored, and why.
     """
 
     recipe: Recipe
@@ -47,63 +48,51 @@ class Loaded:
 
     @property
     def first_line(self) -> str:
-        """What a command says before everything else."""
+        """The first line of a command's output."""
         why = f" ({self.why})" if self.why else ""
         changes = f", with {command_line(self.overrides)}" if self.overrides else ""
         return f"recipe: {self.name}{why}{changes}"
 
 
 def load_recipe(source: str | Path, changes: Sequence[str] = (), why: str = "", *, named: bool = True) -> Loaded:
-    """Read a recipe and check it.
+    """Load and validate a recipe.
 
     Args:
         source: A built-in name, or a file.
-        changes: ``key=value`` texts of ``--set``.
-        why: Why this recipe was taken, for the first line of output.
-        named: The user has named this file. One that was found in a folder does not decide whose code runs.
+        changes: The ``key=value`` texts of ``--set``.
+        why: Why this recipe was chosen, for the first line of output.
+        named: Whether the user named this file; only then may it allow a model's own code to run.
 
     Returns:
-        The checked recipe.
+        The validated recipe.
 
     Raises:
-        RecipeError: Something in it, or in the changes, is wrong; everything that is, sorted by line.
+        RecipeError: The recipe or a change is invalid; holds all problems, sorted by line.
         UserError: The file cannot be read.
     """
     text, path = _read(source)
-    name = str(source)
-    document = strict_yaml.read(text, name)
+    document = strict_yaml.read(text, str(source))
     if not isinstance(document.data, dict):
-        empty = "is empty" if document.data is None else f"holds {messages.shown(document.data)}, no keys"
-        raise RecipeError([Problem(name, "", f"the recipe {empty}")], hint=SEE)
-    data, made, wrong = overrides.apply(document.data, changes)
-    places = _Places(name, document, made)
-    found = [((1, number), problem) for number, problem in wrong]
-    found += [((0, line), Problem(f"{name}:{line}", key, what)) for line, key, what in document.problems]
-    recipe = None
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as error:
-        found += [places.problem(*told) for told in messages.reword(error.errors(), data)]
-    if recipe is not None:
-        recipe = resolve(recipe, path.parent if path else None, lambda p: overrides.as_typed(p, made) is not None)
-        recipe, unread = raw_deepspeed.with_file(recipe)
-        found += [places.problem(*told) for told in (*unread, *cross_checks.find(recipe))]
-    in_run = path is not None and _is_in_a_run(path)
+        content = "is empty" if document.data is None else f"holds {messages.shown(document.data)}, no keys"
+        raise RecipeError([Problem(str(source), "", f"the recipe {content}")], hint=SEE)
+    data, changed, invalid = overrides.apply(document.data, changes)
+    problems = _Problems(str(source), document, changed, invalid)
+    recipe = _validate(data, path, problems)
+    in_run = path is not None and _lies_in_run(path)
     if in_run:
-        found += [places.problem(*told) for told in _without_their_secrets(data)]
-    if found or recipe is None:
-        raise RecipeError([problem for _, problem in sorted(found, key=lambda pair: pair[0])], hint=SEE)
-    its_own = path is not None and path.name == run_layout.RECIPE and run_layout.is_run(path.parent)
-    if path and its_own and ("output_dir",) not in made:
-        # a run may have been moved, or be used from another folder: its recipe means the run that it lies in
+        problems.add(_redacted_secrets(data))
+    if recipe is None or problems.found:
+        raise problems.error()
+    if path and path.name == run_layout.RECIPE and run_layout.is_run(path.parent) and ("output_dir",) not in changed:
+        # the run may have been moved, or be used from another working directory
         recipe = recipe.model_copy(update={"output_dir": str(path.parent)})
-    typed = overrides.as_typed(("model", "trust_remote_code"), made) is not None
+    typed = overrides.number_at(("model", "trust_remote_code"), changed) is not None
     recipe, notes = (recipe, ()) if typed or (named and not in_run) else _without_trust(recipe)
-    return Loaded(recipe, text, path, name, why, tuple(changes), notes)
+    return Loaded(recipe, text, path, str(source), why, tuple(changes), notes)
 
 
 def dump(recipe: Recipe) -> str:
-    """Write a recipe with every default in it; it loads again to the same recipe.
+    """Write a recipe with all defaults; it loads again to the same recipe.
 
     Args:
         recipe: All settings.
@@ -114,34 +103,72 @@ def dump(recipe: Recipe) -> str:
     return strict_yaml.write(recipe.model_dump(mode="json"))
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Where the keys come from."""
+def _validate(data: Any, path: Path | None, problems: _Problems) -> Recipe | None:
+    """Validate a recipe and make its paths absolute; ``None`` where it does not fit the schema."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems.add(messages.reword(error.errors(), data))
+        return None
+    recipe = resolve(recipe, path.parent if path else None, problems.is_typed)
+    recipe, unreadable = raw_deepspeed.with_file(recipe)
+    problems.add(unreadable)
+    problems.add(cross_checks.find(recipe))
+    return recipe
 
-    name: str
-    document: strict_yaml.Document
-    made: dict[strict_yaml.KeyPath, int]
 
-    def problem(self, path: strict_yaml.KeyPath, what: str) -> tuple[tuple[int, int], Problem]:
-        """A problem with its place, and what to sort it by."""
-        line = self.document.line(path)
-        number = overrides.as_typed(path, self.made)
-        if number is None and path not in self.document.lines:
-            number = overrides.made_below(path, self.made)
+class _Problems:
+    """The problems of a recipe with their places: lines of the file, then numbers of the ``--set``.
+
+    Args:
+        name: Name of the recipe.
+        document: Its text, parsed.
+        changed: Number of the ``--set`` that gave a value, by path.
+        invalid: Numbers and problems of changes that could not be made.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        document: strict_yaml.Document,
+        changed: dict[strict_yaml.KeyPath, int],
+        invalid: list[tuple[int, Problem]],
+    ) -> None:
+        self._name, self._document, self._changed = name, document, changed
+        self.found = [((1, number), problem) for number, problem in invalid]
+        self.found += [((0, line), Problem(f"{name}:{line}", key, what)) for line, key, what in document.problems]
+
+    def is_typed(self, path: strict_yaml.KeyPath) -> bool:
+        """Return whether a value comes from ``--set``."""
+        return overrides.number_at(path, self._changed) is not None
+
+    def add(self, problems: Iterable[tuple[strict_yaml.KeyPath, str]]) -> None:
+        """Add problems of keys."""
+        self.found += [self._placed(path, what) for path, what in problems]
+
+    def error(self) -> RecipeError:
+        """Return all problems as an error, sorted by place."""
+        return RecipeError([problem for _, problem in sorted(self.found, key=lambda pair: pair[0])], hint=SEE)
+
+    def _placed(self, path: strict_yaml.KeyPath, what: str) -> tuple[tuple[int, int], Problem]:
+        line = self._document.line(path)
+        number = overrides.number_at(path, self._changed)
+        if number is None and path not in self._document.lines:
+            number = overrides.number_below(path, self._changed)
         key = strict_yaml.dotted(path)
         if number is not None:
             return (1, number), Problem(overrides.name(number), key, what)
-        return (0, line), Problem(f"{self.name}:{line}" if line else self.name, key, what)
+        return (0, line), Problem(f"{self._name}:{line}" if line else self._name, key, what)
 
 
-def _is_in_a_run(file: Path) -> bool:
-    """Whether a recipe lies where models lie, too: then they came together, perhaps from somebody else."""
+def _lies_in_run(file: Path) -> bool:
+    """Return whether a recipe lies beside models: then they came together, perhaps from another person."""
     models = (run_layout.final(file.parent, phase) for phase in run_layout.PHASES)
     return run_layout.is_run(file.parent) or any(map(os.path.isdir, models))
 
 
 def _without_trust(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
-    """Take nobody's word but the user's for running code that comes with a model."""
+    """Ignore a permission to run a model's code that the user has not given."""
     if not recipe.model.trust_remote_code:
         return recipe, ()
     note = (
@@ -151,7 +178,7 @@ def _without_trust(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"trust_remote_code": False})}), (note,)
 
 
-def _without_their_secrets(data: object) -> Iterator[tuple[strict_yaml.KeyPath, str]]:
+def _redacted_secrets(data: object) -> Iterator[tuple[strict_yaml.KeyPath, str]]:
     for key in hidden_keys(data):
         path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
         yield path, f"{HIDDEN} stands where a secret was, which is not written down; give it again: --set {key}=…"

@@ -1,4 +1,4 @@
-"""Puts what pydantic finds wrong into words: "must be at least 1, got 0"."""
+"""pydantic's errors as sentences: "must be at least 1, got 0"."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _EXPECTED = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
 }
-_ARTICLES = {"too_short": "at least {min_length}", "too_long": "at most {max_length}"}
+_LENGTHS = {"too_short": "at least {min_length}", "too_long": "at most {max_length}"}
 
 
 def reword(errors: Iterable[Mapping[str, Any]], data: Any) -> list[tuple[KeyPath, str]]:
@@ -35,10 +35,10 @@ def reword(errors: Iterable[Mapping[str, Any]], data: Any) -> list[tuple[KeyPath
 
     Args:
         errors: ``ValidationError.errors()``.
-        data: What was validated.
+        data: The validated data.
 
     Returns:
-        Path of a key, and what is wrong with it.
+        Paths of keys, and what is wrong with each.
     """
     by_path: dict[KeyPath, list[Mapping[str, Any]]] = {}
     in_union: set[KeyPath] = set()
@@ -47,13 +47,17 @@ def reword(errors: Iterable[Mapping[str, Any]], data: Any) -> list[tuple[KeyPath
         by_path.setdefault(path, []).append(error)
         if is_union:
             in_union.add(path)
-    # of "text or a list of text", a list with a wrong entry is told about the entry alone
+    # for "text or a list of text", an invalid entry of a list is reported, not the list
     outer = {p for p in in_union if any(len(q) > len(p) and q[: len(p)] == p for q in by_path)}
     return [(path, _sentence(path, found)) for path, found in by_path.items() if path not in outer]
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it."""
+    """Format a value for an error message.
+
+    Args:
+        value: As read from YAML or JSON.
+    """
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -74,7 +78,7 @@ def _number(value: float) -> str:
 
 
 def _real_path(error: Mapping[str, Any], data: Any) -> tuple[KeyPath, bool]:
-    """The part of pydantic's path that stands in the data; the rest names members of a union."""
+    """Return the part of pydantic's path that is in the data, and whether the rest names a member of a union."""
     path: list[str | int] = []
     at = data
     parts = list(error["loc"])
@@ -85,7 +89,7 @@ def _real_path(error: Mapping[str, Any], data: Any) -> tuple[KeyPath, bool]:
         if not inside:
             is_missing = error["type"] == "missing" and n == len(parts) - 1
             if not is_missing:
-                # a list or a section inside a union: the tag stands between it and the index or key
+                # inside a union, a tag precedes the index or key
                 following = parts[n + 1] if n + 1 < len(parts) else None
                 if (isinstance(at, list) and isinstance(following, int)) or (isinstance(at, dict) and following in at):
                     continue
@@ -106,8 +110,8 @@ def _sentence(path: KeyPath, errors: list[Mapping[str, Any]]) -> str:
         return str(context["error"])
     if kind == "string_too_short":
         return "must not be empty"
-    if kind in _ARTICLES:
-        least = _ARTICLES[kind].format(**context)
+    if kind in _LENGTHS:
+        least = _LENGTHS[kind].format(**context)
         noun = "entry" if least.endswith(" 1") else "entries"
         return f"must have {least} {noun}, got {context['actual_length']}"
     expected = " or ".join(dict.fromkeys(_expected(error) for error in errors))
@@ -128,7 +132,7 @@ def _choices(error: Mapping[str, Any]) -> list[str]:
 
 
 def _remark(errors: list[Mapping[str, Any]], value: Any) -> str:
-    """What may have gone wrong: quotes around a number, a choice that is spelled almost right."""
+    """Return a likely cause: quotes around a number, or a misspelled choice."""
     if value is None and errors[0]["type"] == "model_type":
         return "; leave the line out for the defaults"
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""``--set sft.learning_rate=1e-4``: changes on top of a recipe, read by the same rules."""
+"""``--set sft.learning_rate=1e-4``: changes of a recipe, parsed by the rules of its file."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ from rlhfcli.files.strict_yaml import KeyPath
 
 
 def name(number: int) -> str:
-    """How an error names the change with this number; they count from 1."""
+    """Return the name of a change in errors: ``--set #1``.
+
+    Args:
+        number: Position among the changes, from 1.
+    """
     return f"--set #{number}"
 
 
 def apply(data: Any, overrides: Sequence[str]) -> tuple[Any, dict[KeyPath, int], list[tuple[int, Problem]]]:
-    """Change a recipe.
+    """Return a changed copy of a recipe.
 
     Args:
-        data: The recipe as read; it is left alone.
+        data: The recipe as read.
         overrides: ``key=value`` texts; the value is YAML, the key is dotted (``data.sources.0.path``).
 
     Returns:
-        The changed recipe; which change (its number) set which path; what is wrong with single changes.
+        The changed recipe; the number of the change that gave a value, by path; numbers and problems of changes that
+        could not be made.
     """
     data = copy.deepcopy(data)
-    made: dict[KeyPath, int] = {}
+    changed: dict[KeyPath, int] = {}
     problems: list[tuple[int, Problem]] = []
     for number, override in enumerate(overrides, start=1):
         key, equals, text = override.partition("=")
@@ -47,9 +52,9 @@ def apply(data: Any, overrides: Sequence[str]) -> tuple[Any, dict[KeyPath, int],
         except _NoPlaceError as error:
             problems.append((number, Problem(name(number), key, str(error))))
             continue
-        made = {p: n for p, n in made.items() if p[: len(place)] != place}
-        made[place] = number
-    return data, made, problems
+        changed = {p: n for p, n in changed.items() if p[: len(place)] != place}
+        changed[place] = number
+    return data, changed, problems
 
 
 def _path(key: str) -> tuple[str, ...]:
@@ -57,11 +62,11 @@ def _path(key: str) -> tuple[str, ...]:
 
 
 class _NoPlaceError(Exception):
-    """A key leads nowhere."""
+    """A key does not lead to a value of the recipe."""
 
 
 def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> KeyPath:
-    """Set a value, making the sections on the way; returns its path with indices as numbers."""
+    """Set a value, create missing sections above it, and return its path with indices as numbers."""
     at: Any = data
     place: list[str | int] = []
     for depth in range(len(path)):
@@ -76,12 +81,12 @@ def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> KeyPath:
 
 
 def _key(at: Any, path: tuple[str, ...], depth: int) -> str | int:
-    """The next key or index; a list grows by one where the index is its length."""
+    """Return the next key or index; an index equal to the length of a list appends an entry."""
     here, part = ".".join(path[:depth]), path[depth]
     if isinstance(at, dict):
         return part
     if not isinstance(at, list):
-        raise _NoPlaceError(f"{here} is no section, so it can have no key {part}")
+        raise _NoPlaceError(f"{here} is no section, so it cannot have a key {part}")
     if not part.isdecimal():
         rest = ".".join(path[depth:])
         raise _NoPlaceError(f"{here} is a list: say which entry, such as {here}.0.{rest}")
@@ -94,11 +99,21 @@ def _key(at: Any, path: tuple[str, ...], depth: int) -> str | int:
     return index
 
 
-def as_typed(path: KeyPath, made: dict[KeyPath, int]) -> int | None:
-    """Which change set this path, or something around it."""
-    return next((made[path[:n]] for n in range(len(path), 0, -1) if path[:n] in made), None)
+def number_at(path: KeyPath, changed: dict[KeyPath, int]) -> int | None:
+    """Return the number of the change that set a value, or a section around it.
+
+    Args:
+        path: Path of the value.
+        changed: As returned by ``apply``.
+    """
+    return next((changed[path[:n]] for n in range(len(path), 0, -1) if path[:n] in changed), None)
 
 
-def made_below(path: KeyPath, made: dict[KeyPath, int]) -> int | None:
-    """Which change made a section on its way to a key inside."""
-    return next((number for place, number in made.items() if path and place[: len(path)] == path), None)
+def number_below(path: KeyPath, changed: dict[KeyPath, int]) -> int | None:
+    """Return the number of the change that set a value inside a section.
+
+    Args:
+        path: Path of the section.
+        changed: As returned by ``apply``.
+    """
+    return next((number for place, number in changed.items() if path and place[: len(path)] == path), None)

@@ -1,8 +1,8 @@
-"""``deepspeed.config``: keys of DeepSpeed's own configuration, checked against what the recipe says.
+"""``deepspeed.config``: keys of DeepSpeed's own configuration, checked against the rest of the recipe.
 
-DeepSpeed ignores most keys that it does not know, and would believe a batch size or a precision that the rest of the
-recipe contradicts. So a key is passed on only if it is known here and nothing else decides it.
-``tests/recipe/test_raw_deepspeed.py`` compares the names with the DeepSpeed that is installed.
+DeepSpeed ignores most unknown keys, and would accept a batch size or a precision that contradicts the recipe.
+Therefore a key is passed on only if it is known here and no other setting decides it.
+``tests/recipe/test_raw_deepspeed.py`` compares the names with the installed DeepSpeed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlhfcli.recipe.schema import DeepspeedSection, Recipe
 PLACE: KeyPath = ("deepspeed", "config")
 ZERO = "zero_optimization"
 
-# what is decided elsewhere: who decides it
+# reasons why a key is refused: another setting decides it
 _BATCH = "sft.batch_size and reward.batch_size (and micro_batch_tokens) decide this"
 _ACCUMULATION = "accumulation is derived from batch_size and micro_batch_tokens"
 _OPTIMIZER = "the optimizer is torch's AdamW: see learning_rate, betas and weight_decay of sft and reward"
@@ -73,7 +73,7 @@ DECIDED: dict[str, str] = {
     f"{ZERO}.offload_optimizer.ratio": _STATES,
     f"{ZERO}.offload_optimizer.super_offload": _STATES,
 }
-# what is passed on, by section; the top has no name
+# keys that are passed on, by section; the top has no name
 _NAMES = {
     "": "steps_per_print dump_state disable_python_gc disable_allgather communication_data_type "
     "seq_parallel_communication_data_type prescale_gradients gradient_predivide_factor zero_optimization comms_logger "
@@ -97,24 +97,24 @@ _OFFLOADS = ("offload_optimizer", "offload_param")
 
 
 def with_file(recipe: Recipe) -> tuple[Recipe, list[tuple[KeyPath, str]]]:
-    """Put what a file says in the place of its name, so that the run's own recipe says it.
+    """Replace the name of a JSON file by its content, so that the saved recipe is complete.
 
     Args:
-        recipe: Its paths are absolute.
+        recipe: A recipe with absolute paths.
 
     Returns:
-        The recipe, and why the file cannot be used.
+        The recipe, and the problems of the file.
     """
     name = recipe.deepspeed.config
     if not isinstance(name, str):
         return recipe, []
     try:
-        found = json.loads(Path(name).read_text(encoding="utf-8"), object_pairs_hook=_once)
+        found = json.loads(Path(name).read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
     except OSError as error:
         return recipe, [(PLACE, f"{name} cannot be read: {(error.strerror or str(error)).lower()}")]
     except json.JSONDecodeError as error:
         return recipe, [(PLACE, f"{name}:{error.lineno}: not JSON: {error.msg}")]
-    except (ValueError, RecursionError) as error:  # not UTF-8, a doubled key
+    except (ValueError, RecursionError) as error:  # not UTF-8, or a duplicate key
         return recipe, [(PLACE, f"{name}: {error}")]
     if not isinstance(found, dict):
         return recipe, [(PLACE, f"{name} holds no keys")]
@@ -123,15 +123,15 @@ def with_file(recipe: Recipe) -> tuple[Recipe, list[tuple[KeyPath, str]]]:
 
 
 def problems(section: DeepspeedSection) -> Iterator[tuple[KeyPath, str]]:
-    """Find what must not stand in ``deepspeed.config``.
+    """Find invalid keys in ``deepspeed.config``.
 
     Args:
-        section: Of a recipe that passed the schema.
+        section: A section that fits the schema.
 
     Yields:
         Path of a key, and what is wrong with it.
     """
-    if isinstance(section.config, str):  # could not be read
+    if isinstance(section.config, str):  # it could not be read
         return
     decided = DECIDED | ({} if section.offload == "none" else {f"{ZERO}.{name}": _OFFLOAD for name in _OFFLOADS})
     for path, value in _walk(section.config):
@@ -142,7 +142,7 @@ def problems(section: DeepspeedSection) -> Iterator[tuple[KeyPath, str]]:
             what = f"{decided[dotted]}; leave it out"
         elif any(".".join(path[:n]) in decided for n in range(1, len(path))):
             continue
-        elif known is not None and path[-1] not in _both_names(known):
+        elif known is not None and path[-1] not in _with_short_names(known):
             what = _unknown(path, above)
         elif dotted in KNOWN and not isinstance(value, dict):
             what = "must be a section with keys of its own"
@@ -161,8 +161,8 @@ def _walk(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
             yield from _walk(value, (*above, key))
 
 
-def _both_names(known: Iterable[str]) -> set[str]:
-    """DeepSpeed takes its stage 3 settings with and without ``stage3_``."""
+def _with_short_names(known: Iterable[str]) -> set[str]:
+    """Add the short names: DeepSpeed accepts its stage 3 settings with and without ``stage3_``."""
     return {*known, *(name.removeprefix("stage3_") for name in known)}
 
 
@@ -175,7 +175,7 @@ def _unknown(path: tuple[str, ...], above: str) -> str:
     return f"DeepSpeed knows no such key here{nearest}"
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

@@ -1,7 +1,6 @@
-"""What a recipe may say: every key with its meaning, unit, range and default. Defaults live here and nowhere else.
+"""The schema of a recipe: every key with its meaning, unit, range and default. Defaults live here and nowhere else.
 
-The sections are strict (``"3"`` is not 3), frozen, and refuse keys they do not know; see ``loader`` for how a
-mistake is reported.
+Sections are strict (``"3"`` is not 3), frozen, and refuse unknown keys; ``loader`` reports the problems.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ class ModelSection(Section):
     )
     dropout: Share = Field(
         0.0,
-        description="takes the place of each dropout that the model's own config has above zero; 0: none; layers are "
-        "never dropped",
+        description="replaces every dropout rate above zero in the model's own config; 0: no dropout; layers are never "
+        "dropped",
     )
     trust_remote_code: bool = Field(
         False,
@@ -50,7 +49,7 @@ class ModelSection(Section):
 
 
 class SourceSection(Section):
-    """One place that rows come from."""
+    """One source of rows."""
 
     path: str = Field(
         min_length=1,
@@ -85,7 +84,7 @@ class PhaseSplitSection(Section):
 
 
 class DataSection(Section):
-    """What to learn from."""
+    """The training data."""
 
     sources: list[SourceSection] = Field(min_length=1, description="where rows come from")
     template: str = Field(
@@ -101,18 +100,18 @@ class DataSection(Section):
     validation: float = Field(0.02, gt=0, lt=1, description="share of the conversations kept aside to measure with")
     split_by: Literal["conversation", "row"] = Field(
         "conversation",
-        description="what never stands on two sides: a conversation is all rows that begin with the same question; "
-        "row is for data with one question only",
+        description="what is never divided between two parts: a conversation is all rows that begin with the same "
+        "question; row is for data with one question only",
     )
     duplicates: Literal["drop", "drop_exact", "keep"] = Field(
         "drop",
-        description="what to do with rows that repeat an earlier one: drop, also but for upper case and white space; "
-        "drop_exact, only the very same text; keep",
+        description="rows that repeat an earlier one: drop, also those that differ in upper case or white space only; "
+        "drop_exact, only those with the same text; keep",
     )
 
 
 class LoraSection(Section):
-    """Low-rank adaptation: train ``B A`` of a small rank beside each frozen weight."""
+    """Low-rank adaptation: a trained product ``B A`` of small rank beside each frozen weight."""
 
     rank: Positive = Field(16, description="inner dimension of the update")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
@@ -128,21 +127,21 @@ class LoraSection(Section):
 
 
 class ScheduleSection(Section):
-    """The learning rate over the steps."""
+    """The learning rate schedule."""
 
-    name: Literal["cosine", "linear", "constant"] = Field("cosine", description="how it falls after the warm-up")
+    name: Literal["cosine", "linear", "constant"] = Field("cosine", description="its decay after the warm-up")
     warmup_ratio: Share = Field(0.03, description="share of the steps in which the rate rises from zero")
     final_ratio: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="the last step's rate as a share of the highest; 0 would be reached one step after it, so that no "
-        "step is without effect",
+        description="rate of the last step as a share of the highest; 0 would be reached one step later, so that every "
+        "step has an effect",
     )
 
 
 class PhaseSection(Section):
-    """What the two training phases have in common."""
+    """The settings that both training phases have."""
 
     lora: LoraSection | None = Field(None, description="leave out for full fine-tuning")
     epochs: float = Field(1.0, gt=0, description="passes over the training rows; may be a fraction")
@@ -155,7 +154,7 @@ class PhaseSection(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on biases and norms")
     betas: tuple[Share, Share] = Field((0.9, 0.95), strict=False, description="AdamW's moments")
     max_grad_norm: float = Field(1.0, gt=0, description="clip the gradient to this norm")
-    schedule: ScheduleSection = Field(ScheduleSection(), description="the learning rate over the steps")
+    schedule: ScheduleSection = Field(ScheduleSection(), description="the learning rate schedule")
 
 
 class SftSection(PhaseSection):
@@ -196,10 +195,10 @@ def _named(files: str | dict[str, str] | None) -> dict[str, str]:
 
 
 class EvalSection(Section):
-    """What is measured, and how often during training."""
+    """Evaluation, during training and afterwards."""
 
     every: Positive = Field(200, description="optimizer steps between two evaluations on the validation part")
-    batches: Literal["all"] | Positive = Field("all", description="how much of it, during training")
+    batches: Literal["all"] | Positive = Field("all", description="how many of its batches, during training")
     prompts: str | Sets | None = Field(
         None,
         description="file of prompts for generated answers (messages, accepted answers, skill), or builtin:tiny; "
@@ -213,17 +212,17 @@ class EvalSection(Section):
 
     @property
     def prompt_sets(self) -> dict[str, str]:
-        """The files of ``prompts`` by name; an empty name for one without."""
+        """Files of ``prompts`` by name; a single file has an empty name."""
         return _named(self.prompts)
 
     @property
     def pair_sets(self) -> dict[str, str]:
-        """The files of ``pairs`` by name; an empty name for one without."""
+        """Files of ``pairs`` by name; a single file has an empty name."""
         return _named(self.pairs)
 
 
 class ChatSection(Section):
-    """How answers are drawn."""
+    """Sampling of answers."""
 
     temperature: float = Field(0.7, ge=0, description="0 is greedy")
     top_p: Probability = Field(0.9, description="draw from the smallest set of tokens with this probability")
@@ -232,60 +231,58 @@ class ChatSection(Section):
 
 
 class DeepspeedSection(Section):
-    """How DeepSpeed lays the training state out over the devices."""
+    """DeepSpeed: how the training state is distributed over the devices."""
 
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1, description="what is partitioned: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters"
     )
     offload: Literal["none", "optimizer", "all"] = Field(
         "none",
-        description="what is kept in host memory: the optimizer's states with its own float32 weights (stages 1 to 3), "
-        "or all, the parameters too (stage 3)",
+        description="state in host memory; optimizer: its states and float32 weights (stages 1 to 3); all: the "
+        "parameters, too (stage 3)",
     )
     nvme: str | None = Field(
         None,
         min_length=1,
-        description="folder on a fast disk for what is offloaded, in place of memory; stage 3, libaio",
+        description="folder on a fast disk that holds offloaded state instead of memory; stage 3, needs libaio",
     )
     config: dict[str, Any] | str = Field(
         {},
-        description="more of DeepSpeed's own configuration, or a JSON file of it; what the recipe decides is refused",
+        description="more of DeepSpeed's own configuration, or a JSON file of it; not the keys that the recipe decides",
     )
 
 
 class CheckpointSection(Section):
-    """What a run that is stopped goes on from; see ``--resume``."""
+    """Checkpoints, from which a stopped run resumes (``--resume``)."""
 
     every: Positive | None = Field(
         500, description="optimizer steps between two checkpoints; null: only when the run is asked to stop"
     )
-    keep: Positive = Field(2, description="how many of the newest stay; all go when the phase is finished")
+    keep: Positive = Field(2, description="how many of the newest are kept; all are removed when the phase is finished")
     patience: Positive | None = Field(
-        None,
-        description="with best_by: evaluations in a row without a better one after which the training ends; null: it "
-        "makes all steps",
+        None, description="with best_by: stop after so many evaluations in a row without improvement; null: never"
     )
     best_by: Literal["loss", "accuracy"] | None = Field(
         None,
-        description="write a checkpoint after the best evaluation so far, too, keep it, and save its weights in the "
-        "end; loss: in the reward phase the nll, without centering, margin and smoothing; accuracy: of the ranking, in "
-        "SFT of the tokens; null: the last step's weights",
+        description="also keep the checkpoint of the best evaluation, and save its weights at the end; loss: in the "
+        "reward phase the nll, without centering, margin and smoothing; accuracy: of the ranking, in SFT of the "
+        "tokens; null: the weights of the last step",
     )
 
 
 class LoggingSection(Section):
-    """What is written down while training."""
+    """Metrics during training."""
 
     every: Positive = Field(10, description="optimizer steps between two lines of metrics.jsonl")
     to: list[Literal["jsonl", "tensorboard", "wandb"]] = Field(
         ["jsonl"],
-        description="where these figures go: metrics.jsonl always; tensorboard (TensorBoard) and wandb (Weights & "
-        "Biases), each where it is installed, too",
+        description="where the metrics are written: always metrics.jsonl; also tensorboard (TensorBoard) and wandb "
+        "(Weights & Biases), if installed",
     )
 
 
 class Recipe(Section):
-    """A whole project in one file; every verb reads it."""
+    """All settings of a project in one file; every verb reads it."""
 
     output_dir: str = Field(
         min_length=1, description="folder of the run: data, models, metrics and results go below it"

@@ -1,4 +1,4 @@
-"""What a user may have meant by a key that recipes do not know."""
+"""Suggestions for unknown keys of a recipe: other tools' names, misspellings, keys of other sections."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ _ADVICE_BY_NAME = {name: advice for advice, names in _ADVICE.items() for name in
 
 
 def unknown_key(path: KeyPath) -> str:
-    """Say what to write instead of an unknown key.
+    """Describe an unknown key and the key that was probably meant.
 
     Args:
-        path: Where the key stands; the last part is the key.
+        path: Path of the unknown key.
 
     Returns:
-        "unknown key; did you mean sft.learning_rate?" or the like: by another tool's name, by a close
-        sibling, by the same key in another section; or else the keys that the section has.
+        "unknown key; did you mean sft.learning_rate?": the key for another tool's name, a similar key of the section,
+        or the same key in another section; otherwise the keys of the section.
     """
     key, above = str(path[-1]).lower().replace("-", "_"), path[:-1]
     siblings = _keys_at(above)
@@ -102,7 +102,7 @@ def unknown_key(path: KeyPath) -> str:
         return _did_you_mean([_place(_BY_NAME[key], above)])
     if key in siblings:  # only a hyphen or a capital letter is wrong
         return _did_you_mean([_join(above, key)])
-    # a two-letter key resembles everything, hence only longer ones
+    # a key of two letters resembles too many others
     close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.65) if len(key) > 2 else []
     if close:
         return _did_you_mean([_join(above, close[0])])
@@ -116,13 +116,13 @@ def unknown_key(path: KeyPath) -> str:
 
 
 def section_type(path: KeyPath) -> type[BaseModel] | None:
-    """The schema's section at a path; indices of lists are skipped.
+    """Return the class of the section at a path; indices of lists are skipped.
 
     Args:
         path: Keys and indices from the top of the recipe.
 
     Returns:
-        Its class, or None where the schema has no section.
+        The class; ``None`` if the schema has no section there.
     """
     section: type[BaseModel] = Recipe
     for part in path:
@@ -137,7 +137,7 @@ def section_type(path: KeyPath) -> type[BaseModel] | None:
 
 
 def _sections(annotation: object) -> Iterator[type[BaseModel]]:
-    """The sections inside an annotation such as ``list[Source]`` or ``Lora | None``."""
+    """Yield the sections in an annotation such as ``list[SourceSection]`` or ``LoraSection | None``."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         if issubclass(annotation, BaseModel):
             yield annotation
@@ -152,7 +152,7 @@ def _keys_at(path: KeyPath) -> list[str]:
 
 
 def _place(ours: str, above: KeyPath) -> str:
-    """Fill in ``*``, and the entry of a list where the user already is in one."""
+    """Replace ``*`` by the phase, and the index of a list by that of the unknown key."""
     if ours.startswith("*."):
         if above and above[0] in PHASES:
             return f"{above[0]}.{ours[2:]}"
@@ -163,7 +163,7 @@ def _place(ours: str, above: KeyPath) -> str:
 
 
 def _elsewhere(key: str) -> list[str]:
-    """Where else in the recipe the same key, or one much like it, stands."""
+    """Find the same or a similar key in other sections."""
     places = list(_all_keys(Recipe, ""))
     names = sorted({name for name, _ in places})
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.75)

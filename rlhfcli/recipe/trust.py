@@ -1,4 +1,4 @@
-"""Whose code a recipe allows to run: it is said before it does."""
+"""The Python code that a recipe allows to run: announced before it runs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rlhfcli.recipe.schema import Recipe
 
 
 def notes(recipe: Recipe) -> Iterator[str]:
-    """Say which code may run, if any may.
+    """Describe the code that may run.
 
     Args:
-        recipe: With ``model.trust_remote_code`` as it counts.
+        recipe: A recipe as loaded, whose ``model.trust_remote_code`` is in effect.
 
     Yields:
-        One line for each place that code comes from.
+        One line for each origin of code.
     """
     if not recipe.model.trust_remote_code:
         return
@@ -32,7 +32,7 @@ def notes(recipe: Recipe) -> Iterator[str]:
 
 
 def _code_of(folder: Path) -> Iterator[str]:
-    """Python files of a model folder, and other models of the hub whose code its config names."""
+    """Find Python files of a model folder, and models of the hub whose code its config names."""
     files = sorted(folder.glob("*.py"))
     if files:
         yield f"{folder} ({', '.join(file.name for file in files)})"

@@ -225,7 +225,7 @@ CHANGES = [
     ("sft.epochs", '--set #1: write it as key=value, such as --set sft.epochs=2; got "sft.epochs"'),
     ("=3", '--set #1: write it as key=value, such as --set sft.epochs=2; got "=3"'),
     ("sft..lora=3", '--set #1: write it as key=value, such as --set sft.epochs=2; got "sft..lora=3"'),
-    ("seed.x=3", "--set #1: seed.x: seed is no section, so it can have no key x"),
+    ("seed.x=3", "--set #1: seed.x: seed is no section, so it cannot have a key x"),
     (
         "data.sources.path=3",
         "--set #1: data.sources.path: data.sources is a list: say which entry, such as data.sources.0.path",
@@ -244,7 +244,7 @@ CHANGES = [
         "--set #1: output_dir: a name in it is too long for a file system: 256 bytes, 255 at most",
     ),
     (f"output_dir={'x/' * 2000}", "--set #1: output_dir: is too long for a file system: 3999 bytes, 3895 at most"),
-    ('output_dir="a\\0b"', "--set #1: output_dir: must be the name of a folder, and has a NUL character in it"),
+    ('output_dir="a\\0b"', "--set #1: output_dir: must be the name of a folder, and contains a NUL character"),
 ]
 
 
