@@ -1,4 +1,4 @@
-"""What may be taken is what the machine has left, and every control group around the process."""
+"""Memory that may be used: the least that is left in the machine and in every control group around the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def group(folder: Path, **files: str) -> None:
         (folder / name.replace("__", ".")).write_text(text + "\n")
 
 
-def test_every_group_has_a_say(tmp_path: Path) -> None:
+def test_every_group_counts(tmp_path: Path) -> None:
     names = tmp_path / "cgroup"
     names.write_text("0::/queue/job/step\n")
     group(tmp_path / "queue", memory__max="1000", memory__current="400", memory__stat="anon 300\ninactive_file 100")

@@ -72,7 +72,7 @@ def test_tensors_that_are_there_already_are_not_copied() -> None:
     assert all(one is other for one, other in zip(tensors(batches.to("cpu")), tensors(batches), strict=True))
 
 
-def test_what_was_derived_from_a_plan_is_derived_anew() -> None:
+def test_what_was_derived_from_a_plan_is_not_copied() -> None:
     layout = rank_batches("sft", packed=True).batches[0].layout
     assert layout.plan is not None
     layout.plan.derived["flex", None] = "on the CPU"

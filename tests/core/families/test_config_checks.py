@@ -1,4 +1,4 @@
-"""What a config says can be done with a model: put right and noted, or one error in words."""
+"""Settings of a config that do not work in training: fixed and noted, or one error in words."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def gemma3() -> Any:
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_how_long_a_model_reads_whatever_its_config_calls_it(name: str) -> None:
+def test_the_context_length_by_any_name(name: str) -> None:
     make, limit = LIMITS[name]
     assert context_length(make()) == limit
 
@@ -77,10 +77,10 @@ LENGTHS = {
 def test_longer_rows_than_the_model_reads(family: str) -> None:
     assert check_length(families.config(family), 128, family) == ""
     try:
-        said = check_length(families.config(family), 512, family)
+        message = check_length(families.config(family), 512, family)
     except ModelError as error:
-        said = str(error)
-    assert said == LENGTHS[family]
+        message = str(error)
+    assert message == LENGTHS[family]
 
 
 @pytest.fixture(scope="module")
@@ -112,16 +112,16 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_generation_settings_that_cannot_be_saved_are_mended_at_load(saved: Path, tmp_path: Path, name: str) -> None:
-    values, said = SETTINGS[name]
+def test_generation_settings_that_cannot_be_saved_are_fixed_at_load(saved: Path, tmp_path: Path, name: str) -> None:
+    values, message = SETTINGS[name]
     model = load_causal_lm(_with(saved, tmp_path, "generation_config.json", eos_token_id=[2, 7], **values))
     rehearse_saving(model, Tokenizer())  # type: ignore[arg-type]
     model.save_pretrained(tmp_path / "again")
-    assert any(said in line for line in notes_of(model.config))
+    assert any(message in line for line in notes_of(model.config))
     assert model.generation_config.eos_token_id == [2, 7]
 
 
-def test_what_cannot_be_saved_is_known_before_the_first_step(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_saved_is_found_before_the_first_step(tmp_path: Path) -> None:
     class Unwilling(Tokenizer):
         def save_pretrained(self, folder: Path) -> None:
             raise NotImplementedError("this tokenizer saves nothing")
@@ -134,7 +134,7 @@ def test_what_cannot_be_saved_is_known_before_the_first_step(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("family", ["qwen3-moe", "mixtral"])
-def test_a_router_that_wants_to_give_its_logits(tmp_path: Path, family: str) -> None:
+def test_the_logits_of_routers_are_switched_off(tmp_path: Path, family: str) -> None:
     expert = {"moe_intermediate_size": 16, "num_experts": 2} if family == "qwen3-moe" else {"num_local_experts": 2}
     kind = transformers.Qwen3MoeConfig if family == "qwen3-moe" else transformers.MixtralConfig
     given = families.NEW | expert | {"num_key_value_heads": 2, "num_experts_per_tok": 1, "head_dim": 8}
@@ -146,14 +146,14 @@ def test_a_router_that_wants_to_give_its_logits(tmp_path: Path, family: str) -> 
     assert measure_dialogues(model, rows, "all", 64).tokens == 14
 
 
-def test_weights_that_are_no_numbers_are_the_base_models_fault(saved: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(saved: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(saved, tmp_path / "model"))
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
     weights["model.norm.weight"][0] = float("inf")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    said = r"NaN or infinite values: model\.layers\.1\.mlp\.up_proj\.weight and 1 more\nThe model itself is broken"
-    with pytest.raises(ModelError, match=said):
+    message = r"NaN or infinite values: model\.layers\.1\.mlp\.up_proj\.weight and 1 more\nThe model itself is broken"
+    with pytest.raises(ModelError, match=message):
         load_causal_lm(str(folder))
     with pytest.raises(ModelError, match="NaN or infinite values"):
         load_for_scoring(ModelSection(name=str(folder)), str(folder))
@@ -174,14 +174,14 @@ REWARDS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("family", REWARDS)
 def test_families_without_a_reward_form(family: str) -> None:
-    make, said = REWARDS[family]
-    if not said:
+    make, message = REWARDS[family]
+    if not message:
         check_reward_form(make(), family)
         return
     with pytest.raises(ModelError) as caught:
         check_reward_form(make(), family)
     assert str(caught.value).startswith(f"{family}: no reward model can be made from this family: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "rlhf sft works with it" in str(caught.value)
 
 
@@ -215,14 +215,14 @@ def test_a_text_model_inside_of_a_larger_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [*families.STATES, *families.CONFIGS, *families.MASKED])
-def test_a_small_model_of_the_kind_can_be_made(family: str) -> None:
+def test_a_stand_in_can_be_made(family: str) -> None:
     small = make_stand_in(AutoModelForCausalLM, families.config(family), trust_remote_code=False)
     with torch.no_grad():
         assert small(torch.tensor([[5, 6, 7]]), use_cache=False).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("family", ["jamba", "qwen3.5", "gpt-oss", "zamba2", "mamba2"])
-def test_what_a_step_keeps_in_memory_is_found_for_experts_and_states_too(tmp_path: Path, family: str) -> None:
+def test_the_memory_of_a_step_is_estimated_for_experts_and_states_too(tmp_path: Path, family: str) -> None:
     found = dry.dry_run(_project(tmp_path, family), "sft", 1, 1)
     model = families.causal_lm(family)
     assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())

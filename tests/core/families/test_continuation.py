@@ -1,4 +1,4 @@
-"""Rows that are continued: in a batch as alone, whatever a family keeps in its cache."""
+"""Rows are continued in a batch as they are alone, whatever a family keeps in its cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPTS = families.token_ids([3, 17, 9, 1, 12])
 
 
 def slow_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
-    """The obvious way: no cache, no padding, everything again for every token."""
+    """The obvious method: no cache, no padding, everything again for every token."""
     ids = list(prompt)
     for _ in range(count):
         with torch.no_grad():
@@ -28,7 +28,7 @@ def slow_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("family", families.STATES)
-def test_every_prompt_gets_what_it_gets_alone(family: str) -> None:
+def test_every_prompt_gets_the_answer_that_it_gets_alone(family: str) -> None:
     model = families.causal_lm(family)
     endless = [slow_greedy(model, prompt, 10) for prompt in PROMPTS]
     ends = frozenset(token for answer in endless[:2] for token in answer[-1:])
@@ -45,7 +45,7 @@ def test_the_usual_families_share_batches() -> None:
         assert continuation_method(families.causal_lm(family)) == TOGETHER, family
 
 
-def test_it_is_tried_once_and_leaves_no_trace() -> None:
+def test_the_method_is_tried_once_and_leaves_no_trace() -> None:
     model = families.causal_lm("llama").train()
     calls: list[int] = []
     model.register_forward_hook(lambda *_: calls.append(1))
@@ -57,7 +57,7 @@ def test_it_is_tried_once_and_leaves_no_trace() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_what_cannot_read_at_all_is_said() -> None:
+def test_a_model_that_computes_nothing_is_one_error() -> None:
     model = families.causal_lm("llama")
     model.model.layers[1] = torch.nn.Identity()  # as where a package is missing that a layer needs
     model.model.layers[0].self_attn.q_proj = torch.nn.Linear(5, 5)

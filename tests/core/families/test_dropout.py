@@ -1,4 +1,4 @@
-"""``model.dropout`` over a table of families: what it sets, what it leaves alone, and what it says."""
+"""``model.dropout`` over a table of families: what is set, what is left alone, and how it is described."""
 
 from __future__ import annotations
 
@@ -114,25 +114,25 @@ def test_zero_is_no_dropout_anywhere(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", TABLE)
-def test_what_the_family_has_above_zero_is_set_and_layers_stay(family: str) -> None:
+def test_rates_above_zero_are_set_and_layers_never_dropped(family: str) -> None:
     model, expected = _made(family, 0.25), TABLE[family][1]
     found = dropout_of(model)
     assert expected <= found.own.keys()
     assert all("layer" not in name for name in found.own)
-    said = model.config.to_dict()
-    assert all(value == 0.25 for name in expected for value in [_value(said, name)])
-    assert not any(value for name, value in said.items() if "layerdrop" in name)
+    settings = model.config.to_dict()
+    assert all(value == 0.25 for name in expected for value in [_value(settings, name)])
+    assert not any(value for name, value in settings.items() if "layerdrop" in name)
     assert not any(getattr(module, "layerdrop", 0) for module in model.modules())
     assert _differs(model) == bool(expected)
 
 
-def _value(said: dict[str, Any], name: str) -> float:
+def _value(settings: dict[str, Any], name: str) -> float:
     for part in name.split("."):
-        said = said[part]
-    return float(said)  # type: ignore[arg-type]
+        settings = settings[part]
+    return float(settings)  # type: ignore[arg-type]
 
 
-def test_what_a_family_has_at_zero_stays_there() -> None:
+def test_rates_at_zero_stay_zero() -> None:
     config = transformers.OPTConfig()
     set_config_dropout(config, 0.1)
     assert (config.dropout, config.attention_dropout, config.layerdrop) == (0.1, 0, 0)
@@ -165,7 +165,7 @@ def test_a_saved_model_has_its_own_dropouts(tmp_path: Path) -> None:
         assert all(_value(saved, name) == _value(own, name) for name in TABLE[family][1])
 
 
-SAID = {
+DESCRIPTIONS = {
     ("opt", 0.1): "dropout 0.1 in place of dropout 0.2 · layers are never dropped (its own: layerdrop 0.3)",
     ("opt", 0.0): "dropout off (its own: dropout 0.2) · layers are never dropped (its own: layerdrop 0.3)",
     ("mpt", 0.1): "dropout 0.1 in place of resid_pdrop 0.2, attn_config.attn_pdrop 0.3",
@@ -174,6 +174,6 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize(("family", "value"), SAID)
-def test_it_says_what_was_set(family: str, value: float) -> None:
-    assert dropout_of(_made(family, value)).description() == SAID[family, value]
+@pytest.mark.parametrize(("family", "value"), DESCRIPTIONS)
+def test_the_change_is_described(family: str, value: float) -> None:
+    assert dropout_of(_made(family, value)).description() == DESCRIPTIONS[family, value]

@@ -1,4 +1,4 @@
-"""Rows of the embedding for every id: by seed, reported, and never looked for where they are not."""
+"""Rows of the embedding for every id: drawn by seed, reported, and never looked up where there are none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_rows_are_drawn_by_seed_and_leave_other_draws_alone() -> None:
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
 
 
-def test_a_hole_in_the_vocabulary_counts() -> None:
+def test_a_gap_between_ids_gets_rows_too() -> None:
     made = tokenizer(100, highest=140)
     assert len(made) < num_ids(made) == 141
     model = families.causal_lm("opt")
@@ -55,7 +55,7 @@ def test_a_hole_in_the_vocabulary_counts() -> None:
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == 141
 
 
-SAID = {
+REPORTS = {
     "the pad token alone": (
         tokenizer(128, "<|pad|>"),
         "the model has 128 rows for tokens, the tokenizer's ids need 129: 1 new row ('<|pad|>')",
@@ -71,10 +71,10 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("case", SAID)
-def test_what_is_drawn_anew_is_said(case: str) -> None:
-    made, said = SAID[case]
-    assert fit_embeddings(families.causal_lm("llama"), made) == said
+@pytest.mark.parametrize("case", REPORTS)
+def test_new_rows_are_reported(case: str) -> None:
+    made, report = REPORTS[case]
+    assert fit_embeddings(families.causal_lm("llama"), made) == report
 
 
 def test_the_same_seed_gives_the_same_model_however_much_was_drawn_before(tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ def _parts(project: phases.PhaseInputs, sink: Listening, drawn: int) -> phases.P
 
 def test_an_id_without_a_row_is_one_error() -> None:
     model, reward = families.causal_lm("opt"), RewardModel(families.classifier("opt"))
-    said = "the tokenizer gives the id 128, and the model has 128 rows, from 0 to 127"
+    report = "the tokenizer gives the id 128, and the model has 128 rows, from 0 to 127"
     for ask in (
         lambda: generate(model, [[3], [4, 128]], Decoding(2), (), 1),
         lambda: next(stream(model, [128], Decoding(2), ())),
         lambda: reward.rewards([[3], [5, 128, 4]]),
     ):
-        with pytest.raises(ModelError, match=said):
+        with pytest.raises(ModelError, match=report):
             ask()
 
 

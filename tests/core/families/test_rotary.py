@@ -1,4 +1,4 @@
-"""LongRoPE and dynamic NTK: what a sequence gets does not depend on who shares its batch, or came before."""
+"""LongRoPE and dynamic NTK: the result of a sequence does not depend on its batch, or on earlier ones."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_only_long_sequences_are_padded() -> None:
     assert rotation_limit(families.config("llama")) is None
 
 
-def test_a_model_is_left_as_it_was() -> None:
+def test_the_model_is_restored() -> None:
     model = _made("phi3")
     before = {name: vars(module).keys() for name, module in model.named_modules()}
     with rotating_by_own_length(model), torch.no_grad():

@@ -39,7 +39,7 @@ def _loss_and_gradients(model: Any, *, bf16: bool = False) -> tuple[dict[str, Te
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
-def test_in_parts_it_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_in_parts_gives_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = families.causal_lm(family)
     assert head_is_apart(model)
     expected, gradients, _ = _loss_and_gradients(model)
@@ -55,7 +55,7 @@ def test_in_parts_it_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -
         assert (found[name] - gradient).abs().max() <= 1e-5 * scale, name
 
 
-def test_in_parts_and_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_in_parts_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     model = families.causal_lm("llama")
     expected, gradients, _ = _loss_and_gradients(model, bf16=True)
     monkeypatch.setattr(language_model, "WHOLE", 0)

@@ -85,7 +85,7 @@ def test_a_new_head_on_a_language_model_keeps_its_weights(tmp_path: Path) -> Non
         assert torch.equal(model.model.model.state_dict()[name], tensor)
 
 
-def test_each_kind_of_folder_says_what_it_is(tmp_path: Path) -> None:
+def test_each_kind_of_folder_is_recognised(tmp_path: Path) -> None:
     families.causal_lm("opt").save_pretrained(tmp_path / "language")
     _saved("opt", tmp_path / "reward")
     with pytest.raises(ModelError, match="this is a language model") as caught:
@@ -101,7 +101,7 @@ def test_spans_against_a_loop() -> None:
     assert segments.tolist() == [0, 0, 2, 2, 2]
 
 
-def test_how_it_computes_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_strategy_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
     monkeypatch.setattr(
         "rlhfcli.core.models.reward_model.choose_strategy", lambda model: tried.append(model) or choose_strategy(model)

@@ -1,4 +1,4 @@
-"""The last layer computes only what is read: the same states, the same gradients, for every family."""
+"""The last layer computes only the needed tokens: the same states, the same gradients, for every family."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.core import families
 SEQUENCES = families.token_ids([19, 7, 12], seed=5)
 
 
-def _states_and_gradients(model: Any, rows: Tensor, read: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+def _states_and_gradients(model: Any, rows: Tensor, needed: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
     strategy = choose_strategy(model)
     layout = lay_out(SEQUENCES, packed=strategy.packed, pad_id=0)
     model.zero_grad()
-    with computing_with(model, strategy), needed_tokens(model, read, layout.input_ids.numel()):
+    with computing_with(model, strategy), needed_tokens(model, needed, layout.input_ids.numel()):
         backbone = getattr(model, model.base_model_prefix)
         states = backbone(**layout.inputs()).last_hidden_state.flatten(0, 1)[rows]
     (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
@@ -33,7 +33,7 @@ def _states_and_gradients(model: Any, rows: Tensor, read: Tensor | None) -> tupl
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
-def test_the_tokens_that_are_read_and_all_gradients_are_the_same(family: str) -> None:
+def test_needed_states_and_all_gradients_are_the_same(family: str) -> None:
     model, rows = families.causal_lm(family), torch.tensor([18, 3, 11])
     assert prunable_layers(model)
     expected, gradients = _states_and_gradients(model, rows, None)
@@ -57,7 +57,7 @@ def test_keys_and_values_are_never_left_out(family: str, expected: set[str]) -> 
     assert set(prunable_layers(families.causal_lm(family))) == expected
 
 
-def test_rows_that_are_not_read_are_not_computed() -> None:
+def test_rows_that_are_not_needed_are_not_computed() -> None:
     model = families.causal_lm("llama")
     seen = []
     down = model.model.layers[-1].mlp.down_proj
@@ -65,13 +65,13 @@ def test_rows_that_are_not_read_are_not_computed() -> None:
         down.register_forward_hook(lambda _, args, result: seen.append(result))
         with needed_tokens(model, torch.tensor([2, 5]), tokens=9):
             model(torch.arange(9)[None])
-        model(torch.arange(9)[None])  # nobody said what is read: all
+        model(torch.arange(9)[None])  # without needed tokens all are computed
     assert seen[0][0].abs().sum(1).nonzero().flatten().tolist() == [2, 5]
     assert seen[1][0].abs().sum(1).count_nonzero() == 9
     assert "forward" not in vars(down)
 
 
-def test_where_most_tokens_are_read_nothing_is_left_out() -> None:
+def test_where_most_tokens_are_needed_all_are_computed() -> None:
     model = families.causal_lm("llama")
     with prune_last_layer(model, prunable_layers(model)), needed_tokens(model, torch.tensor([0, 1, 2, 4]), tokens=5):
         states = model.model(torch.arange(5)[None]).last_hidden_state
@@ -79,7 +79,7 @@ def test_where_most_tokens_are_read_nothing_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("family", ["opt", "qwen2-moe", "deepseek-v3", "gpt-oss"])
-def test_layers_with_an_adapter(family: str) -> None:
+def test_adapted_layers_can_be_pruned(family: str) -> None:
     model, rows = families.causal_lm(family), torch.tensor([4, 10])
     names = prunable_layers(model)
     lora.inject(model, LoraSection())
@@ -94,7 +94,7 @@ def test_layers_with_an_adapter(family: str) -> None:
 
 
 @pytest.mark.parametrize("zero", ["self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj"])
-def test_weights_that_are_zero_hide_nothing(zero: str) -> None:
+def test_zero_weights_do_not_mislead_the_trial(zero: str) -> None:
     """With these, keys or values of other tokens do not matter yet; after the first step they do."""
     model = families.causal_lm("llama")
     expected = prunable_layers(model)
@@ -111,7 +111,7 @@ def test_a_layer_that_sees_some_tokens_alone_computes_them_all() -> None:
         assert torch.equal(down(x), torch.nn.functional.linear(x, down.weight))
 
 
-def test_looking_at_a_layer_changes_nothing() -> None:
+def test_the_trial_changes_neither_weights_nor_the_generator() -> None:
     model = families.causal_lm("opt")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -121,7 +121,7 @@ def test_looking_at_a_layer_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("tried", [prunable_layers, head_is_apart])
-def test_too_little_memory_for_a_trial_is_told(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_in_a_trial_is_raised(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = families.causal_lm("llama")
 
     def full(*_: Any, **__: Any) -> None:
@@ -132,7 +132,7 @@ def test_too_little_memory_for_a_trial_is_told(tried: Any, monkeypatch: pytest.M
         tried(model)
 
 
-def test_what_was_tried_on_a_layer_of_another_kind_is_not_taken_over() -> None:
+def test_the_trial_on_a_stand_in_counts_only_for_the_same_kind_of_last_layer() -> None:
     """DeepSeek's first layer is dense, its last one has experts: their linear layers have other names."""
     config = DeepseekV3Config(
         **families.NEW, n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, kv_lora_rank=8,

@@ -1,4 +1,4 @@
-"""Token trees are exact: same results and gradients as one sequence at a time, in every family that takes them."""
+"""Token trees are exact: same results and gradients as one sequence at a time, in every family that computes them."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def _loss_and_gradients(model: Any, states: Iterable[Tensor]) -> tuple[Tensor, d
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_which_families_compute_token_trees(family: str) -> None:
-    why = probes.trees_unsupported(families.causal_lm(family))
-    assert (why is None) == (family not in families.PADDED)
-    assert why is None or "BloomForCausalLM" in why
+    reason = probes.trees_unsupported(families.causal_lm(family))
+    assert (reason is None) == (family not in families.PADDED)
+    assert reason is None or "BloomForCausalLM" in reason
 
 
 @pytest.mark.parametrize("forest", FORESTS)
@@ -95,7 +95,7 @@ def test_same_loss_and_gradients_as_one_at_a_time(family: str, forest: str) -> N
 
 
 @pytest.mark.parametrize("family", ["opt", "llama", "gpt2", "mistral"])
-def test_torch_s_kernels_give_the_same_as_written_out(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_s_kernels_agree_with_the_one_by_hand(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, sequences = families.causal_lm(family), FORESTS["nested"] + FORESTS["long"]
     written, expected = _loss_and_gradients(model, _hidden(model, sequences, packed=True))
     monkeypatch.setitem(tree_attention_cpu.LONGEST, torch.float32, 0)
@@ -132,7 +132,7 @@ def test_a_window_shorter_than_the_prompt_is_a_window_along_the_path(family: str
 
 
 @pytest.mark.parametrize("family", ["opt", "llama", "gpt2"])
-def test_gradient_checkpointing_hands_the_plan_on(family: str) -> None:
+def test_gradient_checkpointing_passes_the_plan_on(family: str) -> None:
     model = families.causal_lm(family).train()
     sequences = FORESTS["nested"]
     plain = [states.detach() for states in _hidden(model, sequences, packed=True)]
@@ -154,7 +154,7 @@ def test_branches_are_blind_to_each_other_and_trees_to_each_other() -> None:
     assert not torch.allclose(before[1][-1], after[1][-1])
 
 
-def test_a_family_whose_attention_does_more_is_refused_not_approximated() -> None:
+def test_additions_to_attention_are_refused() -> None:
     rows = torch.randn(1, 2, 3, 4)
     plan = make_plan(build_forest([[1, 2, 3]]))
     with pytest.raises(ValueError, match="its attention has s_aux"):

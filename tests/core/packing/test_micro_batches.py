@@ -1,4 +1,4 @@
-"""Cutting a step: nothing is lost, nothing is too large, and what begins alike stands together."""
+"""Cutting a step: nothing is lost, nothing is too large, and examples that begin alike share a micro-batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_tokens_are_those_that_are_computed() -> None:
     assert MicroBatches([tree], packed=False).tokens == [27]
 
 
-def test_preferences_with_one_prompt_stand_in_one_micro_batch() -> None:
+def test_preferences_with_one_prompt_share_a_micro_batch() -> None:
     prompts = families.token_ids([40] * 6)
     answers = families.token_ids([10] * 24, seed=1)
     trees = [(prompts[i % 6], [answers[2 * i], answers[2 * i + 1]]) for i in range(12)]
@@ -45,14 +45,14 @@ def test_preferences_with_one_prompt_stand_in_one_micro_batch() -> None:
         assert max(len(part) for part in parts) == 2 * (budget // 80)
 
 
-def test_a_family_that_is_too_large_is_cut_and_pays_for_its_prompt_again() -> None:
+def test_a_group_that_is_too_large_is_cut_and_computes_its_prompt_again() -> None:
     prompt = families.token_ids([50])[0]
     trees = [(prompt, [[100 + i] * 10]) for i in range(9)]
     parts = MicroBatches(trees, packed=True).cut(range(9), 90)
     assert [len(part) for part in parts] == [4, 4, 1]
 
 
-def test_what_is_between_two_neighbours_does_not_make_them_alike() -> None:
+def test_two_examples_share_no_more_than_those_sorted_between_them() -> None:
     """Rows 0 and 2 share less than what stands between them in the whole data set shares with each."""
     ids = [[1, 2, 3, 4], [1, 2, 9, 9], [1, 2, 9, 9, 9], [1, 8, 8, 8]]
     beginnings = MicroBatches([(row, [[]]) for row in ids], packed=True)._beginnings
@@ -62,12 +62,12 @@ def test_what_is_between_two_neighbours_does_not_make_them_alike() -> None:
     assert beginnings.among([3]) == ([3], [0])
 
 
-def test_nothing_makes_no_micro_batch() -> None:
+def test_no_examples_make_no_micro_batch() -> None:
     for packed in (True, False):
         assert MicroBatches([], packed=packed).cut([], 10) == []
 
 
-def test_similar_sizes_stand_together() -> None:
+def test_similar_sizes_share_a_micro_batch() -> None:
     lengths = [100, 3, 90, 4, 95, 5]
     ids = families.token_ids(lengths)
     assert MicroBatches([(row, [[]]) for row in ids], packed=True).cut(range(6), 286) == [[0, 4, 2], [5, 3, 1]]

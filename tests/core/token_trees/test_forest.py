@@ -1,4 +1,4 @@
-"""Merging sequences: every beginning stands once in the row, and every token is found again."""
+"""Merging sequences: every prefix occurs once in the row, and every token is indexed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _paths(forest: Forest) -> list[list[int]]:
 
 @settings(max_examples=300, deadline=None)
 @given(SEQUENCES)
-def test_each_distinct_beginning_stands_once_and_every_token_is_found(sequences: list[list[int]]) -> None:
+def test_each_distinct_prefix_occurs_once_and_every_token_is_indexed(sequences: list[list[int]]) -> None:
     forest = build_forest(sequences)
     beginnings = {tuple(ids[: t + 1]) for ids in sequences for t in range(len(ids))}
     assert len(forest.ids) == len(beginnings) == int((forest.lengths - forest.shared).sum())
@@ -30,7 +30,7 @@ def test_each_distinct_beginning_stands_once_and_every_token_is_found(sequences:
 
 @settings(max_examples=100, deadline=None)
 @given(SEQUENCES)
-def test_two_sequences_stand_in_the_same_cells_exactly_as_far_as_they_agree(sequences: list[list[int]]) -> None:
+def test_two_sequences_share_tokens_exactly_as_far_as_they_agree(sequences: list[list[int]]) -> None:
     paths = _paths(build_forest(sequences))
     for a, left in zip(sequences, paths, strict=True):
         for b, right in zip(sequences, paths, strict=True):
@@ -64,13 +64,13 @@ def test_in_the_plan_every_token_asks_once_and_sees_its_path(sequences: list[lis
 
 @settings(max_examples=300, deadline=None)
 @given(SEQUENCES, st.booleans())
-def test_a_token_sees_its_path_which_is_what_the_ends_say(sequences: list[list[int]], share: bool) -> None:
+def test_the_ends_describe_which_tokens_a_token_sees(sequences: list[list[int]], share: bool) -> None:
     forest = build_forest(sequences, share=share)
     paths = {path[t]: path[: t + 1] for path in _paths(forest) for t in range(len(path))}
     for query in range(len(forest.ids)):
         seen = [key for key in range(query + 1) if query < forest.ends[key]]
         assert seen == paths[query]
-        assert forest.positions[seen].tolist() == list(range(len(seen)))  # so a window can be told by positions
+        assert forest.positions[seen].tolist() == list(range(len(seen)))  # so positions give the distance for a window
 
 
 def test_the_row_of_the_introduction() -> None:
@@ -104,7 +104,7 @@ def test_a_branch_that_shares_little_asks_with_its_whole_path() -> None:
     assert len(forest.ids) == 5 + 20 + 19 + 18
 
 
-def test_a_branch_asks_only_with_its_own_tokens() -> None:
+def test_a_branch_asks_with_its_own_tokens_only() -> None:
     prompt, *answers = families.token_ids([30, 4, 5, 6, 7])
     plan = make_plan(build_forest([prompt + answer for answer in answers]))
     root, branches = plan.groups

@@ -1,4 +1,4 @@
-"""FlexAttention over token trees, as far as a CPU can tell: the rule, its blocks, the forward pass, the way back."""
+"""FlexAttention over token trees, as far as a CPU can tell: the rule, its blocks, the forward pass, tracing."""
 
 from __future__ import annotations
 
@@ -111,14 +111,14 @@ def test_same_as_the_rectangles(case: str, key_heads: int) -> None:
 
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("family", ["opt", "llama", "gemma2", "mistral"])
-def test_families_that_train_nothing_below_can_take_it_even_here(family: str) -> None:
+def test_models_without_trained_weights_can_use_it_even_on_a_cpu(family: str) -> None:
     model = families.causal_lm(family).requires_grad_(False)
     assert probes.flex_unsupported(model, bf16=False) is None
     assert probes.flex_unsupported(model, bf16=True) is None
 
 
 @pytest.mark.usefixtures("eager")
-def test_the_blocks_are_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_are_computed_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int | None] = []
     rule: Callable[..., Any] = tree_attention_flex._rule
     monkeypatch.setattr(tree_attention_flex, "_rule", lambda plan, window: made.append(window) or rule(plan, window))
@@ -128,9 +128,9 @@ def test_the_blocks_are_found_once_for_all_layers(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("eager")
-def test_torch_has_no_way_back_on_a_cpu_and_that_is_the_reason_given() -> None:
-    why = probes.flex_unsupported(families.causal_lm("opt"), bf16=False)
-    assert why is not None and "does not support backward on CPU" in why
+def test_the_missing_backward_pass_on_a_cpu_is_the_reason_given() -> None:
+    reason = probes.flex_unsupported(families.causal_lm("opt"), bf16=False)
+    assert reason is not None and "does not support backward on CPU" in reason
 
 
 def test_a_wrong_kernel_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_dropout_and_short_rows_go_through_the_rectangles(options: dict[str, Any
     assert result.shape == (1, len(plan.ends), 4, 16)
 
 
-def test_what_a_family_adds_is_refused() -> None:
+def test_additions_of_a_family_are_refused() -> None:
     plan = make_plan(build_forest(LONG))
     rows = _rows(len(plan.ends))
     with pytest.raises(ValueError, match="its attention has s_aux"):
@@ -156,16 +156,16 @@ def test_what_a_family_adds_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("why", "attention", "description"),
+    ("reason", "attention", "description"),
     [
         (None, tree_attention_flex.FLEX, "token trees, FlexAttention"),
         ("no Triton", TREES, "token trees: no FlexAttention, since no Triton"),
     ],
 )
-def test_a_gpu_takes_it_where_it_works_and_says_why_not(
-    why: str | None, attention: str, description: str, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_uses_it_where_it_works_and_else_the_reason_is_given(
+    reason: str | None, attention: str, description: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strategy, "flex_unsupported", lambda *_, **__: why)
+    monkeypatch.setattr(strategy, "flex_unsupported", lambda *_, **__: reason)
     gpu, cpu = (SimpleNamespace(device=torch.device(kind)) for kind in ("cuda", "cpu"))
     trees = strategy.Strategy(TREES)
     found = strategy.with_flex_attention(trees, gpu, bf16=True)
@@ -175,7 +175,7 @@ def test_a_gpu_takes_it_where_it_works_and_says_why_not(
     assert strategy.with_flex_attention(padded, gpu, bf16=True) is padded
 
 
-def test_traced_twice_at_most_whatever_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_lengths_is_traced_twice_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced as for a GPU; what is left out is the kernel, which torch 2.13 cannot compile for a CPU at any length."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")

@@ -24,7 +24,7 @@ from tests.core import families
 from tests.core.packing.test_layout import FORESTS, PACKED, _loss_and_gradients, _one_at_a_time
 from tests.core.token_trees.test_forest import SEQUENCES
 
-# what registers no attention function of ours takes a mask as well, unless its windows are not told by layer
+# families that use our attention function can be given a mask as well, unless their windows are not set by layer
 FORCED = [family for family in PACKED if family != "mistral"] + list(families.MASKED)
 
 
@@ -50,7 +50,7 @@ def test_same_loss_and_gradients_as_one_at_a_time(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", families.MASKED)
-def test_these_families_are_found_by_trying(family: str) -> None:
+def test_the_strategy_of_these_families_is_a_mask(family: str) -> None:
     strategy = choose_strategy(families.causal_lm(family))
     assert strategy.packed and strategy.attention == MASK
     assert strategy.description.startswith("token trees as a 4-D mask: ")
@@ -66,7 +66,7 @@ def test_a_window_is_counted_along_the_path(sequences: list[list[int]]) -> None:
             assert seen[cells[t]].nonzero().flatten().tolist() == cells[max(0, t - 2) : t + 1].tolist()
 
 
-def test_a_family_with_kinds_of_layers_gets_a_mask_for_each() -> None:
+def test_a_family_with_several_kinds_of_layers_gets_a_mask_for_each() -> None:
     plan = make_plan(build_forest([[1, 2, 3, 4, 5, 6, 7, 8]]))
     masks = attention_mask(families.config("gpt-oss"), plan, torch.float32)
     assert isinstance(masks, dict)
@@ -81,8 +81,8 @@ def test_a_window_that_counts_the_cells_of_a_row_is_refused() -> None:
     assert not choose_strategy(model).packed
 
 
-def test_a_row_is_tried_that_is_longer_than_what_a_window_may_hide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a word in its config, the window of 256 tokens would still be noticed."""
+def test_the_probe_is_longer_than_a_window_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the config did not mention it, the window of 256 tokens would be noticed."""
     monkeypatch.setattr("rlhfcli.core.packing.probes.config_forbids_mask", lambda _: None)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(families.GPT_NEO).eval()
@@ -126,7 +126,7 @@ def test_gradient_checkpointing_takes_the_mask() -> None:
     torch.testing.assert_close(again, gradients)
 
 
-def test_a_model_is_left_as_it_was() -> None:
+def test_the_hooks_are_removed() -> None:
     model = families.causal_lm("gptj")
     with masked(model):
         assert model._forward_pre_hooks and model.transformer._forward_pre_hooks

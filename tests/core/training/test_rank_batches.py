@@ -36,7 +36,7 @@ def test_every_row_is_computed_once_and_fits(packed: bool, budget: int, ranks: i
 
 
 @pytest.mark.parametrize(("budget", "ranks"), [(10**6, 2), (10**6, 8), (2048, 2), (1024, 4), (700, 3)])
-def test_ranks_have_about_as_much_to_compute_in_as_few_passes_as_can_be(budget: int, ranks: int) -> None:
+def test_ranks_have_equal_loads_in_as_few_passes_as_possible(budget: int, ranks: int) -> None:
     shares = cut(task(LENGTHS), range(64), budget, ranks)
     load = [sum(LENGTHS[row] for part in share for row in part) for share in shares]
     assert max(load) <= 1.15 * sum(load) / ranks
@@ -52,7 +52,7 @@ def test_a_rank_without_work_repeats_the_shortest_row_which_does_not_count() -> 
     assert [[batch.rows for batch in share.padding_batches] for share in made] == [[], [], [(1,)]]
 
 
-def test_the_largest_goes_first_to_whoever_has_the_least() -> None:
+def test_the_largest_goes_first_to_the_rank_with_the_least() -> None:
     lengths = [10, 9, 8, 7, 6, 5]
     assert divide([[k] for k in range(6)], lengths, 2) == [[[0], [3], [4]], [[1], [2], [5]]]
 
