@@ -198,14 +198,14 @@ def test_every_figure_was_measured(page: Path) -> None:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs/tiny: untrained models, saved as the phases of that recipe save them."""
     from rlhfcli.core.models import loading as language
-    from rlhfcli.core.models import lora, reward_model
+    from rlhfcli.core.models import lora, reward_model, tokenizers
     from rlhfcli.core.publish import saving
     from rlhfcli.recipe.schema import ModelSection
 
     place = tmp_path_factory.mktemp("readme")
     recipe = loader.load_recipe("tiny").recipe
     base, sft = language.resolve(recipe.model.name), place / "runs" / "tiny" / "sft" / "final"
-    tokenizer = language.load_tokenizer(base, recipe.data.template)
+    tokenizer = tokenizers.load_tokenizer(base, recipe.data.template)
     policy = language.load_causal_lm(base)
     judge = reward_model.reward_model_to_train(ModelSection(name=base, dtype="fp32"), base).model
     for saved, folder, settings, names in (

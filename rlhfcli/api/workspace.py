@@ -82,7 +82,8 @@ class Workspace:
         with self.run.removed_on_failure():
             with self.sink.stage("starting torch and transformers"):
                 from rlhfcli.core.families.config_checks import check_length
-                from rlhfcli.core.models.loading import load_tokenizer, peek_config
+                from rlhfcli.core.models.loading import peek_config
+                from rlhfcli.core.models.tokenizers import load_tokenizer
             tokenizer = load_tokenizer(model.name, self.recipe.data.template, trust_remote_code=model.trust_remote_code)
             config = peek_config(model.name, trust_remote_code=model.trust_remote_code)
             if config is not None and (beyond := check_length(config, self.recipe.data.max_length, model.name)):

@@ -13,7 +13,7 @@ from rlhfcli.chat.templates import with_template
 from rlhfcli.core.generation.score_position import Reader
 from rlhfcli.core.models import adapters
 from rlhfcli.core.models.reward_model import RewardModel as Network
-from rlhfcli.core.models.reward_tokenizers import reward_tokenizer
+from rlhfcli.core.models.tokenizers import reward_tokenizer
 from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.dialogues.message import turns_of
 from rlhfcli.data.dialogues.turns import RowProblem

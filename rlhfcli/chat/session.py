@@ -14,7 +14,7 @@ from rlhfcli.chat.transcript import Record, Saved, append
 from rlhfcli.core.generation.decode import Decoding, context_limit, end_ids_of, stream
 from rlhfcli.core.generation.text_stream import Lead, TextStream, turn_stops
 from rlhfcli.core.models.adapters import language_model
-from rlhfcli.core.models.loading import load_tokenizer
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.encoding.encode import Encoder
 from rlhfcli.errors import DataError

@@ -9,8 +9,8 @@ from typing import Any
 
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.models.adapters import language_model
-from rlhfcli.core.models.loading import load_tokenizer
 from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.data.dialogues.column_use import ColumnUse, described
 from rlhfcli.data.encoding.encode import Encoder
 from rlhfcli.data.encoding.encoded import EncodedPreference

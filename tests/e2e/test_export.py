@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rlhfcli.core.models import deepspeed_chat
+from rlhfcli.core.model_files import deepspeed_chat_format
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.data.store.prepared import Prepared
 from tests.core.publish.test_model_card import code_of
@@ -88,7 +88,7 @@ def test_deepspeed_chats_keys_and_back(project, rlhf, tmp_path, sequences):
     ours = load_reward_model(project.run / "reward" / "final").rewards(sequences)
     plain = AutoModelForSequenceClassification.from_pretrained(back).eval()
     assert (scores(plain, sequences) - ours).abs().max() <= 1e-4
-    assert deepspeed_chat.is_checkpoint(theirs) and not deepspeed_chat.is_checkpoint(back)
+    assert deepspeed_chat_format.is_checkpoint(theirs) and not deepspeed_chat_format.is_checkpoint(back)
 
 
 @pytest.mark.parametrize("folder", ["sft/final", "reward/final", "sft/final/adapter", "reward/final/adapter"])

@@ -15,8 +15,9 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhfcli.core.models.loading import load_causal_lm, load_tokenizer, resolve
+from rlhfcli.core.models.loading import load_causal_lm, resolve
 from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.data.store.prepared import Prepared
 from tests.e2e.conftest import changes, start
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from rlhfcli.core.models.lora_layers import LoraLinear
+from rlhfcli.core.models.lora import LoraLinear
 from rlhfcli.core.packing.last_layer import modules_of_last_layer, worth_pruning
 from rlhfcli.core.parallel.zero3 import shape_of
 from rlhfcli.core.tasks.task import Batch

@@ -138,7 +138,7 @@ def read_tensor(found: Found, name: str) -> Tensor:
         name: What it is called there.
 
     Raises:
-        ModelError: It holds what is no number.
+        ModelError: It contains NaN or infinite values.
     """
     if found.file.suffix == ".bin":
         tensor = read_pickle(found.file)[name]
@@ -146,7 +146,7 @@ def read_tensor(found: Found, name: str) -> Tensor:
         with safe_open(found.file, "pt") as file:
             tensor = file.get_tensor(name)
     if not tensor.isfinite().all():
-        raise ModelError(f"{name} holds what is no number", where=str(found.file))
+        raise ModelError(f"{name} contains NaN or infinite values", where=str(found.file))
     return tensor
 
 

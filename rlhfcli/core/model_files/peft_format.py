@@ -190,5 +190,5 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         raise ModelError(f"the adapter's weights cannot be read: {error}", where=str(file)) from None
     broken = [key for key, tensor in tensors.items() if not tensor.is_floating_point() or not tensor.isfinite().all()]
     if broken:
-        raise ModelError(f"{broken[0]} holds what is no number", where=str(file), hint="Is the file damaged?")
+        raise ModelError(f"{broken[0]} contains NaN or infinite values", where=str(file), hint="Is the file damaged?")
     return tensors

@@ -9,8 +9,8 @@ __all__ = [
     "language_model",
     "loading",
     "lora",
-    "lora_coverage",
-    "lora_layers",
+    "lora_files",
+    "lora_targets",
     "reward_model",
-    "reward_tokenizers",
+    "tokenizers",
 ]

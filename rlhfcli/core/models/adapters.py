@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from rlhfcli.core.hardware import computes_bf16, device
-from rlhfcli.core.model_files import peft_adapters
+from rlhfcli.core.model_files import deepspeed_chat_format, peft_adapters
 from rlhfcli.core.model_files.model_folder import Found, tensors_in
 from rlhfcli.core.model_files.peft_format import (  # fmt: skip
     ADAPTER_CONFIG,
@@ -23,7 +23,7 @@ from rlhfcli.core.model_files.peft_format import (  # fmt: skip
     weights_of,
 )
 from rlhfcli.core.model_files.reward_heads import Head, chosen_row, find_head, put
-from rlhfcli.core.models import deepspeed_chat, lora
+from rlhfcli.core.models import deepspeed_chat, lora, lora_files, lora_targets
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models import reward_model as rewarding
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
@@ -79,7 +79,7 @@ def reward_model(name: str, *, label: str | int | None = None, trust_remote_code
     section = ModelSection(name=name, dtype="fp32", label=label, trust_remote_code=trust_remote_code)
     if is_adapter(name):
         return _adapted_reward_model(section, Path(name))
-    if deepspeed_chat.is_checkpoint(Path(name)):
+    if deepspeed_chat_format.is_checkpoint(Path(name)):
         return deepspeed_chat.load(Path(name))[0]
     return rewarding.load_reward_model(name, label=label, trust_remote_code=trust_remote_code)
 
@@ -101,12 +101,12 @@ def reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) 
     folder = Path(models.resolve(init_from))
     if is_adapter(folder):
         return _adapted_reward_model(section, folder, seed)
-    if not deepspeed_chat.is_checkpoint(folder):
+    if not deepspeed_chat_format.is_checkpoint(folder):
         return rewarding.reward_model_to_train(section, init_from, seed)
     _refuse_pieces(folder)
     model = deepspeed_chat.load(folder)[0]
     bf16 = computes_bf16(section.dtype)
-    return RewardModel(model.model, bf16=bf16, head=f"the head of {init_from} ({deepspeed_chat.HEAD})").eval()
+    return RewardModel(model.model, bf16=bf16, head=f"the head of {init_from} ({deepspeed_chat_format.HEAD})").eval()
 
 
 def is_reward_model(name: str, *, trust_remote_code: bool = False) -> bool:
@@ -232,11 +232,11 @@ def _merge(model: Any, folder: Path, config: dict[str, Any]) -> Any:
     why = beyond_plain(config)
     if not why:
         settings_of(config, str(folder / ADAPTER_CONFIG))
-        _, others = lora.sorted_targets(model, config)
+        _, others = lora_targets.select_peft_targets(model, config)
         why = [f"target_modules: {', '.join(others)}"] if others else []
     if why:
         return peft_adapters.merged(model, folder, why, tensors_in(weights_of(folder)))
-    lora.load_adapter(model, folder)
+    lora_files.load_adapter(model, folder)
     lora.merge(model)
     lora.remove(model)
     return model
@@ -254,7 +254,7 @@ def refuse_lora(section: ModelSection, base: str) -> None:
     """
     folder = Path(models.resolve(base))
     why = "is an adapter itself" if is_adapter(folder) else ""
-    why = why or ("has DeepSpeed-Chat's format" if deepspeed_chat.is_checkpoint(folder) else "")
+    why = why or ("has DeepSpeed-Chat's format" if deepspeed_chat_format.is_checkpoint(folder) else "")
     why = why or ("has several outputs" if section.label is not None else "")
     if why:
         raise ModelError(

@@ -26,8 +26,8 @@ from transformers import (
 
 from rlhfcli.core.families.config_checks import pad_of
 from rlhfcli.core.hardware import device
+from rlhfcli.core.model_files import deepspeed_chat_format
 from rlhfcli.core.model_files.load_errors import silenced
-from rlhfcli.core.models import deepspeed_chat
 from rlhfcli.core.publish.reference_outputs import ReferenceOutputs, longest_of
 
 TOLERANCE = 1e-4
@@ -147,7 +147,7 @@ def in_deepspeed_chat(folder: Path, ours: ReferenceOutputs) -> Outcome:
         body.resize_token_embeddings(
             8 * -(-len(AutoTokenizer.from_pretrained(folder, **_NO_CODE)) // 8), mean_resizing=False
         )
-        read = torch.load(folder / deepspeed_chat.WEIGHTS, map_location="cpu", weights_only=True)
+        read = torch.load(folder / deepspeed_chat_format.WEIGHTS, map_location="cpu", weights_only=True)
         head = read.pop("v_head.weight")
         body.load_state_dict({name.removeprefix("rwtransformer."): tensor for name, tensor in read.items()})
         sequences = [*ours.sequences, *_ids_of_messages(folder, ours)]

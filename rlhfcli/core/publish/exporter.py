@@ -19,10 +19,12 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.generation.score_position import at_end_token
+from rlhfcli.core.model_files import deepspeed_chat_format
 from rlhfcli.core.model_files.peft_format import base_of, is_adapter
-from rlhfcli.core.models import adapters, deepspeed_chat, reward_tokenizers
-from rlhfcli.core.models.loading import load_config, load_tokenizer, resolve
+from rlhfcli.core.models import adapters, deepspeed_chat, tokenizers
+from rlhfcli.core.models.loading import load_config, resolve
 from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.core.publish import conformance, model_card, reference_outputs, saving
 from rlhfcli.core.publish.conformance import Outcome, Report
 from rlhfcli.core.publish.reference_outputs import ReferenceOutputs
@@ -227,7 +229,7 @@ def check(folder: Path, reference: ReferenceOutputs | None = None, label: str | 
         del model
     if adapter == folder:
         outcomes = [_in_peft(folder, reference)]
-    elif deepspeed_chat.is_checkpoint(folder):
+    elif deepspeed_chat_format.is_checkpoint(folder):
         outcomes = [conformance.in_deepspeed_chat(folder, reference)]
     else:
         outcomes = list(conformance.in_transformers(folder, reference))
@@ -238,11 +240,11 @@ def check(folder: Path, reference: ReferenceOutputs | None = None, label: str | 
 def _load(folder: Path, label: str | None = None, *, trusted: bool = False) -> tuple[Any, PreTrainedTokenizerBase]:
     """What a folder holds, as a plain model: an adapter is merged into its base."""
     name = str(folder)
-    if deepspeed_chat.is_checkpoint(folder):
+    if deepspeed_chat_format.is_checkpoint(folder):
         return deepspeed_chat.load(folder)
     if adapters.is_reward_model(name, trust_remote_code=trusted):
         scored = adapters.reward_model(name, label=label, trust_remote_code=trusted)
-        tokenizer = reward_tokenizers.reward_tokenizer(name, trust_remote_code=trusted)
+        tokenizer = tokenizers.reward_tokenizer(name, trust_remote_code=trusted)
         fit_embeddings(scored.model, tokenizer)
         return scored, ending_at_score(tokenizer) if at_end_token(scored.config) else tokenizer
     if label is not None:
@@ -271,7 +273,7 @@ def _say_accelerator() -> None:
 def _card(source: Source, form: model_card.Form) -> str:
     if source.made is not None:
         return model_card.card(source.made, form, source.base)
-    if deepspeed_chat.is_checkpoint(source.folder):
+    if deepspeed_chat_format.is_checkpoint(source.folder):
         return model_card.converted_card(source.folder.resolve().name)
     try:
         return (source.folder / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from rlhfcli.core.families.config_checks import remove_notes
 from rlhfcli.core.families.dropout import restore_config_dropout
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, REWARDS, read_config
 from rlhfcli.core.model_files.saved_folder import finish
-from rlhfcli.core.models import lora
+from rlhfcli.core.models import lora, lora_files
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.encoding.encode import end_token
 from rlhfcli.errors import DataError, ModelError
@@ -65,7 +65,7 @@ def save_model(
     """
     with complete_or_absent(folder) as partial:
         if adapter is not None:
-            lora.save_adapter(model, adapter_of(partial), adapter.settings, adapter.base_model, adapter.task_type)
+            lora_files.save_adapter(model, adapter_of(partial), adapter.settings, adapter.base_model, adapter.task_type)
             tokenizer.save_pretrained(adapter_of(partial))
             if adapter.task_type == "SEQ_CLS":
                 _save_rewards(model.config, adapter_of(partial) / REWARDS)

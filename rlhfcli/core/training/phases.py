@@ -25,10 +25,9 @@ from rlhfcli.core.families.continuation import slow_reason
 from rlhfcli.core.families.dropout import dropout_of
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.hardware import computes_bf16
-from rlhfcli.core.models import adapters, lora, reward_tokenizers
+from rlhfcli.core.models import adapters, lora, tokenizers
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.language_model import CausalLM
-from rlhfcli.core.models.lora_coverage import coverage
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
 from rlhfcli.core.packing.stand_in import make_stand_in
 from rlhfcli.core.packing.strategy import Strategy, choose_strategy, computing_with, with_flex_attention
@@ -41,6 +40,7 @@ from rlhfcli.core.result import Result
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training.loop import Loop
+from rlhfcli.core.training.lora_coverage import lora_coverage
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.templates.scored_template import ending_at_score
 from rlhfcli.files import run_layout
@@ -191,7 +191,9 @@ def reward_parts(project: PhaseInputs) -> Parts:
         strategy = _strategy_to_train(AutoModelForSequenceClassification, module.model, recipe)
     _note(project, added)
     if module.head != "a new head":
-        _note(project, reward_tokenizers.other_template(base, project.tokenizer, recipe))
+        trusted = recipe.model.trust_remote_code
+        change = tokenizers.template_change(base, project.tokenizer, recipe.data.template, trust_remote_code=trusted)
+        _note(project, change)
     set_seed(recipe.seed)
     return replace(reward_parts_of(project, module, base, strategy), files=files)
 
@@ -302,7 +304,7 @@ def header(loop: Loop, module: Any, recipe: Recipe, how: str) -> list[str]:
     head = getattr(module, "head", "")
     more = (
         f"the reward comes from {head}" if head else "", loop.task.formula(),
-        dropout_of(module.model).description(), coverage(module.model), *notes_of(module.model.config),
+        dropout_of(module.model).description(), lora_coverage(module.model), *notes_of(module.model.config),
     )  # fmt: skip
     return [
         f"{family}: {total:,} parameters, {trained:,} trained ({percent(trained / total)}) · {precision} · "

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from rlhfcli import tiny
 from rlhfcli.core.families.embeddings import fit_embeddings, num_ids
 from rlhfcli.core.generation.decode import Decoding, generate, stream
-from rlhfcli.core.models.loading import load_tokenizer
 from rlhfcli.core.models.lora import adapted_layers
 from rlhfcli.core.models.reward_model import RewardModel
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.core.training import phases
 from rlhfcli.errors import ModelError
 from tests.core import families

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhfcli.chat.reward_model import RewardModel
 from rlhfcli.core.generation.score_position import Reader
-from rlhfcli.core.models import adapters, reward_tokenizers
+from rlhfcli.core.models import adapters, tokenizers
 from rlhfcli.core.models.reward_model import RewardModel as Network
 from rlhfcli.core.models.reward_model import as_reward_model
 from rlhfcli.core.publish import exporter
@@ -21,7 +21,7 @@ from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.encoding.encode import end_token
 from rlhfcli.data.templates.scored_template import ending_at_score, text_behind_end
 from rlhfcli.errors import ModelError
-from rlhfcli.recipe.schema import ChatSection, Recipe
+from rlhfcli.recipe.schema import ChatSection
 from tests.core import families, folders
 
 TURNS = [Turn("user", "w7 w8"), Turn("assistant", "w9"), Turn("user", "w10"), Turn("assistant", "w11 w12")]
@@ -99,7 +99,7 @@ def test_special_tokens_that_somebody_typed_stay_text(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     model, words = (
         adapters.reward_model(str(tmp_path / "theirs")),
-        reward_tokenizers.reward_tokenizer(str(tmp_path / "theirs")),
+        tokenizers.reward_tokenizer(str(tmp_path / "theirs")),
     )
     found = Reader(model, words).read([Turn("user", "w7 <|im_end|> w8"), Turn("assistant", "w9")])
     assert found is not None and found[0].count(129) == 2
@@ -120,12 +120,10 @@ def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> N
 def test_a_training_says_that_the_template_is_another_one(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     save_model(classifier(), ending_at_score(folders.chatml()), tmp_path / "ours", None, "")
-    data = {"sources": [{"path": "x"}], "template": "model"}
-    recipe = Recipe.model_validate({"output_dir": "x", "model": {"name": "x"}, "data": data})
-    said = reward_tokenizers.other_template(str(tmp_path / "theirs"), folders.chatml(), recipe)
+    said = tokenizers.template_change(str(tmp_path / "theirs"), folders.chatml(), "model")
     assert "scores the last token of its own chat template" in said and "data.template: model" in said
-    assert reward_tokenizers.other_template(str(tmp_path / "ours"), folders.chatml(), recipe) == ""
-    assert reward_tokenizers.other_template(str(tmp_path / "ours"), folders.tokenizer(), recipe) != ""
+    assert tokenizers.template_change(str(tmp_path / "ours"), folders.chatml(), "model") == ""
+    assert tokenizers.template_change(str(tmp_path / "ours"), folders.tokenizer(), "model") != ""
 
 
 def test_a_chat_says_which_output_it_reads(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from rlhfcli.core.models import deepspeed_chat, lora
-from rlhfcli.core.models.loading import load_tokenizer
+from rlhfcli.core.models import deepspeed_chat, lora_files
 from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.errors import RlhfError
 from rlhfcli.files.run_layout import SUMS
 from tests.core import families, folders
@@ -36,7 +36,7 @@ def _model(folder: Path) -> Tensor:
 
 def _adapter(folder: Path) -> Tensor:
     model = families.classifier("opt")
-    lora.load_adapter(model, folder)
+    lora_files.load_adapter(model, folder)
     with torch.no_grad():
         return model(_IDS).logits  # type: ignore[no-any-return]
 

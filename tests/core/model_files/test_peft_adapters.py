@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 from rlhfcli.core.model_files import peft_adapters
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
 from rlhfcli.core.models import adapters
-from rlhfcli.core.models.loading import load_causal_lm, load_tokenizer
+from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.core.publish import exporter
 from rlhfcli.core.publish.saving import save_model
 from rlhfcli.errors import ModelError

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from rlhfcli.core.models import lora
+from rlhfcli.core.models import lora_files
 from rlhfcli.errors import ModelError
 from tests.core import families, folders
 
@@ -41,26 +41,26 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "said"), REFUSED, ids=[next(iter(change)) for change, _ in REFUSED])
 def test_what_cannot_be_read_rightly_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     model = folders.adapted(families.causal_lm("opt"))
-    lora.save_adapter(model, tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
+    lora_files.save_adapter(model, tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
     config = json.loads((tmp_path / ADAPTER_CONFIG).read_text()) | change
     (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(config))
     with pytest.raises(ModelError, match=said):
-        lora.load_adapter(families.causal_lm("opt"), tmp_path)
+        lora_files.load_adapter(families.causal_lm("opt"), tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{", "\udcff", "[" * 100_000])
 def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / ADAPTER_CONFIG).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ModelError, match=r"adapter_config.json"):
-        lora.load_adapter(families.causal_lm("opt"), tmp_path)
+        lora_files.load_adapter(families.causal_lm("opt"), tmp_path)
 
 
 def test_weights_that_are_cut(tmp_path: Path) -> None:
-    lora.save_adapter(folders.adapted(families.causal_lm("opt")), tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
+    lora_files.save_adapter(folders.adapted(families.causal_lm("opt")), tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
     content = (tmp_path / ADAPTER_WEIGHTS).read_bytes()
     (tmp_path / ADAPTER_WEIGHTS).write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match="the adapter's weights cannot be read"):
-        lora.load_adapter(families.causal_lm("opt"), tmp_path)
+        lora_files.load_adapter(families.causal_lm("opt"), tmp_path)
 
 
 @pytest.mark.parametrize("family", families.SIX)
@@ -83,7 +83,7 @@ def test_a_reward_adapter_of_pefts_keeps_its_head(family: str, tmp_path: Path) -
     theirs.save_pretrained(str(tmp_path))
     assert json.loads((tmp_path / ADAPTER_CONFIG).read_text())["modules_to_save"] == ["classifier", "score"]
     ours = families.classifier(family)
-    lora.load_adapter(ours, tmp_path)
+    lora_files.load_adapter(ours, tmp_path)
     ids = torch.tensor(families.token_ids([9]))
     with torch.no_grad():
         assert (theirs(ids).logits - ours(ids).logits).abs().max() <= 1e-4

@@ -144,7 +144,10 @@ def test_wrong_shapes_and_numbers_are_errors(tmp_path: Path) -> None:
     critic = upstream(tmp_path / "theirs")
     folders.tokenizer().save_pretrained(tmp_path / "theirs")
     whole = critic.state_dict()
-    for head, message in ((torch.ones(1, 31), "has shape"), (torch.full((1, 32), math.nan), "holds what is no number")):
+    for head, message in (
+        (torch.ones(1, 31), "has shape"),
+        (torch.full((1, 32), math.nan), "contains NaN or infinite values"),
+    ):
         torch.save(whole | {"v_head.weight": head}, tmp_path / "theirs" / "pytorch_model.bin")
         with pytest.raises(ModelError, match=message):
             deepspeed_chat.load(tmp_path / "theirs")

@@ -15,8 +15,9 @@ from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from rlhfcli.core.model_files.load_errors import explained
-from rlhfcli.core.models.loading import load_causal_lm, load_tokenizer
+from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.errors import ModelError
 from tests.core import families
 

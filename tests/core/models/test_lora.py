@@ -10,9 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhfcli.core.models import lora
-from rlhfcli.core.models.lora_coverage import coverage
-from rlhfcli.core.models.lora_layers import LoraLinear
+from rlhfcli.core.models import lora, lora_files
+from rlhfcli.core.models.lora import LoraLinear
+from rlhfcli.core.training.lora_coverage import lora_coverage
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import LoraSection
 from tests.core import families
@@ -58,15 +58,12 @@ def test_training_starts_from_the_unchanged_model() -> None:
 
 
 @pytest.mark.parametrize("family", families.SIX)
-def test_merged_equals_unmerged_and_unmerge_goes_back(family: str) -> None:
+def test_merged_equals_unmerged(family: str) -> None:
     model = _trained(families.causal_lm(family))
     unmerged = _output(model)
     lora.merge(model)
     assert (_output(model) - unmerged).abs().max() <= 1e-4
     lora.merge(model)  # a second time changes nothing
-    lora.unmerge(model)
-    assert (_output(model) - unmerged).abs().max() <= 1e-4
-    lora.merge(model)
     lora.remove(model)
     assert (_output(model) - unmerged).abs().max() <= 1e-4
     assert not list(lora.adapted_layers(model))
@@ -76,22 +73,22 @@ def test_merged_equals_unmerged_and_unmerge_goes_back(family: str) -> None:
 @pytest.mark.parametrize("family", families.SIX)
 def test_peft_loads_ours(family: str, tmp_path: Path) -> None:
     model = _trained(families.causal_lm(family))
-    lora.save_adapter(model, tmp_path, SETTINGS, "base", "CAUSAL_LM")
+    lora_files.save_adapter(model, tmp_path, SETTINGS, "base", "CAUSAL_LM")
     theirs = PeftModel.from_pretrained(families.causal_lm(family), str(tmp_path))
     assert (_output(theirs) - _output(model)).abs().max() <= 1e-4
     ours = families.causal_lm(family)
-    lora.load_adapter(ours, tmp_path)
+    lora_files.load_adapter(ours, tmp_path)
     assert torch.equal(_output(ours), _output(model))
 
 
 @pytest.mark.parametrize("family", families.SIX)
 def test_peft_loads_the_reward_head_with_our_adapter(family: str, tmp_path: Path) -> None:
     model = _trained(families.classifier(family))
-    lora.save_adapter(model, tmp_path, SETTINGS, "base", "SEQ_CLS")
+    lora_files.save_adapter(model, tmp_path, SETTINGS, "base", "SEQ_CLS")
     theirs = PeftModel.from_pretrained(families.classifier(family, seed=0), str(tmp_path))
     assert (_output(theirs) - _output(model)).abs().max() <= 1e-4
     ours = families.classifier(family)
-    lora.load_adapter(ours, tmp_path)
+    lora_files.load_adapter(ours, tmp_path)
     assert torch.equal(_output(ours), _output(model))
 
 
@@ -109,7 +106,7 @@ def test_ours_loads_pefts(tmp_path: Path, targets: str | list[str], rslora: bool
     theirs = get_peft_model(families.causal_lm("opt"), config).eval()
     theirs.save_pretrained(str(tmp_path))
     ours = families.causal_lm("opt")
-    lora.load_adapter(ours, tmp_path)
+    lora_files.load_adapter(ours, tmp_path)
     assert (_output(theirs) - _output(ours)).abs().max() <= 1e-4
 
 
@@ -142,10 +139,10 @@ def test_a_name_that_fits_nothing_is_an_error_with_the_names_there_are() -> None
     ],
 )
 def test_broken_adapter_folders(tmp_path: Path, break_it: object, message: str) -> None:
-    lora.save_adapter(_trained(families.causal_lm("opt")), tmp_path, SETTINGS, "base", "CAUSAL_LM")
+    lora_files.save_adapter(_trained(families.causal_lm("opt")), tmp_path, SETTINGS, "base", "CAUSAL_LM")
     break_it(tmp_path)  # type: ignore[operator]
     with pytest.raises(ModelError, match=message):
-        lora.load_adapter(families.causal_lm("opt"), tmp_path)
+        lora_files.load_adapter(families.causal_lm("opt"), tmp_path)
 
 
 @pytest.mark.parametrize(("targets", "said"), [(["q_proj", "nope"], "called nope"), ([], "lora.targets is empty")])
@@ -155,9 +152,9 @@ def test_every_name_has_to_fit_something(targets: list[str], said: str) -> None:
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
-    lora.save_adapter(_trained(families.causal_lm("opt")), tmp_path, SETTINGS, "base", "CAUSAL_LM")
+    lora_files.save_adapter(_trained(families.causal_lm("opt")), tmp_path, SETTINGS, "base", "CAUSAL_LM")
     with pytest.raises(UserError):
-        lora.load_adapter(families.causal_lm("llama"), tmp_path)
+        lora_files.load_adapter(families.causal_lm("llama"), tmp_path)
 
 
 COVERED = {
@@ -167,11 +164,11 @@ COVERED = {
 
 
 @pytest.mark.parametrize(("family", "targets"), COVERED)
-def test_what_it_reaches_is_said(family: str, targets: str) -> None:
+def test_coverage_is_reported(family: str, targets: str) -> None:
     model = families.causal_lm(family)
-    assert coverage(model) == ""
+    assert lora_coverage(model) == ""
     lora.inject(model, LoraSection(rank=2, targets=targets))
-    assert coverage(model) == COVERED[family, targets]
+    assert lora_coverage(model) == COVERED[family, targets]
 
 
 @pytest.mark.parametrize("family", ["mamba", "falcon-mamba", "mamba2", "jamba", "falcon-h1", "zamba2", "rwkv"])
@@ -199,4 +196,4 @@ def test_a_linear_layer_that_does_more_is_left_alone() -> None:
     model = families.causal_lm("llama")
     model.model.layers[0].mlp.router = _Router(32, 4)
     assert not any("router" in name for name in lora.inject(model, SETTINGS))
-    assert "not adapted: mlp.router (0.7 %; they are no plain linear layers)" in coverage(model)
+    assert "not adapted: mlp.router (0.7 %; they are not plain linear layers)" in lora_coverage(model)

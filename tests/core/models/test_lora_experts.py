@@ -12,13 +12,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
-from rlhfcli.core.models import adapters, lora
+from rlhfcli.core.models import adapters, lora, lora_files, lora_targets
 from rlhfcli.core.models.loading import load_causal_lm
-from rlhfcli.core.models.lora_coverage import coverage
-from rlhfcli.core.models.lora_layers import LoraParameter
+from rlhfcli.core.models.lora import LoraParameter
 from rlhfcli.core.packing.layout import lay_out
 from rlhfcli.core.packing.strategy import choose_strategy, computing_with
 from rlhfcli.core.training import phases
+from rlhfcli.core.training.lora_coverage import lora_coverage
 from rlhfcli.errors import ModelError, UserError
 from rlhfcli.recipe.schema import LoraSection
 from tests.core import families
@@ -76,12 +76,9 @@ def test_experts_are_trained_merged_and_taken_out(family: str) -> None:
     for name, layer in lora.adapted_layers(model.eval()):
         for parameter in (layer.lora_a, layer.lora_b):
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-        assert layer.frozen.grad is None
+        assert layer.base_weight.grad is None
     lora.merge(model)
     assert _same(_logits(model), learnt)
-    lora.unmerge(model)
-    assert _same(_logits(model), learnt)
-    lora.merge(model)
     lora.remove(model)
     assert _same(_logits(model), learnt) and set(model.state_dict()) == names
 
@@ -89,21 +86,21 @@ def test_experts_are_trained_merged_and_taken_out(family: str) -> None:
 @pytest.mark.parametrize("family", families.EXPERTS)
 def test_peft_loads_ours(family: str, tmp_path: Path) -> None:
     model = _trained(family)
-    lora.save_adapter(model, tmp_path, SETTINGS, "base", "CAUSAL_LM")
+    lora_files.save_adapter(model, tmp_path, SETTINGS, "base", "CAUSAL_LM")
     assert any("experts" in name for name in json.loads((tmp_path / ADAPTER_CONFIG).read_text())["target_parameters"])
     theirs = PeftModel.from_pretrained(families.causal_lm(family), str(tmp_path))
     if family == "jamba":  # its state-space layers read a linear layer's weight: in PEFT without the update
         theirs = theirs.merge_and_unload()
     assert _same(_logits(theirs), _logits(model))
     ours = families.causal_lm(family)
-    lora.load_adapter(ours, tmp_path)
+    lora_files.load_adapter(ours, tmp_path)
     assert torch.equal(_logits(ours), _logits(model))
 
 
 @pytest.mark.parametrize("family", families.EXPERTS)
 @pytest.mark.parametrize("rslora", [False, True])
 def test_ours_loads_pefts(family: str, rslora: bool, tmp_path: Path) -> None:
-    stacks = [name for name, _ in lora.expert_stacks(families.causal_lm(family))]
+    stacks = [name for name, _ in lora_targets.expert_stacks(families.causal_lm(family))]
     config = LoraConfig(
         r=4, lora_alpha=8, target_modules=["k_proj", "o_proj", "out_proj"], target_parameters=stacks, use_rslora=rslora,
         task_type="CAUSAL_LM", init_lora_weights=False,
@@ -111,7 +108,7 @@ def test_ours_loads_pefts(family: str, rslora: bool, tmp_path: Path) -> None:
     theirs = get_peft_model(families.causal_lm(family), config).eval()
     theirs.save_pretrained(str(tmp_path))
     ours = families.causal_lm(family)
-    lora.load_adapter(ours, tmp_path)
+    lora_files.load_adapter(ours, tmp_path)
     assert _same(_logits(ours), _logits(theirs))
     lora.merge(ours)
     lora.remove(ours)
@@ -123,15 +120,15 @@ def test_peft_loads_the_layers_beside_experts_that_dropout_left_out(family: str,
     settings = LoraSection(rank=2, alpha=4.0, dropout=0.1)
     model = _trained(family, settings).eval()
     assert not any(isinstance(layer, LoraParameter) for _, layer in lora.adapted_layers(model))
-    lora.save_adapter(model, tmp_path, settings, "base", "CAUSAL_LM")
+    lora_files.save_adapter(model, tmp_path, settings, "base", "CAUSAL_LM")
     assert _same(_logits(PeftModel.from_pretrained(families.causal_lm(family), str(tmp_path))), _logits(model))
 
 
 def test_experts_of_another_model_are_refused(tmp_path: Path) -> None:
     settings = LoraSection(rank=2, targets="experts.gate_up_proj")
-    lora.save_adapter(_trained("mixtral", settings), tmp_path, settings, "base", "CAUSAL_LM")
+    lora_files.save_adapter(_trained("mixtral", settings), tmp_path, settings, "base", "CAUSAL_LM")
     with pytest.raises(ModelError, match="none of its target_parameters"):
-        lora.load_adapter(families.causal_lm("llama"), tmp_path)
+        lora_files.load_adapter(families.causal_lm("llama"), tmp_path)
 
 
 def test_what_peft_trained_on_a_router_is_read(tmp_path: Path) -> None:
@@ -140,13 +137,13 @@ def test_what_peft_trained_on_a_router_is_read(tmp_path: Path) -> None:
     theirs = get_peft_model(families.causal_lm("mixtral"), config).eval()
     theirs.save_pretrained(str(tmp_path))
     ours = families.causal_lm("mixtral")
-    lora.load_adapter(ours, tmp_path)
+    lora_files.load_adapter(ours, tmp_path)
     assert _same(_logits(ours), _logits(theirs))
 
 
 def test_a_reward_model_with_experts(tmp_path: Path) -> None:
     model = _trained("mixtral", kind=families.classifier)
-    lora.save_adapter(model, tmp_path, SETTINGS, "base", "SEQ_CLS")
+    lora_files.save_adapter(model, tmp_path, SETTINGS, "base", "SEQ_CLS")
     theirs = PeftModel.from_pretrained(families.classifier("mixtral", seed=0), str(tmp_path))
     assert _same(_logits(theirs), _logits(model))
 
@@ -179,8 +176,8 @@ def test_deepspeed_trains_what_peft_and_a_chat_load(recomputed: bool, tmp_path: 
     assert _same(_logits(adapters.language_model(str(final / "adapter"))), learnt)
 
 
-ROUTER = "not adapted: mlp.{} ({} %; they are no plain linear layers)"
-DROPOUT = "not adapted: mlp.experts.down_proj, mlp.experts.gate_up_proj ({} %; lora.dropout has to be 0 for experts)"
+ROUTER = "not adapted: mlp.{} ({} %; they are not plain linear layers)"
+DROPOUT = "not adapted: mlp.experts.down_proj, mlp.experts.gate_up_proj ({} %; experts need lora.dropout=0)"
 COVERED = {
     ("mixtral", "all-linear", 0.0): ["8 linear layers and 4 stacks of experts: 99.5", ROUTER.format("gate", 0.5)],
     ("gpt-oss", "all-linear", 0.0): ["8 linear layers and 4 stacks of experts: 99.5", ROUTER.format("router", 0.5)],
@@ -191,11 +188,11 @@ COVERED = {
 
 
 @pytest.mark.parametrize(("family", "targets", "dropout"), COVERED)
-def test_what_it_reaches_is_said(family: str, targets: str, dropout: float) -> None:
+def test_coverage_is_reported(family: str, targets: str, dropout: float) -> None:
     model = families.causal_lm(family)
     lora.inject(model, LoraSection(rank=2, targets=targets, dropout=dropout))
     reached, *left = COVERED[family, targets, dropout]
-    assert coverage(model).split(" · ") == [f"LoRA on {reached} % of the weights in matrices", *left]
+    assert lora_coverage(model).split(" · ") == [f"LoRA on {reached} % of the weights in matrices", *left]
 
 
 def test_experts_alone_cannot_have_dropout() -> None:
@@ -206,8 +203,8 @@ def test_experts_alone_cannot_have_dropout() -> None:
 
 @pytest.mark.parametrize("value", ["mlp.experts.down_proj", [1], {"a": 1}])
 def test_target_parameters_that_are_no_names(value: Any, tmp_path: Path) -> None:
-    lora.save_adapter(_trained("mixtral"), tmp_path, SETTINGS, "base", "CAUSAL_LM")
+    lora_files.save_adapter(_trained("mixtral"), tmp_path, SETTINGS, "base", "CAUSAL_LM")
     config = json.loads((tmp_path / ADAPTER_CONFIG).read_text()) | {"target_parameters": value}
     (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(config))
     with pytest.raises(ModelError, match="target_parameters cannot be"):
-        lora.load_adapter(families.causal_lm("mixtral"), tmp_path)
+        lora_files.load_adapter(families.causal_lm("mixtral"), tmp_path)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from rlhfcli.core.models import lora
-from rlhfcli.core.models.loading import load_causal_lm, load_tokenizer
+from rlhfcli.core.models import lora_files
+from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import load_reward_model
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.core.publish.saving import save_model
 from rlhfcli.errors import ModelError
 from tests.core import families, folders
@@ -51,11 +52,13 @@ def test_a_pickle_of_tensors_alone_is_read(model: Path) -> None:
 
 
 def test_an_adapter_that_is_a_pickle_is_not_even_opened(tmp_path: Path) -> None:
-    lora.save_adapter(folders.adapted(families.causal_lm("opt")), tmp_path / "a", folders.SETTINGS, "b", "CAUSAL_LM")
+    lora_files.save_adapter(
+        folders.adapted(families.causal_lm("opt")), tmp_path / "a", folders.SETTINGS, "b", "CAUSAL_LM"
+    )
     (tmp_path / "a" / "adapter_model.safetensors").unlink()
     torch.save({"x": Evil(tmp_path / "ran")}, tmp_path / "a" / "adapter_model.bin")
     with pytest.raises(ModelError, match="a pickle file, which is not read"):
-        lora.load_adapter(families.causal_lm("opt"), tmp_path / "a")
+        lora_files.load_adapter(families.causal_lm("opt"), tmp_path / "a")
     assert not (tmp_path / "ran").exists()
 
 

@@ -15,8 +15,8 @@ import transformers
 from torch import Tensor
 
 from rlhfcli.chat.reward_model import RewardModel
-from rlhfcli.core.models.loading import load_tokenizer
 from rlhfcli.core.models.reward_model import as_reward_model, load_reward_model
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.core.publish import exporter
 from rlhfcli.core.publish.saving import save_model
 from rlhfcli.data.dialogues.dialogue import Turn

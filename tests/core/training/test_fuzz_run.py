@@ -23,7 +23,7 @@ from rlhfcli.cli.inspect.run_states import read as read_states
 from rlhfcli.cli.inspect.runs import figures, state
 from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.checkpoint_files import Progress
-from rlhfcli.core.models.loading import load_tokenizer
+from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.core.publish import exporter, model_card
 from rlhfcli.core.training.journal import cut_back
 from rlhfcli.data.dialogues.dialogue import Turn
