@@ -1,6 +1,7 @@
-"""What a terminal, a pipe and the other ranks see."""
+"""Output on a terminal, in a pipe, in a notebook, and on ranks other than the first."""
 
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def text_of(shown):
 
 
 ERRORS = [
-    UserError("wrong", where="here.yaml:3", hint="mend it"),
+    UserError("wrong", where="here.yaml:3", hint="fix it"),
     ModelError("x" * 300, where="/very/long" * 30),
     UserError("奖励模型不能用作对话模型,请使用语言模型。" * 8, where="文件夹/模型", hint="换一个模型 " * 30),
     RecipeError(
@@ -87,6 +88,43 @@ def test_a_log_gets_few_plain_lines():
     assert lines[3:5] == ["saving  0.0 s", "a note with [markup] :smile:"]
     assert lines[5].startswith("sft: 20 of 20 steps in 0:00 · loss 0.0500 · learning rate")
     assert len(lines) == 6
+
+
+def test_a_warning_is_a_line_that_stands_out():
+    log = console.Screen(file=io.StringIO(), force_terminal=False)
+    console.TerminalSink(log).warn("a [secret]")
+    colours = console.Screen(file=io.StringIO(), force_terminal=True, color_system="standard", width=80)
+    console.TerminalSink(colours).warn("a [secret]")
+    assert text_of(log) == "a [secret]\n"
+    assert text_of(colours) == "\x1b[33ma [secret]\x1b[0m\n"
+
+
+def test_a_notebook_gets_lines_of_which_the_last_is_rewritten(capsys):
+    sink = console.NotebookSink(line_every=60)
+    work(sink)
+    sink.warn("a secret\x1b[2J")
+    out, err = capsys.readouterr()
+    assert err == "" and "\x1b" not in out
+    assert out.startswith("loading [the] model …\rloading [the] model  0.0 s\n")
+    lines = [line.rpartition("\r")[2].rstrip() for line in out.strip().split("\n")]
+    assert lines[:3] == ["loading [the] model  0.0 s", "saving  0.0 s", "a note with [markup] :smile:"]
+    assert lines[3].startswith("sft: 20 of 20 steps in 0:00 · loss 0.0500 · learning rate")
+    assert lines[4] == "warning: a secret␛[2J"
+    assert len(lines) == 5
+
+
+def test_a_shorter_line_of_a_notebook_covers_the_longer_one(capsys):
+    sink = console.NotebookSink(line_every=0)
+    sink.begin("sft", 3)
+    sink.advance(1, {"loss": 1.0, "memory_gb": 1.0})
+    sink.advance(3, {"loss": 1.0, "memory_gb": 1.0})
+    with pytest.raises(ZeroDivisionError), sink.stage("loading"):
+        raise ZeroDivisionError
+    sink.end()
+    sink.advance(1, {})  # nothing has begun
+    parts = capsys.readouterr().out.partition("\n")[0].split("\r")
+    assert all(len(later) >= len(earlier.rstrip()) for earlier, later in itertools.pairwise(parts))
+    assert parts[-1].startswith("loading  failed after 0.0 s")
 
 
 def test_a_log_gets_a_line_per_interval():

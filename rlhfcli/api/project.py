@@ -195,7 +195,9 @@ class Project:
         place = exporting.Target(Path(target), overwrite, self._command("export"), self.sink)
         return exporting.export_phase(self._workspace("export").run, phase, place, options)
 
-    def chat(self, model: str | None = None, reward: str | None = None, *, label: str | None = None) -> ChatSession:
+    def chat(
+        self, model: str | Path | None = None, reward: str | Path | None = None, *, label: str | None = None
+    ) -> ChatSession:
         """Begin a conversation with the fine-tuned model, whose replies the reward model scores.
 
         Args:
@@ -206,7 +208,8 @@ class Project:
         Raises:
             ModelError: A model is not there or cannot be loaded.
         """
-        return conversation.open_chat(self.recipe, model, reward, label, self.sink)
+        speaker, scorer = (None if name is None else str(name) for name in (model, reward))
+        return conversation.open_chat(self.recipe, speaker, scorer, label, self.sink)
 
     def bench(
         self, phases: Sequence[Phase] = (SFT, REWARD), *, steps: int = 10, find_size: bool = False

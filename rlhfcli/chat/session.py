@@ -29,7 +29,7 @@ class ChatOptions:
     """Settings of a chat beside its models.
 
     Args:
-        drawing: How answers are drawn; the ``chat`` section of a recipe.
+        decoding: How answers are drawn; the ``chat`` section of a recipe.
         template: Chat template for tokenizers that have none, as ``data.template`` names it.
         seed: Of the draws.
         saves: File for saved conversations.
@@ -37,7 +37,7 @@ class ChatOptions:
         label: Which output is the reward, for a reward model that has several.
     """
 
-    drawing: ChatSection = field(default_factory=ChatSection)
+    decoding: ChatSection = field(default_factory=ChatSection)
     template: str | None = None
     seed: int = 0
     saves: Path = Path("chats.jsonl")
@@ -58,7 +58,7 @@ class ChatSession:
         tokenizer: Its tokenizer, with a chat template.
         settings: How tokens are chosen; every reply draws with a seed of its own.
         reward: Scores the replies.
-        record: What is written down beside a saved conversation, and where.
+        record: The file for saved conversations, and the names that are written beside them.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ChatSession:
         self.forgotten = 0  # number of oldest turns that did not fit into the last prompt
         self.cut = False  # whether even the last turn lost its beginning
         self._replies = 0
-        self._encoder = Encoder(tokenizer, self._prompt_room())
+        self._encoder = Encoder(tokenizer, self._prompt_limit())
         self._end_ids = end_ids_of(model, tokenizer)
         self._stops = turn_stops(tokenizer)
         self._lead = Lead(tokenizer)
@@ -99,7 +99,7 @@ class ChatSession:
             A new conversation.
 
         Raises:
-            ModelError: A folder cannot be loaded, the model is a reward model, or the reward model is none.
+            ModelError: A folder cannot be loaded, or one of the two is a model of the other kind.
         """
         options, model = options or ChatOptions(), str(model)
         scorer = None
@@ -111,8 +111,8 @@ class ChatSession:
                 template=options.template,
                 trust_remote_code=reward in options.trusted,
             )
-        drawing = options.drawing
-        settings = Decoding(drawing.max_new_tokens, drawing.temperature, drawing.top_k, drawing.top_p, options.seed)
+        chosen = options.decoding
+        settings = Decoding(chosen.max_new_tokens, chosen.temperature, chosen.top_k, chosen.top_p, options.seed)
         trusted = model in options.trusted
         language = language_model(model, trust_remote_code=trusted)
         tokenizer = with_template(load_tokenizer(model, trust_remote_code=trusted), model, options.template)
@@ -144,7 +144,7 @@ class ChatSession:
         self._replies += 1
         answer, finished = "", False
         try:
-            for piece in _without_edges(self._lead.removed(self._pieces(ids, settings))):
+            for piece in _stripped(self._lead.removed(self._pieces(ids, settings))):
                 answer += piece
                 yield piece
             finished = True
@@ -187,7 +187,7 @@ class ChatSession:
         """Longest input of the model in tokens; ``None`` if there is no limit."""
         return context_limit(self.model)
 
-    def _prompt_room(self) -> int:
+    def _prompt_limit(self) -> int:
         """Return the tokens that the conversation so far may take; beyond that the oldest turns are left out."""
         limit = context_limit(self.model)
         return _UNLIMITED if limit is None else max(limit - self.settings.max_new_tokens, limit // 2)
@@ -201,7 +201,7 @@ class ChatSession:
         yield text.finish()
 
 
-def _without_edges(pieces: Iterable[str]) -> Iterator[str]:
+def _stripped(pieces: Iterable[str]) -> Iterator[str]:
     """Strip white space from the beginning and the end of a stream of text."""
     held, started = "", False
     for piece in pieces:

@@ -180,7 +180,7 @@ def test_silence(tmp_path: Path) -> None:
 def test_progress_in_a_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small(tmp_path / "run", progress="notebook").sft()
     shown = capsys.readouterr()
-    lines = [line.rpartition("\r")[2].rstrip() for line in shown.out.splitlines()]
+    lines = [line.rpartition("\r")[2].rstrip() for line in shown.out.strip().split("\n")]
     assert shown.err == ""
     assert any(line.startswith("sft: 3 of 3 steps in ") for line in lines)
     assert lines[-1].startswith("sft: 3 steps in ") and lines[-1].endswith("sft/final")

@@ -1,4 +1,4 @@
-"""The command as a user types it: what is on stdout, what on stderr, how it ends."""
+"""The command as a user types it: stdout, stderr and exit code."""
 
 import errno
 import io
@@ -20,7 +20,7 @@ from rlhfcli.recipe import builtin
 
 ROOT = Path(__file__).parents[2]
 runner = CliRunner()
-VERBS = ["prepare-data", "sft", "reward", "eval", "chat", "run", "runs", "export", "recipes", "doctor"]
+VERBS = ["prepare-data", "sft", "reward", "eval", "chat", "run", "runs", "export", "bench", "recipes", "doctor"]
 
 
 @pytest.fixture(autouse=True)

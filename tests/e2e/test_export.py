@@ -194,7 +194,7 @@ WRONG = [
     ([], "say what to export and where to"),
     (["sft"], "rlhf export sft: TO is missing: where the export goes\nName a folder that is not there yet"),
     (["sft", "out", "--check", "x"], "say what to export and where to"),
-    (["sft", "out", "--shard-size", "big"], "this is no size"),
+    (["sft", "out", "--shard-size", "big"], "this is not a size"),
     (["nowhere", "out"], "nowhere: there is no such folder"),
     (["rewards", "out"], "rewards: there is no such folder\nDid you mean reward?"),
     (["runs/tiny", "out"], "no config.json\nDid you mean runs/tiny/sft/final or runs/tiny/reward/final?"),

@@ -13,7 +13,6 @@ from rlhfcli import console
 
 if TYPE_CHECKING:
     from rlhfcli.api.project import Project
-    from rlhfcli.recipe.loader import Loaded
     from rlhfcli.recipe.schema import Recipe
 
 RecipeOption = Annotated[
@@ -60,34 +59,10 @@ MaxTimeOption = Annotated[
 ]
 
 
-def load_recipe(recipe: str | None, changes: Sequence[str] | None, verb: str = "") -> Loaded:
-    """Find, read and check the recipe of a command, and say which one it is.
-
-    Args:
-        recipe: Value of ``--recipe``.
-        changes: Values of ``--set``.
-        verb: The command: without ``--recipe`` it takes a run that has what it needs.
-
-    Returns:
-        The recipe, ready to use.
-
-    Raises:
-        UserError: There is no such recipe, or it cannot be used.
-    """
-    from rlhfcli.recipe import trust
-    from rlhfcli.runs import opening  # pydantic takes a fifth of a second, which --help need not wait for
-
-    loaded = opening.open_recipe(recipe, changes or [], verb=verb)
-    console.message(loaded.first_line, style="dim")
-    for note in (*loaded.notes, *trust.notes(loaded.recipe)):
-        console.message(note, style="yellow")
-    return loaded
-
-
 def open_project(
     recipe: str | None, changes: Sequence[str] | None, verb: str = "", *, offline: bool = False, brief: bool = False
 ) -> Project:
-    """Open the project of a command, and say what it works with: the libraries take their time.
+    """Open the project of a command, and say at once what it works with, since loading the libraries takes seconds.
 
     Args:
         recipe: Value of ``--recipe``.
@@ -102,9 +77,14 @@ def open_project(
     from rlhfcli import launch
     from rlhfcli.api.project import Project
     from rlhfcli.cli.shared.commands import caller
+    from rlhfcli.recipe import trust
+    from rlhfcli.runs import opening  # pydantic takes a fifth of a second, which --help need not wait for
 
     launch.in_this_process(offline=offline)
-    loaded = load_recipe(recipe, changes, verb)
+    loaded = opening.open_recipe(recipe, changes or [], verb=verb)
+    console.message(loaded.first_line, style="dim")
+    for note in (*loaded.notes, *trust.notes(loaded.recipe)):
+        console.message(note, style="yellow")
     if not brief:
         _show_sources(loaded.recipe)
     return Project(loaded, progress=console.TerminalSink(), offline=offline, caller=caller())

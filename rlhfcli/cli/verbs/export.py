@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhfcli import console
-from rlhfcli.api import exporting
 from rlhfcli.api.options import ExportOptions
 from rlhfcli.cli.shared.commands import caller
 from rlhfcli.cli.shared.options import (
@@ -26,6 +25,7 @@ from rlhfcli.errors import ModelError, UsageError
 from rlhfcli.files.run_layout import PHASES, REWARD, SFT
 
 if TYPE_CHECKING:
+    from rlhfcli.api.exporting import Target
     from rlhfcli.api.project import Project
     from rlhfcli.core.publish.conformance import Report
 
@@ -76,12 +76,13 @@ def export(
     32 scores or logits, and ends with 1 where they differ; then nothing is left at TO.
 
     FOLDER may also hold an adapter, of PEFT's or ours, which is merged; or a reward
-    model of somebody else's form: it becomes a plain one with one output.
+    model of another form, which becomes a plain one with one output.
     """
     from rlhfcli import launch
+    from rlhfcli.api import exporting
 
     if not _SIZE.fullmatch(shard_size):
-        raise UsageError("this is no size", where=f"--shard-size {shard_size}", hint="Write 5GB, 500MB or 2GiB.")
+        raise UsageError("this is not a size", where=f"--shard-size {shard_size}", hint="Write 5GB, 500MB or 2GiB.")
     options = ExportOptions(form.value, shard_size, label, check=not no_check)
     launch.in_this_process(offline=offline)
     if check is not None and source is None:
@@ -107,8 +108,10 @@ def _unclear(source: str | None, check: Path | None) -> UsageError:
     return UsageError("TO is missing: where the export goes", where=f"rlhf export {source}", hint=hint)
 
 
-def _export(source: str, target: exporting.Target, options: ExportOptions, project: Project | None) -> None:
+def _export(source: str, target: Target, options: ExportOptions, project: Project | None) -> None:
     """Export a phase of a project, or a folder, and show the comparison, also of an export that is refused."""
+    from rlhfcli.api import exporting
+
     try:
         if project is not None:
             phase = SFT if source == SFT else REWARD
