@@ -15,9 +15,9 @@ AnyMovable = TypeVar("AnyMovable", bound="Movable")
 
 
 class Movable:
-    """Base of a dataclass whose fields are tensors, other such dataclasses, lists or tuples of them, or anything else.
+    """Base of a dataclass of tensors, possibly nested in other such dataclasses, lists and tuples.
 
-    Fields with ``init=False`` are not copied: what was derived from tensors stays where they were.
+    Fields with ``init=False`` are left out of copies: data derived from tensors belongs to their device.
     """
 
     def to(self: AnyMovable, device: torch.device | str) -> AnyMovable:
@@ -27,7 +27,7 @@ class Movable:
         work that the GPU has.
 
         Args:
-            device: Where the tensors shall be.
+            device: The device.
         """
         device = torch.device(device)
         on_gpu = device.type == "cuda"
@@ -37,10 +37,10 @@ class Movable:
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Return a copy of a value in which every tensor is changed.
+    """Return a copy of a value in which every tensor is replaced.
 
     Args:
-        change: Makes the new tensor of an old one.
+        change: Returns the new tensor for an old one.
         value: A tensor; a dataclass, list or tuple of such values; or anything else, which stays as it is.
     """
     if isinstance(value, Tensor):

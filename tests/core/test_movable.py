@@ -78,3 +78,12 @@ def test_what_was_derived_from_a_plan_is_not_copied() -> None:
     layout.plan.derived["flex", None] = "on the CPU"
     moved = layout.to("meta")
     assert moved.plan is not None and moved.plan.derived == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("phase", ["sft", "reward"])
+def test_a_gpu_gets_the_same_numbers(phase: str, packed: bool) -> None:
+    batches = rank_batches(phase, packed=packed)
+    moved = batches.to("cuda")
+    assert all(torch.equal(one.cpu(), other) for one, other in zip(tensors(moved), tensors(batches), strict=True))

@@ -75,7 +75,7 @@ def set_module_dropout(model: nn.Module, found: Dropout) -> None:
     """Set the rates above zero in the modules of a model, and keep the record for ``dropout_of``.
 
     Args:
-        model: A model made of a config that ``set_config_dropout`` changed; changed in place.
+        model: A model made from a config that ``set_config_dropout`` changed; changed in place.
         found: The result of ``set_config_dropout``.
     """
     for name, module in model.named_modules():

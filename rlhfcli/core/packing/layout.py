@@ -27,8 +27,8 @@ class Layout(Movable):
         input_ids: ``(1, tokens)`` token trees, or ``(sequences, longest)`` padded on the right.
         position_ids: Same shape; the position of each token within its sequence.
         attention_mask: Same shape; 1 where there is a token, 0 where there is padding. ``None`` for token trees.
-        plan: The attention plan of token trees, ``None`` for the padded layout.
-        index: ``(sequences, longest)`` where token ``t`` of sequence ``s`` stands once ``input_ids`` is flattened.
+        plan: The attention plan of token trees; ``None`` for the padded layout.
+        index: ``(sequences, longest)`` the index of token ``t`` of sequence ``s`` in the flattened ``input_ids``.
         lengths: ``(sequences,)`` number of tokens of each.
         tokens: Number of computed tokens, without padding.
     """

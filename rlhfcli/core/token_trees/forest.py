@@ -34,7 +34,7 @@ class Forest:
     Args:
         ids: ``(tokens,)`` the row: every token once.
         positions: ``(tokens,)`` the position of each within its sequences.
-        index: ``(sequences, longest)`` where token ``t`` of sequence ``s`` stands in the row; 0 behind its end.
+        index: ``(sequences, longest)`` the index of token ``t`` of sequence ``s`` in the row; 0 behind its end.
         lengths: ``(sequences,)`` number of tokens of each.
         shared: ``(sequences,)`` how many tokens at its beginning belong to the branch of another sequence.
         ends: ``(tokens,)`` where in the row the part that grows from each token ends.
