@@ -17,6 +17,13 @@ NAME = r"`([A-Za-z_][\w.]*)`"
 BEHIND = re.compile(rf"{LINK}:?((?:,?\s+(?:and\s+)?{NAME})+)")  # [file](path) `one`, `two` and `three`
 BEFORE = re.compile(rf"{NAME} in {LINK}")
 WITHIN = re.compile(r"`((?:\w+/)*\w+\.py): ([\w.]+(?:, [\w.]+)*)`")
+# what the excerpts of output on the page say, as the code spells it
+SHOWN = (
+    "words of the template", "where the answers part", " parameters, ", " trained (", "bf16 computation, fp32 weights",
+    " examples → ", " steps of ", "in at most ", " tokens in all", "token trees", "LoRA on ",
+    "of the weights in matrices", "the reward comes from ", "loss: the nll ", "standard deviations ",
+    "nll: -log sigmoid(chosen - rejected) alone; guessing costs 0.6931",
+)  # fmt: skip
 # the sections of the article that the project follows, with a word of each one's subject
 ARTICLE = {
     "1.1": "data sample", "1.2": "training process", "1.3.1": "base model", "1.3.2": "lora", "1.3.3": "perplexity",
@@ -79,6 +86,19 @@ def test_the_walk_has_the_sections_of_the_article() -> None:
 def test_the_readme_has_a_row_for_each_section_of_the_article() -> None:
     rows = re.findall(r"^\| \[(\d(?:\.\d)+)\]", README.read_text(encoding="utf-8"), re.M)
     assert rows == list(ARTICLE)
+
+
+def code() -> str:
+    return "".join(file.read_text(encoding="utf-8") for file in (ROOT / "rlhfcli").rglob("*.py"))
+
+
+def test_the_excerpts_have_the_words_of_the_program() -> None:
+    page, program = HOW.read_text(encoding="utf-8"), code()
+    assert [words for words in SHOWN if words not in page or words not in program] == []
+    tables = re.findall(r"^\$ rlhf eval\n(.*?)^```$", page, re.M | re.S)
+    labels = {label.strip() for label in re.findall(r"^ +(\S.*?)(?=   )", "".join(tables), re.M)} - {"base"}
+    assert len(labels) > 10
+    assert [label for label in labels if f'"{label}"' not in program and f'"  {label}"' not in program] == []
 
 
 def contracts() -> dict[str, list[str]]:
