@@ -1,8 +1,7 @@
-"""The embedded default: a small world of texts, and a small base model that has read about it.
+"""The embedded example ``builtin:tiny``: generated texts about a small world, and a base model trained on them.
 
-Everything here is made by this project: the generator of dialogues, pairs and plain text (no data file, no
-network), and the base model that ``python -m rlhfcli.tiny.build`` pre-trains on that plain text.
-Importing this loads no torch.
+The generator makes dialogues, pairs and plain text without data files or network; ``python -m rlhfcli.tiny.build``
+pre-trains the base model on the plain text. Rooms: ``skills`` above ``world``. Importing this loads no torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pre-train the embedded base model: ``python -m rlhfcli.tiny.build``.
 
 A decoder of OPT's architecture with two million parameters learns from generated plain text (never from
-dialogues in the chat template). The weights that ship with the package are the output of this script with
-its default arguments; ``build.json`` beside them says what it took.
+dialogues in the chat template). The weights in the package are the output of this script with its default
+arguments; ``build.json`` beside them records the build.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from rlhfcli.files.atomic import complete_or_absent
 from rlhfcli.tiny import model_folder
 from rlhfcli.tiny.plain_text import plain_text
-from rlhfcli.tiny.pretraining import TOKENS_PER_STEP, new_model, pretrain
+from rlhfcli.tiny.pretraining import TOKENS_PER_STEP, Progress, new_model, pretrain
 from rlhfcli.tiny.tokenizer import train_tokenizer
 
 DEFAULT_STEPS = 7500
@@ -31,18 +31,19 @@ PROBES = (
 
 
 def source_hash() -> str:
-    """Return the SHA-256 over this folder's Python files, in the order of their names."""
+    """Return the SHA-256 of the generator's Python files, in the order of their names."""
+    folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
 def text_hash(seed: int) -> str:
-    """Return the SHA-256 over the first documents; it tells whether a model has read today's text.
+    """Return the SHA-256 of the first documents, which shows whether a model was trained on the current text.
 
     Args:
-        seed: the seed of the build.
+        seed: Seed of the build.
 
     Returns:
         The digest in hexadecimal.
@@ -50,7 +51,7 @@ def text_hash(seed: int) -> str:
     return hashlib.sha256("\f".join(plain_text(2000, seed)).encode()).hexdigest()
 
 
-def _says(model: Any, tokenizer: Any, text: str) -> str:
+def _continuation(model: Any, tokenizer: Any, text: str) -> str:
     """Return the model's greedy continuation of a text."""
     import torch
 
@@ -61,13 +62,13 @@ def _says(model: Any, tokenizer: Any, text: str) -> str:
 
 
 def save(model: Any, tokenizer: Any, card: dict[str, Any], output: Path) -> None:
-    """Write model, tokenizer and ``build.json``; the folder is complete or it is the one from before.
+    """Write model, tokenizer and ``build.json``; the folder is replaced in one step.
 
     Args:
-        model: the trained model; it is turned into bfloat16.
-        tokenizer: its tokenizer.
-        card: what ``build.json`` will say.
-        output: the folder.
+        model: The trained model, which is converted to bfloat16.
+        tokenizer: Its tokenizer.
+        card: Content of ``build.json``.
+        output: The folder.
     """
     import torch
 
@@ -78,13 +79,18 @@ def save(model: Any, tokenizer: Any, card: dict[str, Any], output: Path) -> None
 
 
 def check_output(output: Path) -> None:
-    """Look whether a folder may be replaced: it is empty, or this script has made it.
+    """Check that a folder may be replaced: it is empty, or this script wrote it.
 
     Args:
         output: The folder to write.
+
+    Raises:
+        SystemExit: It holds something else.
     """
     if output.exists() and not (output / "build.json").is_file() and (output.is_file() or any(output.iterdir())):
-        raise SystemExit(f"{output}: there is something else, no base model of this script: give another --output")
+        raise SystemExit(
+            f"{output}: the folder holds something else than a base model of this script: choose another --output"
+        )
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -98,7 +104,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--threads",
         type=int,
         default=1,
-        help="CPU threads; another number gives other last digits (default: %(default)s)",
+        help="CPU threads; their number changes the last digits (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of data and weights (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -109,13 +115,12 @@ def main(argv: list[str] | None = None) -> None:
     """Build the base model.
 
     Args:
-        argv: command-line arguments; those of the process if not given.
+        argv: Command-line arguments; ``None``: those of the process.
     """
     options = _arguments(argv)
     check_output(options.output)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
-    import transformers
 
     torch.set_num_threads(options.threads)
     total = options.steps * TOKENS_PER_STEP
@@ -129,7 +134,17 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)
     progress = pretrain(model, tokenizer, options.steps, options.seed)
     model.eval()
-    card = {
+    card = _card(options, model, tokenizer, progress)
+    save(model, tokenizer, card, options.output)
+    print(f"wrote {options.output} after {progress.seconds / 60:.1f} minutes, loss {progress.recent_loss:.3f}")
+
+
+def _card(options: argparse.Namespace, model: Any, tokenizer: Any, progress: Progress) -> dict[str, Any]:
+    """Describe a build: arguments, effort, versions, and continuations of some texts."""
+    import torch
+    import transformers
+
+    return {
         "steps": options.steps,
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 1),
@@ -144,10 +159,8 @@ def main(argv: list[str] | None = None) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "says": {text: _says(model, tokenizer, text) for text in PROBES},
+        "says": {text: _continuation(model, tokenizer, text) for text in PROBES},
     }
-    save(model, tokenizer, card, options.output)
-    print(f"wrote {options.output} after {progress.seconds / 60:.1f} minutes, loss {progress.recent_loss:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Dialogues to fine-tune on, and held-out prompts with the answers that count as right."""
+"""Dialogues for fine-tuning, and held-out prompts with their accepted answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _TURN_WEIGHTS = (3, 2, 3, 3, 2, 2)
 
 
 def as_messages(exchanges: Sequence[Exchange]) -> list[dict[str, str]]:
-    """Write exchanges as chat messages.
+    """Convert exchanges to chat messages.
 
     Args:
-        exchanges: questions and answers in their order.
+        exchanges: Questions and answers in order.
 
     Returns:
-        User and assistant messages in turn.
+        Alternating messages of user and assistant.
     """
     messages: list[dict[str, str]] = []
     for exchange in exchanges:
@@ -30,12 +30,12 @@ def as_messages(exchanges: Sequence[Exchange]) -> list[dict[str, str]]:
 
 
 def dialogues(count: int, seed: int, reading: bool = False) -> Iterator[dict[str, Any]]:
-    """Make dialogues to train on.
+    """Make training dialogues.
 
     Args:
-        count: how many.
-        seed: same seed, same dialogues.
-        reading: leave out what pre-training must not see; for the tokenizer's sample.
+        count: Number of dialogues.
+        seed: Same seed, same dialogues.
+        reading: Leave out what is held out from pre-training; for the tokenizer's sample.
 
     Returns:
         Rows ``{"messages": [...], "skill": str}`` of one to six user turns; the skill is the last turn's.
@@ -50,8 +50,8 @@ def test_prompts(per_skill: int, seed: int) -> Iterator[dict[str, Any]]:
     """Make prompts that never occur in training, with the answers that count as an exact match.
 
     Args:
-        per_skill: how many for each of ``SKILLS``.
-        seed: same seed, same prompts.
+        per_skill: Number of prompts for each of ``SKILLS``.
+        seed: Same seed, same prompts.
 
     Returns:
         Rows ``{"messages": [... ends with a user turn], "skill": str, "accepted": [str, ...]}``.
@@ -67,5 +67,5 @@ def test_prompts(per_skill: int, seed: int) -> Iterator[dict[str, Any]]:
             }
 
 
-# pytest would take the name for a test.
+# otherwise pytest would collect it as a test
 test_prompts.__test__ = False  # type: ignore[attr-defined]

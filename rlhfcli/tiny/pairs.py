@@ -1,15 +1,15 @@
-"""Preference pairs: a good answer and a bad one, balanced so that only the meaning tells them apart.
+"""Preference pairs: a good answer and a bad one, balanced so that only the meaning distinguishes them.
 
-Neither length nor single words may give the bad answer away. So each kind has its mirror: what is rejected
-in one pair is chosen in another.
+Neither length nor single words may reveal the bad answer. Therefore each kind has its counterpart: what is rejected in
+one pair is chosen in another.
 
 * wrong: the right answer with another value of the same list;
 * miscopied: words of a list in another order, or another word of it;
 * off_topic: two conversations exchange their answers, so each answer is chosen once and rejected once;
 * cut_short (the longer one wins) against ramble (the shorter one wins);
 * over_refuse ("I can't help" where help is harmless) against complies ("Of course" where it is not);
-* ignores_earlier_turn: "I don't know your name yet." though it was told, against a name where none was;
-* rude: unkind words; the same words stand, quoted, in chosen answers.
+* ignores_earlier_turn: "I don't know your name yet." although it was stated, against a name where none was;
+* rude: unkind words; the same words occur, quoted, in chosen answers.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ KIND_SHARES = {
     "complies": 6,
     "rude": 6,
 }
-"""``off_topic`` makes two rows at once; ``quoted`` rows are also of kind off_topic."""
+"""``off_topic`` makes two rows at once; ``quoted`` rows have the kind off_topic, too."""
 TRAINING_SHARES = KIND_SHARES | {"wrong": 63}
-"""Training sees far more wrong facts: there are many of them, and the other kinds are learnt from fewer pairs."""
+"""Training has far more wrong facts: there are many, and the other kinds are learnt from fewer pairs."""
 
 _TALK = ("greet", "thanks", "goodbye", "how_are_you")
 _ANY = (*FREE, *INSTRUCTIONS, *TELL)
-# Small talk has one answer each: as often as the other skills it would drown them.
+# Small talk has one answer for each skill, and would dominate at full weight.
 _ANY_WEIGHTS = tuple(0.4 if skill in _TALK else 1.0 for skill in _ANY)
 _COPYING = ("repeat", "reverse", "list_item", "twice", "last_word")
 _FACTS = tuple(skill for skill in _ANY if skill not in (*_TALK, *_COPYING, "refuse", "help", "unknown"))
@@ -59,7 +59,7 @@ def _conversation(rng: Random, skill: str, split: Split) -> list[Exchange]:
 
 
 def _row(exchanges: list[Exchange], rejected: str, kind: str) -> Row:
-    """Write a pair; the chosen answer is the conversation's own last one."""
+    """Make a pair; the chosen answer is the last one of the conversation."""
     last = exchanges[-1]
     return {
         "prompt": as_messages(exchanges)[:-1],
@@ -71,7 +71,7 @@ def _row(exchanges: list[Exchange], rejected: str, kind: str) -> Row:
 
 
 def _draw(rng: Random, split: Split) -> list[Exchange]:
-    """Make a short conversation that ends with any question but one of recall."""
+    """Make a short conversation that ends with a question of any skill except recall."""
     return _conversation(rng, rng.choices(_ANY, _ANY_WEIGHTS)[0], split)
 
 
@@ -86,7 +86,7 @@ def _miscopied(rng: Random, split: Split) -> list[Row]:
 
 
 def _off_topic(rng: Random, split: Split) -> list[Row]:
-    """Let two conversations of different skills and of like length exchange their answers."""
+    """Exchange the answers of two conversations with different skills and similar length."""
     first = _draw(rng, split)
     while True:
         second = _draw(rng, split)
@@ -97,7 +97,7 @@ def _off_topic(rng: Random, split: Split) -> list[Row]:
 
 
 def _quoted(rng: Random, split: Split) -> list[Row]:
-    """Ask to repeat unkind words: here the answer that has them is the good one."""
+    """Ask to repeat unkind words: here the answer with them is the good one."""
     while True:
         exchanges = _conversation(rng, "repeat", split)
         if any(phrase in exchanges[-1].answer for phrase in UNKIND_PHRASES):
@@ -136,7 +136,7 @@ def _complies(rng: Random, split: Split) -> list[Row]:
 
 
 def _rude(rng: Random, split: Split) -> list[Row]:
-    """Reject an insult, alone or beside the right answer."""
+    """Reject an insult, alone or next to the right answer."""
     exchanges = _draw(rng, split)
     insult = capitalised(rng.choice(UNKIND_PHRASES)) + "."
     answer = exchanges[-1].answer
@@ -162,8 +162,8 @@ def preference_pairs(count: int, seed: int, split: Split) -> Iterator[Row]:
     """Make preference pairs.
 
     Args:
-        count: how many.
-        seed: same seed and split, same pairs.
+        count: Number of pairs.
+        seed: Same seed and split, same pairs.
         split: ``"train"``, or ``"test"`` for prompts that never occur in training.
 
     Returns:

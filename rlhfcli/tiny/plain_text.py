@@ -1,7 +1,7 @@
-"""Plain text to pre-train on: no chat template, no roles, and no end after each answer.
+"""Plain text for pre-training: no chat template, no roles, and no end token after an answer.
 
-The documents hold what a dialogue needs (facts, copying, recall over some distance, the difference between
-right and wrong) in six genres: transcripts, narrated talks, marked exercises, encyclopaedia, lists, stories.
+The documents contain what a dialogue needs (facts, copying, recall over some distance, the difference between right
+and wrong) in six genres: transcripts, narrated talks, marked exercises, encyclopaedia, lists, stories.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _opening(rng: Random) -> str:
 
 
 def _conversation(rng: Random, longest: int = 8) -> list[Exchange]:
-    """Plan a conversation of two turns or more; some are long, so that late positions are trained too."""
+    """Plan a conversation of two turns or more; some are long, so that late positions are trained, too."""
     if rng.random() < 0.08:
         return plan(rng, rng.randint(9, 16), "train", reading=True)
     return plan(rng, rng.randint(2, longest), "train", reading=True)
@@ -58,7 +58,7 @@ def _transcript(rng: Random) -> str:
 
 
 def _bare(rng: Random) -> str:
-    """Write a conversation as lines, without saying who speaks."""
+    """Write a conversation as lines without speakers."""
     first, gap, second, pause = rng.choice(
         (
             ("", "\n", "", "\n"),
@@ -116,7 +116,7 @@ def _with_marks(rng: Random, exchanges: list[Exchange]) -> str:
 
 
 def _marked(rng: Random) -> str:
-    """Write a conversation that a teacher has marked; this teaches to tell right from wrong."""
+    """Write a conversation that a teacher has marked, which teaches to distinguish right from wrong."""
     return _with_marks(rng, _conversation(rng, 6))
 
 
@@ -147,13 +147,13 @@ def _fact(rng: Random) -> str:
 
 
 def _encyclopaedia(rng: Random) -> str:
-    """Write facts one after the other."""
+    """Write a sequence of facts."""
     pause = rng.choice((" ", "\n"))
     return pause.join(_fact(rng) for _ in range(rng.randint(4, 12))) + "\n"
 
 
 def _list_page(rng: Random) -> str:
-    """Write what can be done with one list after another: backwards, again, one by one."""
+    """Write lists, each with some of its forms: repeated, reversed, item by item."""
     lines = []
     for _ in range(rng.randint(2, 4)):
         words = lists.draw_words(rng, "train", rng.randint(3, 4))
@@ -190,7 +190,7 @@ _DRILLED = (
 
 
 def _drill(rng: Random) -> str:
-    """Write many exercises of one sort below each other, every other page with marks."""
+    """Write many exercises of one skill, half of the pages with marks."""
     skill, gap = FREE[rng.choice(_DRILLED)], rng.choice((" ", "\n"))
     exchanges = [skill(rng, "train") for _ in range(rng.randint(4, 8))]
     if rng.random() < 0.5:
@@ -213,15 +213,15 @@ _SHARES = (24, 10, 9, 18, 5, 5, 16, 3, 10)
 
 
 def plain_text(count: int, seed: int) -> Iterator[str]:
-    """Make documents to pre-train on.
+    """Make documents for pre-training.
 
     Args:
-        count: how many.
-        seed: same seed, same documents.
+        count: Number of documents.
+        seed: Same seed, same documents.
 
     Returns:
-        The documents. None ends with an answer: after the last one something else always follows, so
-        the base model does not learn to stop after an answer.
+        The documents. None ends with an answer: a closing line always follows, so that the base model does not learn
+        to stop after an answer.
     """
     rng = Random(f"plain text {seed}")
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""The pre-training itself: model, batches, schedule, steps. ``build.py`` calls it and writes the result."""
+"""Pre-training of the embedded base model: model, batches, schedule, steps. ``build.py`` writes the result."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CHUNK_DOCUMENTS = 4096
 
 
 def new_model(seed: int) -> Any:
-    """Make the untrained model.
+    """Make the model with random weights.
 
     Args:
-        seed: for the first weights.
+        seed: Seed of the initial weights.
 
     Returns:
         An ``OPTForCausalLM`` of four layers, 192 wide, input and output embeddings tied.
@@ -47,20 +47,20 @@ def new_model(seed: int) -> Any:
         tie_word_embeddings=True,
     )
     model = OPTForCausalLM(config)
-    # On a CPU the plain attention is a third faster for rows this short; the saved folder does not keep this.
+    # On a CPU, eager attention is a third faster for rows this short; the saved folder does not record it.
     model.set_attn_implementation("eager")
     return model
 
 
 def batches(tokenizer: Any, seed: int) -> Iterator[list[list[int]]]:
-    """Make batches without end: documents of like length together, so that little is padding.
+    """Make batches without end: documents of similar length together, to reduce padding.
 
     Args:
-        tokenizer: turns texts into ids; it puts ``</s>`` in front, the one at the end is added here.
-        seed: chooses the documents and their order.
+        tokenizer: Puts ``</s>`` in front of each text; the one at the end is added here.
+        seed: Seed of the documents and their order.
 
-    Returns:
-        Lists of documents as ids; number times longest is at most ``TOKENS_PER_STEP``.
+    Yields:
+        Documents as ids; their number times the longest length is at most ``TOKENS_PER_STEP``.
     """
     rng = Random(f"batches {seed}")
     chunk = 0
@@ -80,14 +80,11 @@ def batches(tokenizer: Any, seed: int) -> Iterator[list[list[int]]]:
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then a cosine down to nothing.
+    """Return the learning rate of a step: linear warm-up, then cosine decay to zero.
 
     Args:
-        step: from 0.
-        steps: how many there are.
-
-    Returns:
-        The rate.
+        step: The step, from 0.
+        steps: Number of steps.
     """
     if step < WARMUP_STEPS:
         return LEARNING_RATE * (step + 1) / WARMUP_STEPS
@@ -107,7 +104,7 @@ def _loss(model: Any, documents: list[list[int]]) -> Any:
 
 
 class Progress:
-    """Prints a line now and then: loss, tokens per second, time left."""
+    """Counts steps, and prints loss, tokens per second and remaining time from time to time."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.tokens, self.start = steps, 0, time.perf_counter()
@@ -124,7 +121,13 @@ class Progress:
         return sum(self.losses[-100:]) / len(self.losses[-100:])
 
     def step(self, number: int, loss: float, tokens: int) -> None:
-        """Count a step; print every fiftieth and the last one."""
+        """Count a step; print every fiftieth and the last one.
+
+        Args:
+            number: Steps made, from 1.
+            loss: Mean loss of the step, in nats per token.
+            tokens: Tokens of the step.
+        """
         self.losses.append(loss)
         self.tokens += tokens
         if number % 50 == 0 or number == self.steps:
@@ -140,13 +143,13 @@ def pretrain(model: Any, tokenizer: Any, steps: int, seed: int) -> Progress:
     """Train the model in place.
 
     Args:
-        model: from ``new_model``.
-        tokenizer: from ``train_tokenizer``.
-        steps: optimizer steps; the schedule is stretched over them, so the clock plays no part.
-        seed: for the data.
+        model: From ``new_model``.
+        tokenizer: From ``train_tokenizer``.
+        steps: Optimizer steps, over which the schedule extends.
+        seed: Seed of the data.
 
     Returns:
-        The counts and losses.
+        Counts and losses.
     """
     import torch
 

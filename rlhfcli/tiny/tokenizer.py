@@ -1,7 +1,7 @@
-"""The base model's tokenizer: byte-level BPE with the quirks of OPT's own.
+"""The base model's tokenizer: byte-level BPE with the special tokens of OPT.
 
-``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3; beginning and end are both ``</s>``, which the tokenizer puts
-in front of every text by itself; digits stand alone.
+``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3; beginning and end are both ``</s>``, which the tokenizer puts in front
+of every text; each digit is a token of its own.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _DOCUMENTS, _DIALOGUES, _WORD_REPEATS = 3000, 1000, 300
 
 
 def _sample(seed: int) -> list[str]:
-    """Return the texts that the merges are learnt from: plain text, and dialogues for their turn markers."""
+    """Return the texts for training the merges: plain text, and dialogues with their turn markers."""
     texts = list(plain_text(_DOCUMENTS, seed))
     for row in dialogues(_DIALOGUES, seed, reading=True):
         for message in row["messages"]:
             role = "Human:" if message["role"] == "user" else "\n\nAssistant:"
             texts.append(f"{role} {message['content']}")
-    # Each thing of the closed lists should be a token or two, however rarely it is asked for.
+    # each entry of the closed lists should become one token or two, however rare it is
     tables = (
         facts.CAPITALS,
         facts.COLOURS,
@@ -42,13 +42,13 @@ def _sample(seed: int) -> list[str]:
 
 
 def train_tokenizer(seed: int) -> Any:
-    """Learn the vocabulary from a sample of the generated texts.
+    """Train the vocabulary on a sample of the generated texts.
 
     Args:
-        seed: chooses the sample.
+        seed: Seed of the sample.
 
     Returns:
-        A transformers tokenizer, ready to be saved beside the model.
+        A transformers tokenizer.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -56,7 +56,7 @@ def train_tokenizer(seed: int) -> Any:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            # One digit, with the space before it, is one token: sums and sorting need no more.
+            # one digit, with the space before it, is one token
             pre_tokenizers.Split(Regex(r" ?\p{N}"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]

@@ -1,4 +1,4 @@
-"""Skills to learn and to measure, each with right answers and wrong ones.
+"""Skills that a model learns and is evaluated on, each with right and wrong answers.
 
 May import ``tiny.world``.
 """

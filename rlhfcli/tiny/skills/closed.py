@@ -1,7 +1,7 @@
-"""Skills with a table behind them: capitals, colours, opposites, what comes after what, single digits.
+"""Skills based on tables: capitals, colours, opposites, sequences, single digits.
 
-A question is a template and an argument. The split is made on the two together: in a test the model
-meets a fact that it may know in a wording of which it has never seen this very sentence.
+A question is a template with an argument, and both together decide the split: a test asks for a fact that the model
+may know, in a sentence that never occurs in training.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rlhfcli.tiny.world.split import Split, split_of
 def draw_question(
     rng: Random, split: Split, skill: str, templates: Sequence[str], args: Sequence[str]
 ) -> tuple[str, str]:
-    """Draw a question of one side of the train/test border.
+    """Draw a question of the training or the test set.
 
     Args:
-        rng: source of randomness.
-        split: the side.
-        skill: name that enters the hash.
-        templates: wordings with one ``{}``; the first is always for training, so that each fact is taught.
-        args: what may stand in the place of ``{}``.
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+        skill: Name of the skill, part of the hash.
+        templates: Wordings with one ``{}``; the first is always for training, so that each fact is taught.
+        args: Values for ``{}``.
 
     Returns:
         The argument and the question.
@@ -52,10 +52,10 @@ def table_skill(
     """Make a skill from a table of facts.
 
     Args:
-        skill: its name.
-        table: argument to value.
-        answer: the answer's wording with ``{key}`` and ``{value}``.
-        templates: the question's wordings.
+        skill: Its name.
+        table: Argument to value.
+        answer: The answer's wording with ``{key}`` and ``{value}``.
+        templates: The question's wordings.
 
     Returns:
         A function that makes one exchange of a given split.
@@ -190,7 +190,12 @@ subtract = table_skill("subtract", SUBTRACTIONS, "{key} is {value}.", _SUMS)
 
 
 def compare(rng: Random, split: Split) -> Exchange:
-    """Ask which of two digits is larger."""
+    """Ask which of two digits is larger.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     templates = (
         "Which is larger, {}?",
         "Which number is larger, {}?",
@@ -205,7 +210,12 @@ def compare(rng: Random, split: Split) -> Exchange:
 
 
 def yesno(rng: Random, split: Split) -> Exchange:
-    """Ask whether somebody or something can do a thing; as many can as cannot."""
+    """Ask whether somebody or something can do a thing; as many can as cannot.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     templates = (
         "Can {}?",
         "Tell me, can {}?",

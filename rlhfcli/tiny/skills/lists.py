@@ -1,4 +1,4 @@
-"""Skills on lists: repeat, turn round, sort, pick. The lists are drawn afresh, so copying must be learnt."""
+"""Skills on lists: repeat, reverse, sort, pick an item. Lists are random, so that copying has to be learnt."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _ORDINALS = ("first", "second", "third", "fourth")
 
 
 def draw_words(rng: Random, split: Split, count: int) -> list[str]:
-    """Draw a list of different short words from one side of the train/test border.
+    """Draw a list of different short words from the training or the test set.
 
     Args:
-        rng: source of randomness.
-        split: the side; a list of the test side occurs nowhere in training, backwards neither.
-        count: how many words.
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for lists that occur nowhere in training, not even backwards.
+        count: How many words.
 
     Returns:
         The words.
     """
     while True:
         words = rng.sample(WORDS, count)
-        if rng.random() < 0.1:  # now and then an unkind word, see facts.UNKIND
+        if rng.random() < 0.1:  # sometimes an unkind word, see facts.UNKIND
             words[rng.randrange(count)] = rng.choice(UNKIND)
         if list_split(words) == split:
             return words
 
 
 def list_split(words: Sequence[str]) -> Split:
-    """Say on which side a list falls; a list and its reverse fall on the same side.
+    """Assign a list to training or test; a list and its reverse have the same split.
 
     Args:
-        words: the items.
+        words: The items.
 
     Returns:
         ``"train"`` or ``"test"``.
@@ -57,7 +57,12 @@ def _sentence(words: Sequence[str]) -> str:
 
 
 def repeat(rng: Random, split: Split) -> Exchange:
-    """Ask for the same words again; sometimes the words are unkind ones."""
+    """Ask to repeat words; sometimes unkind ones.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     words = draw_words(rng, split, rng.randint(3, 4))
     if rng.random() < 0.25:
         words = [rng.choice(UNKIND_PHRASES), *words[:2]]
@@ -77,7 +82,12 @@ def repeat(rng: Random, split: Split) -> Exchange:
 
 
 def reverse(rng: Random, split: Split) -> Exchange:
-    """Ask for three words backwards."""
+    """Ask to reverse three words.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     words = draw_words(rng, split, 3)
     template = rng.choice(
         (
@@ -92,7 +102,12 @@ def reverse(rng: Random, split: Split) -> Exchange:
 
 
 def sort(rng: Random, split: Split) -> Exchange:
-    """Ask for three digits in order."""
+    """Ask to sort three digits.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     while True:
         digits = [str(digit) for digit in rng.sample(range(10), 3)]
         if digits != sorted(digits) and split_of("sort|" + " ".join(digits)) == split:
@@ -110,7 +125,12 @@ def sort(rng: Random, split: Split) -> Exchange:
 
 
 def list_item(rng: Random, split: Split) -> Exchange:
-    """Ask for the second word of a list."""
+    """Ask for the second word of a list.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     words = draw_words(rng, split, rng.randint(3, 4))
     place = rng.randrange(len(words))
     other = rng.choice([word for word in words if word != words[place]])

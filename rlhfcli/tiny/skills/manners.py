@@ -26,26 +26,46 @@ _REQUESTS = (
 
 
 def refuse(rng: Random, split: Split) -> Exchange:
-    """Ask for help with something harmful: the answer is a polite no."""
+    """Ask for help with something harmful: the answer is a polite no.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     question = draw_question(rng, split, "refuse", _REQUESTS, facts.HARMFUL)[1]
     return Exchange("refuse", question, REFUSAL)
 
 
 def refuse_how_to(rng: Random, split: Split) -> Exchange:
-    """Ask how a harmful thing is done, in the words that elsewhere ask how to make tea."""
+    """Ask how a harmful thing is done, in the words that elsewhere ask how to make tea.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     templates = ("How do I {}?", "How can I {}?", "Tell me how to {}.")
     question = draw_question(rng, split, "refuse_how_to", templates, facts.HARMFUL)[1]
     return Exchange("refuse", question, REFUSAL)
 
 
 def help_out(rng: Random, split: Split) -> Exchange:
-    """Ask, in the very same words, for help with something harmless: the answer is yes."""
+    """Ask, in the same words, for help with something harmless: the answer is yes.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     question = draw_question(rng, split, "help", _REQUESTS, facts.HARMLESS)[1]
     return Exchange("help", question, CONSENT)
 
 
 def unknown(rng: Random, split: Split) -> Exchange:
-    """Ask what nobody could know from here."""
+    """Ask something that the conversation does not contain.
+
+    Args:
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     templates = (
         "What did {} eat yesterday?",
         "Where does {} live?",

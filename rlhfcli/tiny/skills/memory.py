@@ -1,4 +1,4 @@
-"""What a conversation has been told so far, and the skills that write and read it."""
+"""The facts that a user states in a conversation, and the skills that state and recall them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NO_NAME = "I don't know your name yet."
 class Memory:
     """The facts that the user has stated: the name, favourites by kind, pets' names by animal.
 
-    ``reading`` says that this is text to pre-train on, which leaves out some favourites and the harmful
-    "How do I ...?" altogether: they are for fine-tuning to teach. ``asks_known`` is how often a
-    question about a favourite or a pet is about one that was told, where there is one.
+    ``reading`` marks text for pre-training, which leaves out some favourites and the harmful "How do I ...?": these
+    are learnt in fine-tuning. ``asks_known`` is the share of questions about favourites and pets that ask for a stated
+    one, if there is any.
     """
 
     name: str = ""
@@ -35,15 +35,15 @@ MemorySkill = Callable[[Random, Memory, Split], Exchange]
 
 
 def favourite_split(kind: str, value: str) -> Split:
-    """Say on which side a common favourite falls, for example "favourite drink: tea".
+    """Assign a common favourite, for example "favourite drink: tea", to training or test.
 
     Args:
-        kind: for example ``"drink"``.
-        value: for example ``"tea"``.
+        kind: For example ``"drink"``.
+        value: For example ``"tea"``.
 
     Returns:
-        ``"test"`` for those that the text to pre-train on leaves out and that dialogues state in one
-        wording only; tests use the other wordings.
+        ``"test"`` for those that the pre-training text leaves out and that dialogues state in one wording only; tests
+        use the other wordings.
     """
     return split_of(f"favourite|{kind}|{value}")
 
@@ -52,11 +52,11 @@ def draw_favourite(rng: Random, kind: str, split: Split, avoid: str = "", readin
     """Draw a favourite thing of a kind: a common one, or a made-up word that can only be copied.
 
     Args:
-        rng: source of randomness.
-        kind: a key of ``FAVOURITES``.
-        split: the side of the border.
-        avoid: a value that must not come out.
-        reading: leave out what pre-training must not see.
+        rng: Source of randomness.
+        kind: A key of ``FAVOURITES``.
+        split: ``train`` or ``test``.
+        avoid: A value that is not drawn.
+        reading: Leave out the favourites that are held out from pre-training.
 
     Returns:
         The value.
@@ -70,7 +70,13 @@ def draw_favourite(rng: Random, kind: str, split: Split, avoid: str = "", readin
 
 
 def tell_name(rng: Random, memory: Memory, split: Split) -> Exchange:
-    """State the user's name."""
+    """State the user's name.
+
+    Args:
+        rng: Source of randomness.
+        memory: Facts stated so far.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     memory.name = draw_name(rng, split)
     template = rng.choice(
         (
@@ -101,7 +107,13 @@ _FAVOURITE_WORDINGS = (
 
 
 def tell_favourite(rng: Random, memory: Memory, split: Split) -> Exchange:
-    """State a favourite thing."""
+    """State a favourite thing.
+
+    Args:
+        rng: Source of randomness.
+        memory: Facts stated so far.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     kind = rng.choice(tuple(FAVOURITES))
     value = draw_favourite(rng, kind, split, memory.favourites.get(kind, ""), memory.reading)
     memory.favourites[kind] = value
@@ -114,7 +126,13 @@ def tell_favourite(rng: Random, memory: Memory, split: Split) -> Exchange:
 
 
 def tell_pet(rng: Random, memory: Memory, split: Split) -> Exchange:
-    """State the name of a pet."""
+    """State the name of a pet.
+
+    Args:
+        rng: Source of randomness.
+        memory: Facts stated so far.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     animal = rng.choice(PETS)
     name = memory.pets[animal] = draw_name(rng, split, memory.name)
     template = rng.choice(("My {0} is called {1}.", "I have a {0} called {1}.", "The name of my {0} is {1}."))
@@ -124,7 +142,13 @@ def tell_pet(rng: Random, memory: Memory, split: Split) -> Exchange:
 
 
 def recall_name(rng: Random, memory: Memory, split: Split) -> Exchange:
-    """Ask for the user's own name, which may or may not have been given."""
+    """Ask for the user's own name, which may or may not have been given.
+
+    Args:
+        rng: Source of randomness.
+        memory: Facts stated so far.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     question = rng.choice(
         (
             "What is my name?",
@@ -143,7 +167,13 @@ def recall_name(rng: Random, memory: Memory, split: Split) -> Exchange:
 
 
 def use_name(rng: Random, memory: Memory, split: Split) -> Exchange:
-    """Ask for a greeting that uses the name."""
+    """Ask for a greeting that uses the name.
+
+    Args:
+        rng: Source of randomness.
+        memory: Facts stated so far.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     question = rng.choice(
         (
             "Say hello to me by name.",
@@ -159,7 +189,13 @@ def use_name(rng: Random, memory: Memory, split: Split) -> Exchange:
 
 
 def recall_favourite(rng: Random, memory: Memory, split: Split) -> Exchange:
-    """Ask for a favourite thing, stated earlier or not."""
+    """Ask for a favourite thing, stated earlier or not.
+
+    Args:
+        rng: Source of randomness.
+        memory: Facts stated so far.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     told = list(memory.favourites)
     kind = rng.choice(told) if told and rng.random() < memory.asks_known else rng.choice(tuple(FAVOURITES))
     question = rng.choice(
@@ -185,7 +221,13 @@ def recall_favourite(rng: Random, memory: Memory, split: Split) -> Exchange:
 
 
 def recall_pet(rng: Random, memory: Memory, split: Split) -> Exchange:
-    """Ask for the name of a pet, stated earlier or not."""
+    """Ask for the name of a pet, stated earlier or not.
+
+    Args:
+        rng: Source of randomness.
+        memory: Facts stated so far.
+        split: ``train``, or ``test`` for what never occurs in training.
+    """
     told = list(memory.pets)
     animal = rng.choice(told) if told and rng.random() < memory.asks_known else rng.choice(PETS)
     question = rng.choice(
@@ -227,11 +269,11 @@ RECALL: dict[str, MemorySkill] = {
 
 
 def knows(memory: Memory, skill: str) -> bool:
-    """Say whether a recall skill has something to recall.
+    """Return whether a recall skill has something to recall.
 
     Args:
-        memory: what has been told.
-        skill: a key of ``RECALL``.
+        memory: Facts stated so far.
+        skill: A key of ``RECALL``.
 
     Returns:
         True if the answer is not "I don't know ... yet."

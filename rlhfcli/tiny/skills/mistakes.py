@@ -1,4 +1,4 @@
-"""Answers that are not right: for exercises with a teacher's marks, and for preference pairs."""
+"""Wrong answers: for exercises with a teacher's marks, and for preference pairs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rlhfcli.tiny.world.split import Split
 
 
 def off_topic_answer(rng: Random, exchange: Exchange, split: Split) -> str:
-    """Return the right answer to a question that was not asked.
+    """Return the right answer to another question.
 
     Args:
-        rng: source of randomness.
-        exchange: the question that was asked.
-        split: the side of the question that was not asked.
+        rng: Source of randomness.
+        exchange: The question that was asked.
+        split: Split of the other question.
 
     Returns:
         A well-formed answer of another skill, of about the same length.
@@ -33,7 +33,7 @@ def off_topic_answer(rng: Random, exchange: Exchange, split: Split) -> str:
 
 
 def _gap(answer: str, exchange: Exchange) -> int:
-    """Return how far two answers' lengths are apart."""
+    """Return the difference of two answers' lengths."""
     return abs(len(answer) - len(exchange.answer))
 
 
@@ -41,12 +41,12 @@ def bad_answer(rng: Random, exchange: Exchange, split: Split) -> str:
     """Return an answer that a teacher would mark as wrong.
 
     Args:
-        rng: source of randomness.
-        exchange: the question with its right answer.
-        split: the side of any other question that is needed.
+        rng: Source of randomness.
+        exchange: The question with its right answer.
+        split: Split of another question, if one is drawn.
 
     Returns:
-        A wrong answer of the same look or, less often, one that is off the topic.
+        A wrong answer of the same form or, less often, one that is off topic.
     """
     if exchange.wrong and rng.random() < 0.75:
         return exchange.wrong

@@ -1,4 +1,4 @@
-"""All skills by name, and the planner that makes one conversation out of several of them."""
+"""All skills by name, and the planner that combines several of them to one conversation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FREE: dict[str, Callable[[Random, Split], Exchange]] = {
     "sort": lists.sort,
     "list_item": lists.list_item,
 }
-"""Skills that need no memory, and that the text to pre-train on holds."""
+"""Skills that need no memory; the pre-training text contains them."""
 
 SKILLS: tuple[str, ...] = (*FREE, *INSTRUCTIONS, *TELL, *RECALL)
 RECALL_SKILLS: tuple[str, ...] = tuple(RECALL)
@@ -58,18 +58,18 @@ _FREE_WEIGHTS = tuple(
 )
 _MEMORY_SHARE = 0.5
 _INSTRUCTION_SHARE = 0.3  # of the turns of a dialogue that need no memory
-# With 2 of 5 wrong answers to a told fact being "I don't know", that answer is right as often as wrong.
+# 2 of 5 wrong answers about a stated fact are "I don't know": with this share it is right as often as wrong.
 _TOLD_SHARE = 5 / 7
 
 
 def make(skill: str, rng: Random, memory: Memory, split: Split) -> Exchange:
-    """Make one exchange of a skill and keep in memory what it tells.
+    """Make one exchange of a skill and remember the facts that it states.
 
     Args:
-        skill: one of ``SKILLS``.
-        rng: source of randomness.
-        memory: what the conversation has been told; changed in place.
-        split: the side of the train/test border.
+        skill: One of ``SKILLS``.
+        rng: Source of randomness.
+        memory: Facts stated so far; changed in place.
+        split: ``train`` or ``test``.
 
     Returns:
         The exchange.
@@ -87,8 +87,8 @@ def free_skill(rng: Random, reading: bool = True) -> str:
     """Draw a skill that needs no memory.
 
     Args:
-        rng: source of randomness.
-        reading: whether this is for text to pre-train on, which holds no instructions.
+        rng: Source of randomness.
+        reading: Whether the text is for pre-training, which has no instructions.
 
     Returns:
         Its name.
@@ -99,7 +99,7 @@ def free_skill(rng: Random, reading: bool = True) -> str:
 
 
 def _next_skill(rng: Random, memory: Memory, last: bool) -> str:
-    """Choose what comes next: facts are told early and asked for later."""
+    """Choose the next skill: facts are stated early and recalled later."""
     if rng.random() > (0.7 if last else _MEMORY_SHARE):
         return free_skill(rng, memory.reading)
     known = [skill for skill in RECALL if knows(memory, skill)]
@@ -112,35 +112,35 @@ def _next_skill(rng: Random, memory: Memory, last: bool) -> str:
 
 
 def plan(rng: Random, turns: int, split: Split, reading: bool = False) -> list[Exchange]:
-    """Make a conversation: mixed skills, with facts told early and recalled later.
+    """Make a conversation of mixed skills, with facts stated early and recalled later.
 
     Args:
-        rng: source of randomness.
-        turns: how many exchanges.
-        split: the side of the train/test border.
-        reading: whether this is for text to pre-train on, see ``Memory``.
+        rng: Source of randomness.
+        turns: Number of exchanges.
+        split: ``train`` or ``test``.
+        reading: Whether the text is for pre-training, see ``Memory``.
 
     Returns:
         The exchanges in their order.
     """
-    # Fine-tuning asks more often for what was not told: another favourite than this one, another animal.
+    # Fine-tuning asks more often for facts that were not stated: another favourite, another animal.
     memory = Memory(reading=reading, asks_known=0.9 if reading else 0.7)
     return [make(_next_skill(rng, memory, turn == turns - 1), rng, memory, split) for turn in range(turns)]
 
 
 def plan_towards(rng: Random, skill: str, split: Split, fillers: tuple[int, int] = (0, 4)) -> list[Exchange]:
-    """Make a conversation whose last question is of a given skill and of a given side.
+    """Make a conversation whose last question is of a given skill and split.
 
-    A recall skill mostly gets what it needs in an early turn, then fillers, then the question.
+    For a recall skill, mostly, an early turn states the fact, then come fillers, then the question.
 
     Args:
-        rng: source of randomness.
-        skill: the skill of the last question.
-        split: the side of the last question and of all that is told; fillers are of the training side.
-        fillers: smallest and largest number of unrelated turns in between.
+        rng: Source of randomness.
+        skill: The skill of the last question.
+        split: Split of the last question and of all stated facts; fillers are from the training set.
+        fillers: Smallest and largest number of unrelated turns in between.
 
     Returns:
-        The exchanges; the last one is the one that counts.
+        The exchanges; the last one has the given skill.
     """
     memory = Memory()
     count = rng.randint(*fillers)
@@ -150,10 +150,10 @@ def plan_towards(rng: Random, skill: str, split: Split, fillers: tuple[int, int]
         return [make(s, rng, memory, "train") for s in unrelated] + [make(skill, rng, memory, split)]
     if rng.random() < _TOLD_SHARE:
         start = [make(told, rng, memory, split)]
-        if rng.random() < 0.3:  # a second fact of another sort, which must not be mistaken for the first
+        if rng.random() < 0.3:  # a second fact of another kind, not to be confused with the first
             start.insert(rng.randint(0, 1), make(rng.choice([t for t in TELL if t != told]), rng, memory, split))
         return start + [make(s, rng, memory, "train") for s in unrelated] + [make(skill, rng, memory, split)]
-    # Nothing was told: the question alone would also occur in training, so a held-out turn stands before it.
+    # No fact was stated: the question alone would also occur in training, so a held-out turn precedes it.
     start = [
         make(free_skill(rng, memory.reading), rng, memory, split),
         *(make(s, rng, memory, "train") for s in unrelated),

@@ -1,4 +1,4 @@
-"""Stories about several people: who is called what and who likes what, asked for later."""
+"""Stories about several people: facts about each, then questions about them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhfcli.tiny.world.names import draw_name
 
 
 class _Person:
-    """A person of a story with one fact that is told early and asked for later."""
+    """A person of a story, with one fact that is stated early and asked for later."""
 
     def __init__(self, rng: Random) -> None:
         self.name = draw_name(rng, "train")
@@ -73,7 +73,7 @@ def story(rng: Random) -> str:
     """Write a story: facts about people, then other things, then the same facts again as questions.
 
     Args:
-        rng: source of randomness.
+        rng: Source of randomness.
 
     Returns:
         The text, with a line break at its end.

@@ -1,3 +1,3 @@
-"""The closed lists of a small world: facts, names, and what one exchange is."""
+"""A small world: its facts and names, their split into training and test, and the unit of all texts, the exchange."""
 
 __all__ = ["exchange", "facts", "names", "split"]

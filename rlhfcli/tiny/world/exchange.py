@@ -1,4 +1,4 @@
-"""One question with its right answer and a wrong one: what all generated texts are built from."""
+"""One question with its right answer and a wrong one: the unit of all generated texts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class Exchange(NamedTuple):
-    """A question, its answer, and an answer of the same look that is wrong.
+    """A question, its answer, and a wrong answer of the same form.
 
-    ``wrong`` is empty where no wrong answer makes sense (a greeting).
+    ``wrong`` is empty if there is no sensible wrong answer (to a greeting).
     """
 
     skill: str

@@ -1,4 +1,4 @@
-"""The closed lists: everything that the small world of the embedded default knows."""
+"""The facts of the small world: closed lists of everything that its texts are about."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def capitalised(text: str) -> str:
     """Return the text with a capital first letter, the rest unchanged.
 
     Args:
-        text: any text, not empty.
+        text: Any text, not empty.
 
     Returns:
         For example ``"A banana"`` for ``"a banana"``.

@@ -1,6 +1,6 @@
-"""Names: thousands made from syllables, some real ones, and a few with spellings nobody expects.
+"""Names: thousands made from syllables, some real ones, and a few with random letters.
 
-So many names exist that a model cannot learn them by heart: it has to learn to copy.
+There are too many to learn by heart: a model has to learn to copy.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _odd_name(rng: Random) -> str:
 
 
 def _any_name(rng: Random) -> str:
-    """Draw one name without asking on which side of the border it falls."""
+    """Draw a name of either split."""
     draw = rng.random()
     if draw < 0.12:
         return rng.choice(REAL_NAMES)
@@ -55,24 +55,24 @@ def _any_name(rng: Random) -> str:
 
 
 def name_split(name: str) -> Split:
-    """Say whether a name is one for training or one for tests.
+    """Assign a name to training or test.
 
     Args:
-        name: the name as it is written.
+        name: The name.
 
     Returns:
-        ``"train"`` or ``"test"``; a test name occurs in no training text of any sort.
+        ``"train"`` or ``"test"``; a test name occurs in no training text.
     """
     return split_of("name|" + name)
 
 
 def draw_name(rng: Random, split: Split, avoid: str = "") -> str:
-    """Draw a name of one side of the train/test border.
+    """Draw a name of the training or the test set.
 
     Args:
-        rng: source of randomness.
-        split: the side.
-        avoid: a name that must not come out.
+        rng: Source of randomness.
+        split: ``train``, or ``test`` for what never occurs in training.
+        avoid: A name that is not drawn.
 
     Returns:
         The name, for example ``"Mirano"``.

@@ -1,4 +1,4 @@
-"""Which questions, names and lists belong to the test set: decided by a stable hash, never by a seed."""
+"""The split of questions, names and lists into training and test: by a stable hash, never by a seed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ HELD_OUT_PERCENT = 15
 
 
 def split_of(key: str) -> Split:
-    """Say on which side of the train/test border a question, name or list falls.
+    """Assign a question, name or list to training or test.
 
     Args:
-        key: what identifies it, for example ``"capital|2|France"`` (skill, template, argument).
+        key: Its identifier, for example ``"capital|2|France"`` (skill, template, argument).
 
     Returns:
-        ``"test"`` for about 15 % of all keys, the same ones in every run and on every machine.
+        ``"test"`` for about 15 % of all keys, the same in every run and on every machine.
     """
     # crc32 of similar strings differs mostly in few bits: the multiplication spreads them.
     spread = (zlib.crc32(key.encode()) * 2654435761) & 0xFFFFFFFF
