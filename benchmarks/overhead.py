@@ -32,7 +32,8 @@ from rlhfcli.core.engine.engine import Engine, parameter_groups, schedule_factor
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
-from rlhfcli.core.training.loop import Loop
+from rlhfcli.core.training.journal import Journal
+from rlhfcli.core.training.loop import Loop, LoopSettings
 from rlhfcli.core.training.step_plan import plan_steps
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import DeepspeedSection, Recipe
@@ -97,9 +98,11 @@ def work(side: str, options: argparse.Namespace, pipe: Connection) -> None:
             if side == "bare":
                 bare(settings, module, task, turns)
             else:
-                loop = Loop(
-                    settings, settings.reward, (task, few), settings.reward.micro_batch_tokens, Path(folder), turns
-                )
+                of_loop = LoopSettings(
+                    settings.seed, settings.reward, settings.eval, settings.logging, settings.checkpoint,
+                    settings.reward.micro_batch_tokens,
+                )  # fmt: skip
+                loop = Loop(of_loop, (task, few), Journal(Path(folder)), turns)
                 with Engine(module, settings.reward, len(loop.steps), section(int(side[-1]))) as engine:
                     turns.wait()
                     loop.run(engine)

@@ -161,7 +161,8 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
     from rlhfcli.core.packing.strategy import choose_strategy, with_flex_attention
     from rlhfcli.core.tasks.reward import RewardTask
     from rlhfcli.core.tasks.sft import SftTask
-    from rlhfcli.core.training.phases import Parts, PhaseInputs, started
+    from rlhfcli.core.training.parts import Parts, PhaseInputs
+    from rlhfcli.core.training.phases import started
     from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
     from rlhfcli.recipe.schema import Recipe
 

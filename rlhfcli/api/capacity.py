@@ -27,7 +27,7 @@ def bench(workspace: Workspace, phases: Sequence[Phase], steps: int, *, find_siz
     recipe, sink, tokenizer = workspace.recipe, workspace.sink, workspace.tokenizer
     with sink.stage("importing the core"):
         from rlhfcli.core.capacity.bench import bench_phase
-        from rlhfcli.core.training.phases import PhaseInputs
+        from rlhfcli.core.training.parts import PhaseInputs
         from rlhfcli.data.preparation.prepare import prepare, ready
     reward = recipe.reward.model_copy(update={"init_from": "base"})  # as fast, and there without the SFT phase
     from_base = recipe.model_copy(update={"reward": reward})
@@ -53,7 +53,7 @@ def estimate_memory(workspace: Workspace, phase: Phase, ranks: int, ranks_here: 
     recipe, sink, tokenizer = workspace.recipe, workspace.sink, workspace.tokenizer
     with sink.stage("importing the core"):
         from rlhfcli.core.capacity.dry_run import Assumed, dry_run
-        from rlhfcli.core.training.phases import PhaseInputs
+        from rlhfcli.core.training.parts import PhaseInputs
         from rlhfcli.data.preparation.prepare import ready
     section = recipe.sft if phase == SFT else recipe.reward
     assumed = Assumed(section.micro_batch_tokens, recipe.data.max_length, len(tokenizer))

@@ -18,7 +18,7 @@ from rlhfcli.files import run_layout
 from rlhfcli.files.run_layout import PHASES, REWARD, SFT, Phase
 
 if TYPE_CHECKING:
-    from rlhfcli.core.training.phases import PhaseInputs
+    from rlhfcli.core.training.parts import PhaseInputs
 
 _WHOLE_RUN = "run"
 
@@ -93,14 +93,14 @@ def _phase_inputs(workspace: Workspace, verb: str, options: TrainingOptions) -> 
         with run.removed_on_failure():
             from rlhfcli.core.training import trackers
 
-            trackers.check(recipe)
+            trackers.check(recipe.logging)
     tokenizer = workspace.tokenizer
     with run.removed_on_failure():
         with workspace.sink.stage("importing the core"):
             from rlhfcli.core.families.config_checks import check_reward_form
             from rlhfcli.core.models.loading import language_config, peek_config
             from rlhfcli.core.parallel.process_group import check_accelerator
-            from rlhfcli.core.training.phases import PhaseInputs
+            from rlhfcli.core.training.parts import PhaseInputs
         check_accelerator()
         section = recipe.model  # looked at before the data is prepared, which may take long
         if verb != REWARD:

@@ -18,7 +18,8 @@ from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.hardware import memory_limit_gb, peak_gb, reset_peak
 from rlhfcli.core.tasks.task import Batch
 from rlhfcli.core.training.loop import Loop
-from rlhfcli.core.training.phases import PhaseInputs, reward_parts, sft_parts, started
+from rlhfcli.core.training.parts import PhaseInputs, reward_parts, sft_parts
+from rlhfcli.core.training.phases import started
 from rlhfcli.words import percent
 
 _WARM_UP = 2  # steps whose time does not count: memory is allocated, kernels are chosen
@@ -67,7 +68,7 @@ def _time_step(loop: Loop, engine: Engine, rows: Sequence[int], pruned_layers: S
     timing, device = Timing(examples=len(rows)), engine.device
     engine.train()
     with timed(device) as took:
-        batches = [loop.task.collate(part) for part in loop.task.cut(rows, loop.row_budget)]
+        batches = [loop.task.collate(part) for part in loop.task.cut(rows, loop.settings.row_budget)]
     timing.parts["batches"] = took[0]
     weight = sum(loop.task.weight(batch) for batch in batches)
     for batch in batches:
@@ -105,7 +106,7 @@ def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool)
         memory = peak_gb()
         trials = list(try_sizes(loop, module, engine.device, limit)) if find_size else []
         dtype = torch.bfloat16 if module.bf16 else torch.float32
-        rows = min(loop.row_budget, max(timing.tokens for timing in timings))
+        rows = min(loop.settings.row_budget, max(timing.tokens for timing in timings))
         with project.sink.stage("matrix multiplications of the same sizes"):
             peak = matmul_peak(layer_sizes(model), rows, dtype, engine.device)
     seconds = sum(timing.seconds for timing in timings)
@@ -115,8 +116,8 @@ def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool)
     result = {
         "phase": name,
         "steps": steps,
-        "batch_size": loop.phase.batch_size,
-        "micro_batch_tokens": loop.row_budget,
+        "batch_size": loop.settings.phase.batch_size,
+        "micro_batch_tokens": loop.settings.row_budget,
         "precision": "bf16" if module.bf16 else "fp32",
         "layout": "token trees" if loop.task.packed else "padded",
         "tokens_per_second": statistics.median(speeds),

@@ -23,8 +23,8 @@ from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.packing.stand_in import make_stand_in
 from rlhfcli.core.packing.strategy import choose_strategy
-from rlhfcli.core.parallel.deepspeed_config import Files, in_effect
-from rlhfcli.core.training.phases import Parts, PhaseInputs, reward_parts_of, sft_parts_of
+from rlhfcli.core.parallel.deepspeed_config import Files, effective_stage
+from rlhfcli.core.training.parts import Parts, PhaseInputs, reward_parts_of, sft_parts_of
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.files import run_layout
@@ -116,8 +116,8 @@ def dry_run(project: PhaseInputs, name: str, ranks: int, here: int) -> dict[str,
 
 def _at_stage(stage: int, needs: Needs, ranks: int, section: DeepspeedSection, files: Files | None) -> Memory:
     offload = section.offload if section.offload in offloads(stage) else "none"
-    asked = section.model_copy(update={"zero_stage": stage, "offload": offload})
-    return replace(estimate(needs, in_effect(asked, ranks).zero_stage, ranks, offload, files), stage=stage)
+    effective = effective_stage(section, ranks, stage)
+    return replace(estimate(needs, effective, ranks, offload, files), stage=stage)
 
 
 def needed(choice: Memory, gpu: bool) -> float:

@@ -34,7 +34,7 @@ from rlhfcli.core.tasks.task import Task
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.files import run_layout
 from rlhfcli.progress import Sink
-from rlhfcli.recipe.schema import Recipe
+from rlhfcli.recipe.schema import CheckpointSection
 from rlhfcli.runs import resumable
 
 _COPIES = 1 + len(engine_state.MOMENTS)  # of each trained parameter, float32
@@ -63,21 +63,30 @@ class Checkpoints:
     """The checkpoints of one phase.
 
     Args:
-        folder: Of the run.
-        recipe: How often, how many, and the settings that must be the same.
-        task: Whose training it is.
+        folder: Folder of the checkpoints.
+        section: How often a checkpoint is written, how many are kept, and which is the best.
+        settings: The settings that the training depends on; a checkpoint with others is refused.
+        task: The task that is trained.
         session: Whether to resume, and when to stop.
-        sink: Is told what happens.
+        sink: Shows notes and progress.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, task: Task, session: TrainingSession, sink: Sink) -> None:
-        self.folder = run_layout.checkpoints(folder, task.name)
-        self._plan = recipe.checkpoint
+    def __init__(
+        self,
+        folder: Path,
+        section: CheckpointSection,
+        settings: Mapping[str, Any],
+        task: Task,
+        session: TrainingSession,
+        sink: Sink,
+    ) -> None:
+        self.folder = folder
+        self._section = section
         self._session = session
         self._sink = sink
-        self._settings = resumable.settings(recipe, task.name) | {resumable.FINGERPRINT: session.fingerprint}
+        self._settings = dict(settings) | {resumable.FINGERPRINT: session.fingerprint}
         self._loaded: checkpoint_files.Checkpoint | None = None
-        self._best_by = best_by(recipe.checkpoint, task)
+        self._criterion = best_by(section, task)
         self._best: Mapping[str, float] = {}  # the best evaluation, as in ``metrics.jsonl``
         self._writing = Background()
         self._saved = 0  # the step of the newest checkpoint
@@ -106,7 +115,7 @@ class Checkpoints:
         self._saved = self._loaded.progress.step
         resumable.refuse_changes(self._loaded.manifest["settings"], self._settings, self._loaded.folder)
         engine_state.load_weights(module, self._read)
-        self._best = self._loaded.progress.best if self._best_by else {}
+        self._best = self._loaded.progress.best if self._criterion else {}
         self._sink.note(f"going on after step {self._loaded.progress.step:,}: {self._loaded.folder}")
 
     def _newest(self) -> checkpoint_files.Checkpoint | None:
@@ -193,10 +202,10 @@ class Checkpoints:
             The figures of the model as it is now; and its ``step``, and ``by``, what it is the best in. The latter is
             empty where the last step was taken without being the best.
         """
-        if self._best_by is None:
+        if self._criterion is None:
             return figures, {}
-        words, figure = self._best_by.description, self._best_by.metric
-        if self._best_by.better(figures, self._best):
+        words, figure = self._criterion.description, self._criterion.metric
+        if self._criterion.better(figures, self._best):
             self._sink.note(f"the last step's weights are taken: they have the {words}, {figures[figure]:.4f}")
             return figures, {"step": steps, "by": words}
         if not self._best:
@@ -227,16 +236,16 @@ class Checkpoints:
             checkpoint_files.remove_all(self.folder)
 
     def _due(self, step: int, steps: int) -> bool:
-        every = self._plan.every
+        every = self._section.every
         # after the last step of a long training, too: what follows may fail, and takes long with a large model
         return every is not None and (step % every == 0 or step == steps > every)
 
     def _compare(self, progress: Progress) -> None:
         """Remember an evaluation that is better than all before, if its weights are here or in the one taken up."""
-        if self._best_by is None:
+        if self._criterion is None:
             return
         kept = (progress.step, self._loaded.progress.step if self._loaded else progress.step)
-        if progress.figures.get("step") in kept and self._best_by.better(progress.figures, self._best):
+        if progress.figures.get("step") in kept and self._criterion.better(progress.figures, self._best):
             self._best = progress.figures
 
     def _save(self, engine: Engine, progress: Progress, *, beside: bool) -> None:
@@ -268,7 +277,7 @@ class Checkpoints:
             if run_layout.step_of(folder) > progress.step:  # damaged, or it would have been taken up
                 shutil.rmtree(folder, ignore_errors=True)
         best = progress.best.get("step")
-        checkpoint_files.prune(self.folder, self._plan.keep, None if best is None else int(best))
+        checkpoint_files.prune(self.folder, self._section.keep, None if best is None else int(best))
 
     def _read(self, key: str) -> Tensor:
         assert self._loaded is not None

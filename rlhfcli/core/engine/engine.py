@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.hooks import RemovableHandle
 
-from rlhfcli.core.parallel.deepspeed_config import Files, configuration, in_effect
+from rlhfcli.core.parallel.deepspeed_config import Files, configuration, effective_stage
 from rlhfcli.core.parallel.own_rank import rank, world_size
 from rlhfcli.core.parallel.process_group import ensure_process_group, import_deepspeed
 from rlhfcli.core.parallel.zero3 import shape_of
@@ -44,22 +44,27 @@ class Engine:
     ) -> None:
         deepspeed = import_deepspeed()
         ensure_process_group()
-        section = in_effect(section, world_size())
+        stage = effective_stage(section, world_size())
         groups = parameter_groups(module, phase.weight_decay)
         optimizer = torch.optim.AdamW(
-            groups, lr=phase.learning_rate, betas=(phase.betas[0], phase.betas[1]), fused=section.zero_stage != 3
+            groups, lr=phase.learning_rate, betas=(phase.betas[0], phase.betas[1]), fused=stage != 3
         )
         scheduler = LambdaLR(optimizer, schedule_factor(phase.schedule, steps))
         config = configuration(
-            section, phase.max_grad_norm, cuda=torch.cuda.is_available(), files=files, ranks=world_size()
+            section,
+            phase.max_grad_norm,
+            cuda=torch.cuda.is_available(),
+            files=files,
+            ranks=world_size(),
+            stage=stage,
         )
         _check(config)
-        with _refusals_in_words(section):
+        with _refusals_explained(section, stage):
             self.engine, _, _, self.scheduler = deepspeed.initialize(
                 model=module, optimizer=optimizer, lr_scheduler=scheduler, config=config
             )
         self.module = module
-        self.zero_stage = section.zero_stage
+        self.zero_stage = stage
         self._zero = deepspeed.zero
         self._last_norm = float("nan")
         self._hooks: list[RemovableHandle] = []
@@ -180,7 +185,7 @@ class Engine:
 
 
 @contextmanager
-def _refusals_in_words(section: DeepspeedSection) -> Iterator[None]:
+def _refusals_explained(section: DeepspeedSection, stage: int) -> Iterator[None]:
     """Much of a configuration DeepSpeed looks at only when it builds the engine: keys that do not go together."""
     try:
         yield
@@ -189,7 +194,7 @@ def _refusals_in_words(section: DeepspeedSection) -> Iterator[None]:
             raise
         raise UserError(
             f"DeepSpeed refuses deepspeed.config: {error or type(error).__name__}",
-            where=f"deepspeed.config, at ZeRO stage {section.zero_stage}",
+            where=f"deepspeed.config, at ZeRO stage {stage}",
             hint="Take out the key that it speaks of; RLHF_DEBUG=1 shows where in DeepSpeed it was refused.",
         ) from error
 

@@ -1,4 +1,4 @@
-"""From the recipe to DeepSpeed's configuration. Dictionaries only: nothing here loads DeepSpeed, or torch.
+"""Turn a recipe into DeepSpeed's configuration. Dictionaries only: nothing here loads DeepSpeed or torch.
 
 What is chosen for a GPU follows DeepSpeed's documentation; it was not run on one yet.
 """
@@ -11,20 +11,20 @@ from typing import Any
 
 from rlhfcli.recipe.schema import DeepspeedSection
 
-# Numbers that are reduced, and at stage 3 stepped, at a time. DeepSpeed's own are 10 and 20 times as large: 2 GB and
-# 4 GB of float32 that stay beside the model.
+# Numbers that are reduced, and at stage 3 stepped, at a time. DeepSpeed's defaults are 10 and 20 times as large: 2 GB
+# and 4 GB of float32 that stay beside the model.
 GROUP = 50_000_000
-BUFFERS = 5  # parameters from files that are in memory at the same time, if not more are needed
+BUFFERS = 5  # parameters from files that are in memory at the same time, at least
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where ``deepspeed.nvme`` puts what is offloaded.
+    """The files of ``deepspeed.nvme``, into which tensors are offloaded.
 
     Args:
-        folder: Of this process alone.
-        largest: Numbers of the largest parameter, whole; 0 where parameters stay in memory.
-        buffers: Parameters from files that have to be in memory at the same time.
+        folder: A folder that this process alone uses.
+        largest: Numbers in the largest parameter, not partitioned; 0 if parameters stay in memory.
+        buffers: Number of parameters from files that are in memory at the same time.
     """
 
     folder: str
@@ -33,24 +33,31 @@ class Files:
 
 
 def configuration(
-    section: DeepspeedSection, max_grad_norm: float, *, cuda: bool, files: Files | None = None, ranks: int = 1
+    section: DeepspeedSection,
+    max_grad_norm: float,
+    *,
+    cuda: bool,
+    files: Files | None = None,
+    ranks: int = 1,
+    stage: int | None = None,
 ) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run.
+    """Return the DeepSpeed configuration of a run.
 
     The batch sizes are nominal: with ``managed_gradient_accumulation`` off any number of backward passes may come
     before a step, so the last window of an epoch may be short.
 
     Args:
-        section: Of the recipe; its ``config`` was checked against the rest of it.
-        max_grad_norm: What gradients are clipped to.
+        section: The recipe's section; its ``config`` was checked against the rest of it.
+        max_grad_norm: Largest norm of the gradient; a larger one is clipped.
         cuda: Whether there is a GPU.
-        files: Where ``deepspeed.nvme`` is given.
-        ranks: How many cut the parameters up.
+        files: Folder and buffers of ``deepspeed.nvme``, where the section has it.
+        ranks: Number of ranks that the parameters are divided among.
+        stage: ZeRO stage (see ``effective_stage``); that of the section if left out.
 
     Returns:
-        What ``deepspeed.initialize`` takes.
+        The argument ``config`` of ``deepspeed.initialize``.
     """
-    stage = section.zero_stage
+    stage = section.zero_stage if stage is None else stage
     ours = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -75,35 +82,29 @@ def configuration(
     return merged(ours, section.config)
 
 
-def in_effect(section: DeepspeedSection, ranks: int) -> DeepspeedSection:
-    """What a number of ranks makes of the recipe's section.
+def effective_stage(section: DeepspeedSection, ranks: int, stage: int | None = None) -> int:
+    """Return the ZeRO stage that a number of ranks use: stage 0 instead of 1 or 2 for a rank alone.
 
     Stages 1 and 2 divide gradients and the optimizer's states among the ranks. Alone, a rank would keep all of them,
-    with another copy of the weights, and copy every gradient twice: with OPT-125M a step took a third longer. It takes
-    stage 0, with the same results; unless it is told to offload, or how stage 1 or 2 is to be done.
+    with another copy of the weights, and copy every gradient twice: with OPT-125M a step took a third longer. Stage 0
+    has the same results. The stage stays if the section offloads the optimizer or has a ``config`` of its own.
 
     Args:
-        section: Of the recipe.
+        section: The recipe's section.
         ranks: Number of ranks.
-
-    Returns:
-        The section, perhaps with another stage.
+        stage: The stage asked for; that of the section if left out.
     """
-    plain = section.offload == "none" and not section.config
-    if ranks == 1 and section.zero_stage in (1, 2) and plain:
-        return section.model_copy(update={"zero_stage": 0})
-    return section
+    stage = section.zero_stage if stage is None else stage
+    plain = section.offload != "optimizer" and not section.config
+    return 0 if ranks == 1 and stage in (1, 2) and plain else stage
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one configuration over another, section by section.
+    """Merge two configurations, section by section, into a new one.
 
     Args:
-        below: Gives what the other does not say.
-        above: Wins where both say something.
-
-    Returns:
-        A new dictionary.
+        below: Values that apply where ``above`` has none.
+        above: Values that take precedence.
     """
     result = copy.deepcopy(below)
     for key, value in above.items():
@@ -116,14 +117,14 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _offload(section: DeepspeedSection, cuda: bool) -> dict[str, Any]:
-    """The sections of what lives in host memory."""
+    """Return the sections for tensors in host memory."""
     memory = {"device": "cpu", "pin_memory": cuda}  # only copies to a GPU gain from pages that stay in their place
     offload = {} if section.offload == "none" else {"offload_optimizer": memory}
     return offload | ({"offload_param": memory} if section.offload == "all" else {})
 
 
 def _in_files(section: DeepspeedSection, files: Files | None, ranks: int) -> dict[str, Any]:
-    """The same in files, as far as memory is only a place to pass through."""
+    """Return the sections for tensors in files, which pass through buffers in memory."""
     if files is None or section.offload == "none":
         return {}
     place = {"device": "nvme", "nvme_path": files.folder}

@@ -1,4 +1,4 @@
-"""Out of memory, the most common failure there is, in words: where it was, and which setting to lower."""
+"""Explain out-of-memory errors, the most common failure there is: where it was, and which setting to lower."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from rlhfcli.errors import OutOfMemory, is_out_of_memory
 
 
 @contextmanager
-def in_words(phase: str, doing: str, micro_batch_tokens: int) -> Iterator[None]:
-    """Turn an error of torch that says so into one for the user; every other error passes.
+def explained(phase: str, doing: str, row_budget: int) -> Iterator[None]:
+    """Turn an out-of-memory error of torch into one for the user while this block runs; other errors pass.
 
     Args:
         phase: ``sft`` or ``reward``.
-        doing: What is being done, as ``at step 3``.
-        micro_batch_tokens: What is held at once.
+        doing: What the block does, such as ``at step 3``.
+        row_budget: Maximum number of tokens of a micro-batch.
 
     Raises:
-        OutOfMemory: In place of torch's.
+        OutOfMemory: In place of torch's error.
     """
     try:
         yield
@@ -30,7 +30,7 @@ def in_words(phase: str, doing: str, micro_batch_tokens: int) -> Iterator[None]:
         raise OutOfMemory(
             f"{doing}: {next(iter(str(error).strip().splitlines()), type(error).__name__)}",
             where=f"rank {rank()}, {phase}" if world_size() > 1 else phase,
-            hint=f"Lower {phase}.micro_batch_tokens (now {micro_batch_tokens:,}): rlhf bench --phase {phase} "
+            hint=f"Lower {phase}.micro_batch_tokens (now {row_budget:,}): rlhf bench --phase {phase} "
             "--find-size looks for the largest that fits. data.max_length cuts single long rows. Less is needed, too, "
             f"with {phase}.lora, model.gradient_checkpointing=true or {more}.",
         ) from error

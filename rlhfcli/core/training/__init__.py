@@ -3,4 +3,4 @@
 May import every room of ``core`` but ``core.capacity``.
 """
 
-__all__ = ["loop", "measure", "phases", "step_plan", "trackers"]
+__all__ = ["loop", "measure", "parts", "phases", "step_plan", "trackers"]

@@ -1,52 +1,51 @@
 """The figures of a training: one line per logging window and per evaluation, none doubled or missing after a resume.
 
-They stand in ``metrics.jsonl``; a recipe may ask for them elsewhere, too (see ``trackers``).
+They are written to ``metrics.jsonl``, and to the trackers that the recipe asks for (see ``trackers``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
 from rlhfcli.core.parallel.own_rank import rank
-from rlhfcli.core.training.trackers import Line, Tracker, chosen
+from rlhfcli.core.training.trackers import Line, Tracker
 from rlhfcli.errors import Interrupted, writing
 from rlhfcli.files.atomic import write_text
 from rlhfcli.files.run_layout import METRICS
-from rlhfcli.recipe.schema import Recipe
 
 
 class Journal:
-    """Writes the lines of a phase wherever the recipe wants them. Only the first rank does; leaving it ends a sitting.
+    """Writes the lines of a phase, on the first rank alone. Leaving its block ends the session of every tracker.
 
     Args:
-        recipe: Its ``logging.to`` says where.
-        folder: Of the phase.
+        folder: Folder of the phase.
+        trackers: Take every line, too.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, folder: Path, trackers: Sequence[Tracker] = ()) -> None:
         self.file = folder / METRICS
-        self._trackers: list[Tracker] = chosen(recipe, folder) if rank() == 0 else []
+        self._trackers = trackers
         self._begun: list[Tracker] = []
 
     def begin(self, count: int, seconds: float) -> list[Line]:
-        """Go on after the first lines; see ``cut_back``.
+        """Keep the first lines and continue after them; see ``truncate``.
 
         Args:
-            count: Lines that there were when the checkpoint was written; 0 to begin anew.
-            seconds: How long the training had taken then.
+            count: Number of lines when the checkpoint was written; 0 to begin again.
+            seconds: Duration of the training until then.
 
         Returns:
-            These lines.
+            The lines that were kept.
 
         Raises:
             OutputError: A file cannot be written.
-            UserError: A tracker that is asked for lets nobody in.
+            UserError: A tracker refuses the login.
         """
-        history = cut_back(self.file, count)
+        history = truncate(self.file, count)
         with _writing(self.file.parent):
             for tracker in self._trackers:
                 tracker.begin(history, seconds)
@@ -54,7 +53,7 @@ class Journal:
         return history
 
     def add(self, line: Line) -> None:
-        """One more line.
+        """Add a line.
 
         Args:
             line: Figures by name.
@@ -71,7 +70,6 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """No more lines in this sitting."""
         failed = kind is not None and not issubclass(kind, Interrupted)
         with _writing(self.file.parent):
             while self._begun:
@@ -79,7 +77,14 @@ class Journal:
 
 
 def read_metrics(file: Path) -> Iterator[Line]:
-    """The lines of a ``metrics.jsonl``, up to one that a killed process has left torn, or that holds something else."""
+    """Read the lines of a ``metrics.jsonl`` up to the first one that is incomplete or no line of figures.
+
+    Args:
+        file: An existing file; a killed process may have left its last line incomplete.
+
+    Yields:
+        Figures by name.
+    """
     with file.open(encoding="utf-8", errors="replace") as lines:
         for text in lines:
             try:
@@ -97,15 +102,15 @@ def _is_line(line: object) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in line.values())
 
 
-def cut_back(file: Path, count: int) -> list[Line]:
-    """Keep the first lines of the file; what a killed process wrote after its checkpoint comes again.
+def truncate(file: Path, count: int) -> list[Line]:
+    """Keep the first lines of a file; steps after the checkpoint are made again, and write theirs again.
 
     Args:
-        file: Need not be there.
-        count: Lines that it had when the checkpoint was written; 0 to begin anew.
+        file: ``metrics.jsonl``; need not exist.
+        count: Number of lines when the checkpoint was written; 0 to begin again.
 
     Returns:
-        These lines; fewer than that where somebody has taken some out.
+        The lines that were kept; fewer than ``count`` if some have been removed.
 
     Raises:
         OutputError: The file cannot be written.
@@ -119,10 +124,10 @@ def cut_back(file: Path, count: int) -> list[Line]:
 
 
 def append(file: Path, line: Line) -> None:
-    """Add a line; only the first rank does.
+    """Append a line; only the first rank does.
 
     Args:
-        file: The first call makes it.
+        file: ``metrics.jsonl``; made if it does not exist.
         line: Figures by name.
 
     Raises:

@@ -11,71 +11,88 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlhfcli.core.parallel.own_rank import rank
 from rlhfcli.errors import UserError
 from rlhfcli.files.atomic import write_text
-from rlhfcli.files.redact import without_secrets
-from rlhfcli.recipe.schema import Recipe
+from rlhfcli.recipe.schema import LoggingSection
 
 Line = dict[str, float]
 _NAMES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases"}
 
 
 class Tracker(Protocol):
-    """Takes the lines of ``metrics.jsonl``. Only the first rank has any."""
+    """Takes the lines of ``metrics.jsonl``, on the first rank."""
 
     def begin(self, history: Sequence[Line], seconds: float) -> None:
-        """Training begins, or goes on after ``seconds`` of it, with these lines already written."""
+        """Begin a session.
+
+        Args:
+            history: Lines of earlier sessions, up to the checkpoint.
+            seconds: Duration of the training until then.
+        """
 
     def add(self, line: Line) -> None:
-        """One more line."""
+        """Add a line.
+
+        Args:
+            line: Figures by name.
+        """
 
     def end(self, *, failed: bool) -> None:
-        """No more lines in this sitting."""
+        """End the session.
+
+        Args:
+            failed: Whether an error ended it.
+        """
 
 
-def check(recipe: Recipe) -> None:
-    """Find out before anything expensive whether what ``logging.to`` asks for can be written.
+def check(section: LoggingSection) -> None:
+    """Check before anything expensive that the trackers of ``logging.to`` can be used.
 
     Args:
-        recipe: Says what is asked for.
+        section: The recipe's logging section.
 
     Raises:
-        UserError: A package is not installed, or Weights & Biases knows no account.
+        UserError: A package is not installed, or Weights & Biases has no login.
     """
-    for name in recipe.logging.to:
+    for name in section.to:
         if name in _NAMES and find_spec(name) is None:
             raise UserError(
                 f"{_NAMES[name]} is asked for and not installed",
                 where=f"logging.to: {name}",
                 hint=f"pip install {name}, or take it out of logging.to; metrics.jsonl is always written.",
             )
-    if "wandb" in recipe.logging.to and _goes_online():
-        with _told():
+    if "wandb" in section.to and _goes_online():
+        with _errors_explained():
             _wandb().login()
 
 
-def chosen(recipe: Recipe, folder: Path) -> list[Tracker]:
-    """The trackers that a recipe asks for.
+def make_trackers(section: LoggingSection, folder: Path, run: str, config: Mapping[str, Any]) -> list[Tracker]:
+    """Return the trackers that a recipe asks for; none on other ranks than the first.
 
     Args:
-        recipe: Its ``logging.to`` says which.
-        folder: Of the phase; its name is the phase's.
+        section: The recipe's logging section.
+        folder: Folder of the phase, which bears its name.
+        run: Name of the run.
+        config: The settings of the run, without secrets.
     """
-    made: dict[str, Tracker] = {"tensorboard": TensorBoard(folder), "wandb": Wandb(folder, recipe)}
-    return [tracker for name, tracker in made.items() if name in recipe.logging.to]
+    if rank() > 0:
+        return []
+    made: dict[str, Tracker] = {"tensorboard": TensorBoard(folder), "wandb": Wandb(folder, run, config)}
+    return [tracker for name, tracker in made.items() if name in section.to]
 
 
 class TensorBoard:
     """Scalars in ``<phase>/tensorboard``.
 
     Args:
-        folder: Of the phase.
+        folder: Folder of the phase.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,7 +100,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def begin(self, history: Sequence[Line], seconds: float) -> None:
-        """Write the lines that count into a new file; see ``Tracker``."""
+        """Write the lines of earlier sessions into a new file; see ``Tracker``."""
         from torch.utils.tensorboard import SummaryWriter
 
         for file in self._folder.glob("events.out.tfevents.*"):
@@ -97,7 +114,11 @@ class TensorBoard:
         self._writer.flush()
 
     def add(self, line: Line) -> None:
-        """One more line."""
+        """Add a line.
+
+        Args:
+            line: Figures by name.
+        """
         self._write(line, time.time())
         self._writer.flush()  # there are few: one every so many steps
 
@@ -113,31 +134,32 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of Weights & Biases for each phase; goes on with the same run after a resume.
+    """A run of Weights & Biases for each phase; a training that resumes continues the same run.
 
     Its own step is the number of a line in ``metrics.jsonl``, which never comes twice; charts show the optimizer step.
 
     Args:
-        folder: Of the phase; ``wandb.json`` in it says which run, and how many lines it has.
-        recipe: Is shown as the run's configuration.
+        folder: Folder of the phase; ``wandb.json`` in it holds the id of the run and the number of lines sent.
+        run: Name of the run folder.
+        config: The settings of the run, without secrets; shown as the run's configuration.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe) -> None:
+    def __init__(self, folder: Path, run: str, config: Mapping[str, Any]) -> None:
         self._state = folder / "wandb.json"
-        self._recipe = recipe
+        self._name, self._config = run, config
         self._run: Any = None
         self._id, self._sent, self._lines = "", 0, 0  # lines that the run has, and that there are so far
 
     def begin(self, history: Sequence[Line], seconds: float) -> None:
-        """Open the run, and send what it has not got; see ``Tracker``."""
+        """Open the run and send the lines that it lacks; see ``Tracker``."""
         wandb, phase = _wandb(), self._state.parent
         self._id, self._sent = (_read(self._state) if history else None) or (secrets.token_hex(4), 0)
-        with _told():
+        with _errors_explained():
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "rlhf"),
-                name=f"{Path(self._recipe.output_dir).name} {phase.name}",
+                name=f"{self._name} {phase.name}",
                 job_type=phase.name,
-                config=without_secrets(self._recipe.model_dump(mode="json")),
+                config=self._config,
                 id=self._id,
                 resume="allow",
                 dir=str(phase),
@@ -152,7 +174,11 @@ class Wandb:
             self.add(line)
 
     def add(self, line: Line) -> None:
-        """One more line, unless the run has it already."""
+        """Add a line, unless the run has it already.
+
+        Args:
+            line: Figures by name.
+        """
         if self._lines >= self._sent:
             self._run.log(line, step=self._lines, commit=True)
             self._sent = self._lines + 1
@@ -160,7 +186,7 @@ class Wandb:
         self._lines += 1
 
     def end(self, *, failed: bool) -> None:
-        """Wait until everything has arrived."""
+        """Wait until all lines have arrived, and close the run."""
         self._run.finish(exit_code=int(failed))
 
 
@@ -176,8 +202,8 @@ def _goes_online() -> bool:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Errors of Weights & Biases as ours."""
+def _errors_explained() -> Iterator[None]:
+    """Turn errors of Weights & Biases into ours."""
     try:
         yield
     except _wandb().Error as error:
@@ -189,7 +215,7 @@ def _told() -> Iterator[None]:
 
 
 def _read(state: Path) -> tuple[str, int] | None:
-    """Which run it was, and how many lines it got; ``None`` where that is not known."""
+    """Return the id of the run and the number of lines sent; ``None`` if they are not known."""
     try:
         found = json.loads(state.read_text(encoding="utf-8"))
         return str(found["id"]), int(found["lines"])

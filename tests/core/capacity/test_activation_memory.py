@@ -17,7 +17,7 @@ from rlhfcli.core.capacity import dry_run as dry
 from rlhfcli.core.capacity.memory_model import Needs, estimate
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.packing.strategy import Strategy
-from rlhfcli.core.training import phases
+from rlhfcli.core.training import parts
 from tests.core import families
 from tests.core.training.test_phases import _project
 
@@ -28,7 +28,7 @@ NOWHERE = {"deepspeed": {"zero_stage": 2}}
 @pytest.mark.parametrize("family", [*families.FAMILIES, "mixtral", "gpt-oss"])
 def test_parameters_and_layouts_are_those_of_the_real_model(tmp_path, family, lora):
     project = _project(tmp_path, family, phase={"lora": lora}, reward={"init_from": "base"}, **NOWHERE)
-    for name, parts_of in (("sft", phases.sft_parts), ("reward", phases.reward_parts)):
+    for name, parts_of in (("sft", parts.sft_parts), ("reward", parts.reward_parts)):
         found, real = dry.dry_run(project, name, 2, 2), parts_of(project)
         assert (found["parameters"], found["trained"]) == models.parameter_counts(real.module)
         assert (found["layout"] == "token trees") == real.tasks[0].packed

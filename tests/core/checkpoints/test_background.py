@@ -15,7 +15,7 @@ from rlhfcli.core import hardware
 from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.background import Background
 from rlhfcli.core.checkpoints.manager import TrainingSession
-from rlhfcli.core.training import phases
+from rlhfcli.core.training import parts, phases
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.progress import Silent
 from tests.core.resume_worker import After, settings
@@ -98,7 +98,7 @@ class Steps(Silent):
             return self.changed.wait_for(lambda: self.step >= step, TIMEOUT)
 
 
-def written(project: phases.PhaseInputs, monkeypatch: Any, *, held: bool) -> list[dict[str, Any]]:
+def written(project: parts.PhaseInputs, monkeypatch: Any, *, held: bool) -> list[dict[str, Any]]:
     """What the manifests say of every checkpoint of a training of both phases in eleven steps, seconds aside.
 
     Args:

@@ -16,7 +16,7 @@ from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.best import BestCriterion, best_by
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.tasks.sft import SftTask
-from rlhfcli.core.training import phases
+from rlhfcli.core.training import parts, phases
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutputError
 from rlhfcli.files import run_layout
@@ -45,14 +45,14 @@ class Contrary(Data):
         return [EncodedPreference.pair(pair.prompt, *reversed(pair.answers)) for pair in found]
 
 
-def contrary(folder: Path, by: str = "loss", **changes: Any) -> phases.PhaseInputs:
+def contrary(folder: Path, by: str = "loss", **changes: Any) -> parts.PhaseInputs:
     """Eleven steps, evaluated after 4 and 8 and in the end."""
     stage, phase = changes.pop("stage", 1), {"learning_rate": 5e-3} | changes.pop("phase", {})
     plan = {"best_by": by} | changes.pop("checkpoint", {})
     return _project(folder, data=Contrary(), checkpoint=plan, **settings(stage, **phase), **changes)
 
 
-def best_line(project: phases.PhaseInputs, phase: str) -> dict[str, float]:
+def best_line(project: parts.PhaseInputs, phase: str) -> dict[str, float]:
     found = [line for line in lines(project, phase) if "eval_loss" in line and line["step"] > 0]
     return min(found, key=lambda line: line[FIGURE[phase]])
 
@@ -134,7 +134,7 @@ def test_the_best_step_is_what_is_saved(tmp_path: Path, stage: int, lora: Any) -
         _saved_after(project, phase, step)
 
 
-def _saved_after(project: phases.PhaseInputs, phase: str, step: int) -> None:
+def _saved_after(project: parts.PhaseInputs, phase: str, step: int) -> None:
     """Hold what was saved against a checkpoint of the same training, stopped there."""
     other = replace(project, folder=project.folder.with_name("stopped"))
     (other.folder / "sft").mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,9 @@ from rlhfcli.recipe.schema import Recipe
 recipe = Recipe.model_validate({"output_dir": "x", "model": {"name": "x"}, "data": {"sources": [{"path": "x"}]}})
 for case in sys.argv[2:]:
     folder = Path(sys.argv[1]) / case / os.environ["RANK"]
-    checkpoints = Checkpoints(folder, recipe, SftTask, TrainingSession(resume=True), Silent())
+    checkpoints = Checkpoints(
+        folder / "sft" / "checkpoints", recipe.checkpoint, {}, SftTask, TrainingSession(resume=True), Silent()
+    )
     try:
         found = checkpoints._newest()
         said = found and str(found.progress.step)

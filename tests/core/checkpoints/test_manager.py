@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.manager import TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
-from rlhfcli.core.training import phases
-from rlhfcli.core.training.journal import cut_back
+from rlhfcli.core.training import parts, phases
+from rlhfcli.core.training.journal import truncate
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.files.run_layout import list_checkpoints
 from rlhfcli.progress import Silent
@@ -46,7 +46,7 @@ class Listening(Silent):
         self.notes.append(text)
 
 
-def stopped(project: phases.PhaseInputs, phase: str, steps: int, *, resume: bool = False) -> str:
+def stopped(project: parts.PhaseInputs, phase: str, steps: int, *, resume: bool = False) -> str:
     """Train for so many steps; what is said then."""
     with pytest.raises(Interrupted) as caught:
         TRAIN[phase](
@@ -55,23 +55,23 @@ def stopped(project: phases.PhaseInputs, phase: str, steps: int, *, resume: bool
     return str(caught.value)
 
 
-def resumed(project: phases.PhaseInputs, phase: str) -> list[str]:
+def resumed(project: parts.PhaseInputs, phase: str) -> list[str]:
     """Train to the end; what is told on the way."""
     sink = Listening()
     TRAIN[phase](replace(project, session=TrainingSession(resume=True), sink=sink))
     return sink.notes
 
 
-def weights(project: phases.PhaseInputs, phase: str) -> dict[str, torch.Tensor]:
+def weights(project: parts.PhaseInputs, phase: str) -> dict[str, torch.Tensor]:
     return load_file(project.folder / phase / "final" / "model.safetensors")
 
 
-def lines(project: phases.PhaseInputs, phase: str) -> list[dict[str, float]]:
+def lines(project: parts.PhaseInputs, phase: str) -> list[dict[str, float]]:
     found = map(json.loads, (project.folder / phase / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name not in TIMES} for line in found]
 
 
-def same(one: phases.PhaseInputs, two: phases.PhaseInputs, phase: str) -> None:
+def same(one: parts.PhaseInputs, two: parts.PhaseInputs, phase: str) -> None:
     a, b = weights(one, phase), weights(two, phase)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -252,7 +252,7 @@ def test_metrics_end_where_something_else_stands(tmp_path: Path, text: str) -> N
     file, lines = tmp_path / "metrics.jsonl", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1}]
     rows = [*(json.dumps(line) for line in lines), text, json.dumps({"step": 4})]
     file.write_bytes("\n".join(rows).encode(errors="surrogateescape"))
-    assert cut_back(file, 9) == lines
+    assert truncate(file, 9) == lines
 
 
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:

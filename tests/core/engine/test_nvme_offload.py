@@ -13,7 +13,7 @@ import pytest
 from rlhfcli.core.engine import nvme_offload
 from rlhfcli.core.engine.nvme_offload import OffloadFiles, parameters_in_memory
 from rlhfcli.core.parallel import extensions
-from rlhfcli.core.training import phases
+from rlhfcli.core.training import parts, phases
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import DeepspeedSection, ModelSection
@@ -49,7 +49,7 @@ def files(tmp_path: Path) -> Path:
 def test_what_lies_in_files_trains_and_goes_on_like_what_is_in_memory(
     tmp_path: Path, files: Path, offload: str
 ) -> None:
-    def project(name: str, **more: Any) -> phases.PhaseInputs:
+    def project(name: str, **more: Any) -> parts.PhaseInputs:
         layout = settings(3, max_steps=6, learning_rate=1e-4) | {"deepspeed": {"zero_stage": 3} | more}
         return _project(tmp_path / name, "llama-wide", **layout)
 
@@ -136,8 +136,8 @@ def test_how_much_has_to_be_in_memory(tmp_path: Path) -> None:
     families.causal_lm("llama-wide").save_pretrained(source)
     for recomputed, count in ((False, 5), (True, 9)):
         section = ModelSection(name=str(source), gradient_checkpointing=recomputed)
-        for kind in (phases.AutoModelForCausalLM, phases.AutoModelForSequenceClassification):
+        for kind in (parts.AutoModelForCausalLM, parts.AutoModelForSequenceClassification):
             assert parameters_in_memory(kind, str(source), Tokenizer(), section) == (512 * 1024, count)  # type: ignore[arg-type]
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"vocab_size": 2000}))
-    assert parameters_in_memory(phases.AutoModelForCausalLM, str(source), Tokenizer(), section)[0] == 2000 * 512  # type: ignore[arg-type]
+    assert parameters_in_memory(parts.AutoModelForCausalLM, str(source), Tokenizer(), section)[0] == 2000 * 512  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.models.sequence_classifier import load_for_scoring
 from rlhfcli.core.packing.stand_in import make_stand_in
 from rlhfcli.core.publish.saving import rehearse_saving
-from rlhfcli.core.training import phases
+from rlhfcli.core.training import parts, phases
 from rlhfcli.core.training.measure import measure_dialogues
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 from rlhfcli.errors import ModelError
@@ -127,7 +127,7 @@ def test_a_model_that_cannot_be_saved_is_found_before_the_first_step(tmp_path: P
             raise NotImplementedError("this tokenizer saves nothing")
 
     project = _project(tmp_path, "opt")
-    project = phases.PhaseInputs(project.recipe, project.prepared, Unwilling(), project.folder, project.sink)  # type: ignore[arg-type]
+    project = parts.PhaseInputs(project.recipe, project.prepared, Unwilling(), project.folder, project.sink)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="the trained model could not be saved: this tokenizer saves nothing"):
         phases.train_sft(project)
     assert not (project.folder / "sft" / "metrics.jsonl").exists()
@@ -201,15 +201,15 @@ def test_a_text_model_inside_of_a_larger_one(tmp_path: Path) -> None:
     project = _project(tmp_path, "gemma3", phase={"epochs": 1, "max_steps": 2})
     assert pad_of(load_config(project.recipe.model.name)) == 1
     sink = Listening()
-    project = phases.PhaseInputs(project.recipe, project.prepared, project.tokenizer, project.folder, sink)
-    parts = phases.sft_parts(project)
+    project = parts.PhaseInputs(project.recipe, project.prepared, project.tokenizer, project.folder, sink)
+    made = parts.sft_parts(project)
     rows = project.prepared.dialogues("validation")
-    assert measure_dialogues(parts.module.model, rows, "all", 64).tokens > 0
-    assert generate(parts.module.model, [[5, 6], [7]], Decoding(2), (), 1)
+    assert measure_dialogues(made.module.model, rows, "all", 64).tokens > 0
+    assert generate(made.module.model, [[5, 6], [7]], Decoding(2), (), 1)
     config = gemma3()
     config.num_labels = 1
-    made = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
-    assert RewardModel(made).rewards([[5, 6], [7, 8, 9]]).isfinite().all()
+    scorer = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
+    assert RewardModel(scorer).rewards([[5, 6], [7, 8, 9]]).isfinite().all()
     for name in ("sft", "reward"):
         assert dry.dry_run(project, name, 1, 1)["parameters"] > 0
 

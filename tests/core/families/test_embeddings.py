@@ -18,7 +18,7 @@ from rlhfcli.core.generation.decode import Decoding, generate, stream
 from rlhfcli.core.models.lora import adapted_layers
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.models.tokenizers import load_tokenizer
-from rlhfcli.core.training import phases
+from rlhfcli.core.training import parts
 from rlhfcli.errors import ModelError
 from tests.core import families
 from tests.core.training.test_phases import Listening, _project
@@ -82,16 +82,16 @@ def test_the_same_seed_gives_the_same_model_however_much_was_drawn_before(tmp_pa
     project = _project(tmp_path, "gpt2", phase={"lora": {"rank": 2}})
     listening = Listening()
     made = [_parts(project, listening, drawn) for drawn in (0, 5)]
-    for one, two in zip(*(parts.module.parameters() for parts in made), strict=True):
+    for one, two in zip(*(each.module.parameters() for each in made), strict=True):
         assert torch.equal(one, two)
     assert len(list(adapted_layers(made[0].module))) == 8
     assert any("1 new row ('<|pad|>')" in note for note in listening.notes)
 
 
-def _parts(project: phases.PhaseInputs, sink: Listening, drawn: int) -> phases.Parts:
+def _parts(project: parts.PhaseInputs, sink: Listening, drawn: int) -> parts.Parts:
     torch.manual_seed(drawn)
     made: Any = tokenizer(families.VOCABULARY, "<|pad|>")
-    return phases.sft_parts(phases.PhaseInputs(project.recipe, project.prepared, made, project.folder, sink))
+    return parts.sft_parts(parts.PhaseInputs(project.recipe, project.prepared, made, project.folder, sink))
 
 
 def test_an_id_without_a_row_is_one_error() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core.parallel.deepspeed_config import GROUP, Files, configuration, in_effect, merged
+from rlhfcli.core.parallel.deepspeed_config import GROUP, Files, configuration, effective_stage, merged
 from rlhfcli.recipe.schema import DeepspeedSection
 
 
@@ -72,4 +72,4 @@ def test_merging_leaves_both_as_they_were() -> None:
     ],
 )
 def test_one_rank_alone_has_nothing_to_divide(keys: dict[str, Any], ranks: int, stage: int) -> None:
-    assert in_effect(DeepspeedSection(**keys), ranks).zero_stage == stage
+    assert effective_stage(DeepspeedSection(**keys), ranks) == stage

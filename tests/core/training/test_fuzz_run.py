@@ -25,7 +25,7 @@ from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.checkpoint_files import Progress
 from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.core.publish import exporter, model_card
-from rlhfcli.core.training.journal import cut_back
+from rlhfcli.core.training.journal import truncate
 from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.data.store.manifest import damage
@@ -117,7 +117,7 @@ def _chat(folder: Path) -> None:
 
 
 def _metrics(folder: Path) -> list[Any]:
-    return [cut_back(folder / phase / "metrics.jsonl", 3) for phase in ("sft", "reward")]
+    return [truncate(folder / phase / "metrics.jsonl", 3) for phase in ("sft", "reward")]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rlhfcli.core.engine.engine import schedule_factor
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.parallel import out_of_memory
 from rlhfcli.core.tasks.sft import SftTask
-from rlhfcli.core.training import phases
+from rlhfcli.core.training import parts, phases
 from rlhfcli.core.training.step_plan import plan_steps
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutOfMemory, TrainingError, is_out_of_memory
@@ -57,7 +57,7 @@ class Data:
         return [EncodedPreference.pair([2, *row], [row[-1], 5, 2], [row[0], 6, 7, 2]) for row in rows]
 
 
-def _project(tmp_path: Path, family: str = "opt", data: Any = None, **changes: Any) -> phases.PhaseInputs:
+def _project(tmp_path: Path, family: str = "opt", data: Any = None, **changes: Any) -> parts.PhaseInputs:
     source = tmp_path / f"base-{family}"
     if not source.exists():
         families.causal_lm(family).save_pretrained(source)
@@ -73,7 +73,7 @@ def _project(tmp_path: Path, family: str = "opt", data: Any = None, **changes: A
         }
         | changes
     )
-    return phases.PhaseInputs(recipe, data or Data(), Tokenizer(), tmp_path / "run", Silent())  # type: ignore[arg-type]
+    return parts.PhaseInputs(recipe, data or Data(), Tokenizer(), tmp_path / "run", Silent())  # type: ignore[arg-type]
 
 
 def _lines(tmp_path: Path, phase: str) -> Iterator[dict[str, float]]:
@@ -309,7 +309,7 @@ def test_out_of_memory_says_where_and_what_to_lower(
 
 
 def test_another_error_stays_what_it_is() -> None:
-    with pytest.raises(ZeroDivisionError), out_of_memory.in_words("sft", "at step 1", 10):
+    with pytest.raises(ZeroDivisionError), out_of_memory.explained("sft", "at step 1", 10):
         raise ZeroDivisionError
     for text in ("CUDA error: an illegal memory access", "cannot allocate a name"):
         assert not is_out_of_memory(RuntimeError(text))

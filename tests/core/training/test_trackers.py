@@ -13,7 +13,7 @@ import pytest
 
 from rlhfcli.core.checkpoints.manager import TrainingSession
 from rlhfcli.core.training import phases, trackers
-from rlhfcli.core.training.phases import PhaseInputs
+from rlhfcli.core.training.parts import PhaseInputs
 from rlhfcli.errors import Interrupted, UserError
 from rlhfcli.recipe.schema import Recipe
 from tests.core.resume_worker import After, settings
@@ -43,7 +43,7 @@ def test_what_is_not_installed_is_told_before_anything_else(name: str, monkeypat
     monkeypatch.setattr(trackers, "find_spec", lambda _: None)
     recipe: Any = SimpleNamespace(logging=SimpleNamespace(to=["jsonl", name]))
     with pytest.raises(UserError) as told:
-        trackers.check(recipe)
+        trackers.check(recipe.logging)
     title = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases"}[name]
     assert told.value.what == f"{title} is asked for and not installed"
     assert told.value.where == f"logging.to: {name}"
@@ -53,7 +53,7 @@ def test_what_is_not_installed_is_told_before_anything_else(name: str, monkeypat
 def test_without_a_wish_nothing_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda _: pytest.fail("looked"))
     section: Any = {"output_dir": "x", "model": {"name": "x"}, "data": {"sources": [{"path": "x"}]}}
-    trackers.check(Recipe.model_validate(section))
+    trackers.check(Recipe.model_validate(section).logging)
 
 
 def test_tensorboard_has_every_line_once(tmp_path: Path) -> None:
