@@ -162,7 +162,7 @@ class Listening(Silent):
 @pytest.mark.parametrize(
     ("deepspeed", "said"),
     [
-        ({"zero_stage": 1}, "ZeRO stage 0 (of stage 1 one rank has nothing to divide)"),
+        ({"zero_stage": 1}, "ZeRO stage 0 (stage 1 has nothing to divide with one rank)"),
         ({"zero_stage": 2, "offload": "optimizer"}, "ZeRO stage 2, optimizer offloaded"),
         ({"zero_stage": 3, "offload": "all"}, "ZeRO stage 3, optimizer and parameters offloaded"),
     ],
