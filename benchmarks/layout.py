@@ -1,4 +1,4 @@
-"""What a layout costs: one training step of a reward model, padded, packed side by side, and as token trees.
+"""Measure what a layout costs: one training step of a reward model, padded, packed side by side, and as token trees.
 
     python benchmarks/layout.py                          16 pairs, OPT-125M's shape, random weights, float32
     python benchmarks/layout.py --bf16 --answers 4       rankings of four answers, computed in bfloat16
@@ -39,7 +39,7 @@ VOCABULARY = 50272
 
 
 def lengths(file: Path | None, count: int, draw: random.Random) -> list[tuple[int, ...]]:
-    """Prompt, better answer, worse answer."""
+    """Return the tokens of prompt, better answer and worse answer for each pair."""
     if file is None:
         means = (116, 39, 48)
         return [tuple(1 + int(draw.lognormvariate(math.log(m) - 0.32, 0.8)) for m in means) for _ in range(count)]

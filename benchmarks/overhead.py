@@ -1,4 +1,4 @@
-"""What the engine and the loop cost: the same training in a bare torch loop, and through DeepSpeed and ``core.loop``.
+"""Measure what engine and loop cost: the same training in a bare torch loop, and through DeepSpeed and our loop.
 
     python benchmarks/overhead.py                          8 pairs a step, OPT-125M's shape, random weights, float32
     python benchmarks/overhead.py --lengths FILE.csv       your lengths: prompt_tokens,chosen_tokens,rejected_tokens
@@ -43,13 +43,13 @@ WARM_UP = 2  # steps whose time does not count
 
 
 def section(stage: int) -> DeepspeedSection:
-    """With a setting of its own, so that one rank takes this stage and no other."""
+    """Return a section with a raw setting, so that one rank takes this stage and no other."""
     own = {"zero_optimization": {"round_robin_gradients": False}} if stage else {}
     return DeepspeedSection(zero_stage=stage, config=own)
 
 
 class Turns(Silent):
-    """Waits for its turn before each step, and tells what the step took and lost."""
+    """Waits for its turn before each step, and reports the time and the loss of the step."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
@@ -60,7 +60,7 @@ class Turns(Silent):
         self.wall, self.cpu = time.perf_counter(), getattr(self, "cpu", time.process_time())
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
-        if done > self.done:  # a step may be told of more than once
+        if done > self.done:  # a step may be reported more than once
             cpu = time.process_time()
             self.pipe.send((time.perf_counter() - self.wall, cpu - self.cpu, metrics["loss"]))
             self.done, self.cpu = done, cpu
@@ -88,7 +88,7 @@ def model(options: argparse.Namespace) -> RewardModel:
 
 
 def work(side: str, options: argparse.Namespace, pipe: Connection) -> None:
-    """One process: train, a step at each turn."""
+    """Train in this process, one step at each turn."""
     torch.set_num_threads(options.threads)
     rows = preferences(options)
     with TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def work(side: str, options: argparse.Namespace, pipe: Connection) -> None:
 
 
 def bare(settings: Recipe, module: nn.Module, task: RewardTask, turns: Turns) -> None:
-    """What one would write without an engine."""
+    """Train as one would write it without an engine."""
     phase = settings.reward
     steps = plan_steps(task, phase, settings.seed)
     optimizer = torch.optim.AdamW(
@@ -135,7 +135,7 @@ def bare(settings: Recipe, module: nn.Module, task: RewardTask, turns: Turns) ->
 
 
 def race(options: argparse.Namespace) -> dict[str, list[tuple[float, float, float]]]:
-    """Wall seconds, CPU seconds and loss of every step of every side."""
+    """Return wall seconds, CPU seconds and loss of every step of every side."""
     context = mp.get_context("spawn")
     pipes, processes = {}, []
     for side in options.sides:
@@ -166,7 +166,7 @@ def show(taken: dict[str, list[tuple[float, float, float]]]) -> None:
         cells = ""
         for column, width in ((1, 9), (0, 10)):
             seconds, of_base = ([step[column] for step in each[WARM_UP:]] for each in (steps, base))
-            # round by round: what disturbs the machine for a while disturbs both
+            # round by round: other load on the machine then affects all sides
             ratio = statistics.median(a / b for a, b in zip(seconds, of_base, strict=True))
             between = f"{min(seconds):.3f}-{max(seconds):.3f}"
             cells += f"{statistics.median(seconds):{width}.3f}{between:>17}{ratio:9.3f}"

@@ -1,4 +1,4 @@
-"""How fast rows become tokens, beside ``datasets.map`` doing the same; and what a million pairs cost.
+"""Measure how fast rows become tokens, beside ``datasets.map`` doing the same; and what a million pairs cost.
 
     python benchmarks/prepare_data.py speed                    rounds of both in turn, each in a process of its own
     python benchmarks/prepare_data.py speed --data FILE.json   the same with your own rows
@@ -36,7 +36,7 @@ GENERATION = (
 
 
 def dialogues(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Made-up dialogues of two to six turns with 4 to 30 words each."""
+    """Make up dialogues of two to six turns with 4 to 30 words each."""
     draw = random.Random(seed)
     letters = "etaoinshrdlucmfwypvbgkjqxz"
     spelling = random.Random(0)
@@ -55,7 +55,7 @@ def dialogues(count: int, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def pairs(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Made-up preferences: a prompt of one to three turns and two answers."""
+    """Make up preferences: a prompt of one to three turns and two answers."""
     for row, other in zip(dialogues(count, seed), dialogues(count, seed + 1), strict=True):
         *prompt, answer = row["messages"]
         yield {"prompt": prompt, "chosen": answer["content"], "rejected": other["messages"][-1]["content"]}
@@ -95,7 +95,7 @@ def make_tokenizer(folder: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def _texts(row: dict[str, Any]) -> list[str]:
-    """The texts of a row in one of the shapes that this script knows."""
+    """Return the texts of a row in one of the shapes that this script knows."""
     if "messages" in row:
         return ["Human: " + turn["content"] + "\n\nAssistant:" for turn in row["messages"]]
     return [value for value in row.values() if isinstance(value, str)]
@@ -123,7 +123,7 @@ def ours(data: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
 
 
 def theirs(data: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
-    """The same tokens and masks with datasets and transformers."""
+    """Make the same tokens and masks with datasets and transformers."""
     import datasets
     from transformers import AutoTokenizer
 
@@ -167,7 +167,7 @@ def one_run(side: str, data: Path, tokenizer: Path, cores: int) -> dict[str, Any
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    """Alternate both sides."""
+    """Run both sides in turn."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_tokenizer(folder / "tokenizer", dialogues(TRAINED_ON, 7))
@@ -191,7 +191,7 @@ def _range(values: list[float]) -> str:
 
 
 def growth(arguments: argparse.Namespace) -> None:
-    """Seconds and peak memory for growing numbers of pairs."""
+    """Measure seconds and peak memory for growing numbers of pairs."""
     print(f"{'pairs':>10} {'seconds':>9} {'CPU-s':>9} {'pairs/CPU-s':>12} {'peak RSS':>10}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -205,7 +205,7 @@ def growth(arguments: argparse.Namespace) -> None:
 
 
 def one(arguments: argparse.Namespace) -> None:
-    """What a child process does."""
+    """Run one side in this child process."""
     if arguments.side == "pairs":
         result = _prepare_pairs(arguments.data, arguments.tokenizer, arguments.folder)
     else:
@@ -216,7 +216,7 @@ def one(arguments: argparse.Namespace) -> None:
 
 
 def _prepare_pairs(data: Path, tokenizer: Path, folder: Path) -> dict[str, Any]:
-    """As ours, for preferences, which both phases learn from."""
+    """Prepare preferences, which both phases learn from."""
     from transformers import AutoTokenizer
 
     from rlhfcli.data.preparation.prepare import prepare

@@ -7,14 +7,14 @@
     options: --lengths CSV --batch 8 --steps 100 --rounds 10 --dtype fp32|bf16 --threads 2 --layers 12 --hidden 768
 
 Each side is a process that trains through the shuffled data and waits for its turn, so that never two train at once
-and all meet the same weather: a round is ``steps / rounds`` optimizer steps of one side, then of the next. Memory is a
-process's peak while it trains, above what it held with the model loaded. TRL runs without gradient checkpointing, with
-the fused AdamW, and with the clipping, weight decay and learning rate of the other side; and its process keeps freed
-memory as ours does, which a TRL user would have to arrange himself.
+and all run under the same load: a round is ``steps / rounds`` optimizer steps of one side, then of the next. Memory
+is a process's peak while it trains, above what it held with the model loaded. TRL runs without gradient
+checkpointing, with the fused AdamW, and with the clipping, weight decay and learning rate of the other side; and its
+process keeps freed memory as ours does, which users of TRL would have to arrange themselves.
 
 ``padded``: TRL with batches in the same shuffled order as ours. ``sorted``: the order that transformers calls
-group_by_length, which our side takes as well ("rlhf, sorted order"). ``padding-free`` (SFT): the batch as one row, what
-packing does at its best; OPT's attention then sees across examples, so that its losses differ.
+group_by_length, which our side takes as well ("rlhf, sorted order"). ``padding-free`` (SFT): the batch as one row, the
+best case of packing; OPT's attention then sees across examples, so its losses differ.
 
 Two correct programs differ in rounding, and Adam turns the rounding of gradients that are nearly zero into steps of
 full size: from about the thirtieth step on losses part, by the learning rate times a little. To compare them over a
@@ -48,7 +48,7 @@ SIDES["sft"] = (*SIDES["reward"], "padding-free")
 
 
 def random_pairs(lengths: Path, seed: int) -> list[dict[str, Any]]:
-    """Pairs of random tokens with the lengths of a CSV file: prompt_tokens, chosen_tokens, rejected_tokens."""
+    """Draw pairs of random tokens with the lengths of a CSV file: prompt_tokens, chosen_tokens, rejected_tokens."""
     draw = random.Random(seed)
 
     def tokens(count: str) -> list[int]:
@@ -63,7 +63,7 @@ def random_pairs(lengths: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def real_rows(task: str, data: Path, folder: Path, seed: int) -> list[dict[str, Any]]:
-    """Rows of a file as ``rlhf prepare-data`` makes them, with a byte-level BPE trained on the same file."""
+    """Return the rows of a file as ``rlhf prepare-data`` makes them, with a byte-level BPE trained on the same file."""
     sys.path.insert(0, str(HERE.parent))
     import prepare_data
     from transformers import AutoTokenizer
@@ -88,12 +88,12 @@ def real_rows(task: str, data: Path, folder: Path, seed: int) -> list[dict[str, 
 
 
 def length(row: dict[str, Any]) -> int:
-    """Tokens of the longest sequence of a row."""
+    """Return the tokens of the longest sequence of a row."""
     return len(row["ids"]) if "ids" in row else len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"]))
 
 
 def steps_of(rows: list[dict[str, Any]], options: argparse.Namespace, *, by_length: bool) -> list[list[int]]:
-    """Which rows each step takes: shuffled epochs; or, as group_by_length does, 50 batches at a time sorted."""
+    """Return the rows of each step: shuffled epochs; or, as group_by_length does, 50 batches at a time sorted."""
     draw = random.Random(options.seed)
     steps: list[list[int]] = []
     while len(steps) < options.steps + WARM_UP:
@@ -112,7 +112,7 @@ def steps_of(rows: list[dict[str, Any]], options: argparse.Namespace, *, by_leng
 
 
 class Turn:
-    """Lets a side train only while it is its turn: reads how many steps to go, reports what they took."""
+    """Lets a side train only during its turn: reads the number of steps, reports their time and losses."""
 
     def __init__(self, pipe: int) -> None:
         self._report = os.fdopen(pipe, "w")
@@ -121,13 +121,13 @@ class Turn:
         self._began = (0.0, 0.0)
 
     def ready(self) -> None:
-        """The model is loaded: from here on memory and time count."""
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        """Begin to count memory and time: the model is loaded."""
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         self._base = _memory("VmRSS")
         self._wait()
 
     def step(self, loss: float) -> None:
-        """One optimizer step is done."""
+        """Count an optimizer step."""
         self._losses.append(loss)
         self._left -= 1
         if self._left == 0:
@@ -147,13 +147,13 @@ class Turn:
 
 
 def _memory(what: str) -> float:
-    """A line of /proc/self/status in GB."""
+    """Return a line of /proc/self/status in GB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition(f"{what}:")[2].split()[0]) * 1024 / 1e9
 
 
 def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> None:
-    """rlhf's own loop, engine and task, on the rows of the job."""
+    """Train with rlhf's loop, engine and task on the rows of the job."""
     from rlhfcli.core.models import loading as models
     from rlhfcli.core.models.language_model import CausalLM
     from rlhfcli.core.models.reward_model import RewardModel
@@ -197,34 +197,34 @@ def train_ours(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> 
 
 
 class OurSink:
-    """Hears of every step of our loop."""
+    """Receives every step of our loop."""
 
     def __init__(self, turn: Turn) -> None:
         self.turn, self.seen = turn, 0
 
     def stage(self, name: str) -> Any:
-        """Nothing."""
+        """Do nothing."""
         return nullcontext()
 
     def note(self, text: str) -> None:
-        """Into the log."""
+        """Print into the log."""
         print(text)
 
     def begin(self, title: str, total: int, unit: str = "steps", done: int = 0) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, done: int, metrics: dict[str, float]) -> None:
-        """A step, or one of its lines."""
+        """Count a step; its lines of figures come here, too."""
         if done > self.seen and "loss" in metrics:
             self.seen = done
             self.turn.step(metrics["loss"])
 
 
 def train_theirs(options: argparse.Namespace, job: dict[str, Any], turn: Turn) -> None:
-    """TRL's trainer on the same rows, in the order of the steps."""
+    """Train with TRL on the same rows, in the order of the steps."""
     import datasets
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
     from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
@@ -272,7 +272,7 @@ def _labels(row: dict[str, Any]) -> list[int]:
 
 
 def one_side(options: argparse.Namespace) -> None:
-    """What a child process does."""
+    """Run a side in this child process."""
     from rlhfcli import launch
 
     launch.in_this_process()
@@ -285,7 +285,7 @@ def one_side(options: argparse.Namespace) -> None:
 
 
 def make_model(folder: Path, options: argparse.Namespace) -> None:
-    """Random weights of OPT's shape (or a smaller one), with a head, and a tokenizer for those who insist on one."""
+    """Save random weights of OPT's shape (or a smaller one), with a head, and a tokenizer, which TRL requires."""
     import torch
     from transformers import OPTConfig, OPTForCausalLM, OPTForSequenceClassification
 
@@ -304,7 +304,7 @@ def make_model(folder: Path, options: argparse.Namespace) -> None:
 
 
 def race(options: argparse.Namespace) -> None:
-    """All sides in turn."""
+    """Run all sides in turn."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.data:
@@ -323,7 +323,7 @@ def race(options: argparse.Namespace) -> None:
 
 
 def start(side: str, rows: list[dict[str, Any]], options: argparse.Namespace, folder: Path) -> tuple[str, Any, Any]:
-    """A child process that waits for its first turn."""
+    """Start a child process, which waits for its first turn."""
     steps = steps_of(rows, options, by_length="sorted" in side)
     job = folder / f"{side}.json"
     content = {"rows": rows, "steps": steps, "model": str(folder / "model"), "folder": str(folder / f"{side} run")}
@@ -340,7 +340,7 @@ def start(side: str, rows: list[dict[str, Any]], options: argparse.Namespace, fo
 
 
 def turn_of(child: tuple[str, Any, Any], steps: int) -> dict[str, Any]:
-    """Let a side make its steps of this round."""
+    """Let a side run its steps of this round."""
     side, process, (report, log) = child
     process.stdin.write(f"{steps}\n")
     process.stdin.flush()
@@ -353,7 +353,7 @@ def turn_of(child: tuple[str, Any, Any], steps: int) -> dict[str, Any]:
 
 
 def show(rows: list[Any], rounds: list[list[dict[str, Any]]], sides: list[str], options: argparse.Namespace) -> None:
-    """Losses first, then times."""
+    """Print losses, then times."""
     per_round = options.steps // options.rounds
     losses = [[loss for each in rounds for loss in each[k]["losses"]] for k in range(len(sides))]
     ours = [sides.index("rlhf, sorted order" if "sorted" in side else "rlhf") for side in sides]
