@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rlhfcli.core.publish.conformance import Report
-    from rlhfcli.data.store.prepared import Prepared
+    from rlhfcli.data.store.prepared import DataStore
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PreparedData:
 
     folder: Path
     manifest: Mapping[str, Any]
-    store: Prepared
+    store: DataStore
     load_tokenizer: Callable[[], PreTrainedTokenizerBase]
 
 

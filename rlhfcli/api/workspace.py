@@ -18,7 +18,7 @@ from rlhfcli.progress import Sink
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rlhfcli.data.store.prepared import Prepared
+    from rlhfcli.data.store.prepared import DataStore
     from rlhfcli.recipe.schema import Recipe
     from rlhfcli.runs.run_folder import Artifact, RunFolder
 
@@ -94,7 +94,7 @@ class Workspace:
         """Return the tokenizer; it is loaded once."""
         return self.tokenizer
 
-    def prepare(self, *, strict: bool = False, anew: bool = False, keep: bool = True) -> Prepared:
+    def prepare(self, *, strict: bool = False, anew: bool = False, keep: bool = True) -> DataStore:
         """Read, check, split and encode the data, unless it is prepared already.
 
         Args:
@@ -133,7 +133,7 @@ class Workspace:
             prepared.refuse_faults()
         return prepared
 
-    def prepare_or_reuse(self, *, strict: bool, anew: bool) -> Prepared:
+    def prepare_or_reuse(self, *, strict: bool, anew: bool) -> DataStore:
         """Return the prepared data, if possible without waiting for torch and transformers.
 
         Args:
@@ -172,12 +172,12 @@ class Workspace:
             )
 
 
-def _prepared_by_first(folder: Path) -> Prepared:
+def _prepared_by_first(folder: Path) -> DataStore:
     """Return the data that the first of several ranks has prepared."""
-    from rlhfcli.data.store.prepared import Prepared
+    from rlhfcli.data.store.prepared import DataStore
 
     try:
-        return Prepared(folder)
+        return DataStore(folder)
     except FileNotFoundError:
         raise OutputError(
             "the first rank has prepared the data here, but this machine does not see it",

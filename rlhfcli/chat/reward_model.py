@@ -15,7 +15,7 @@ from rlhfcli.core.models import adapters
 from rlhfcli.core.models.reward_model import RewardModel as Network
 from rlhfcli.core.models.tokenizers import reward_tokenizer
 from rlhfcli.data.dialogues.dialogue import Turn
-from rlhfcli.data.dialogues.message import turns_of
+from rlhfcli.data.dialogues.message import read_turns
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.errors import DataError
 
@@ -106,7 +106,7 @@ class RewardModel:
     def _read(self, messages: Sequence[Mapping[str, object]], number: int) -> tuple[list[int], int]:
         where = f"dialogue {number}"
         try:
-            turns = turns_of(messages, "messages")
+            turns = read_turns(messages, "messages")
         except RowProblem as problem:
             raise DataError(str(problem), where=where) from None
         if turns[-1].role != "assistant":

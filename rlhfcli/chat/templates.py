@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhfcli.data.templates.template import check_speaks, set_template
+from rlhfcli.data.templates.template import check_writes_user, set_template
 from rlhfcli.recipe.schema import DataSection
 
 
@@ -24,5 +24,5 @@ def with_template(tokenizer: PreTrainedTokenizerBase, name: str, template: str |
     """
     if not tokenizer.chat_template:
         set_template(tokenizer, template or DataSection.model_fields["template"].default)
-    check_speaks(tokenizer, name)
+    check_writes_user(tokenizer, name)
     return tokenizer

@@ -11,18 +11,18 @@ from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.models.adapters import language_model
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.models.tokenizers import load_tokenizer
-from rlhfcli.data.dialogues.column_use import ColumnUse, described
+from rlhfcli.data.dialogues.column_use import ColumnUse, column_notes
 from rlhfcli.data.encoding.encode import Encoder
 from rlhfcli.data.encoding.encoded import EncodedPreference
 from rlhfcli.data.sources.evaluation_rows import PromptRow, read_pairs, read_prompts
-from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.store.prepared import DataStore
 from rlhfcli.evaluation.language import LanguageData, evaluate_language
 from rlhfcli.evaluation.reward import evaluate_reward
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Recipe
 
 
-def evaluate_fine_tuned(recipe: Recipe, folder: Path, prepared: Prepared, sink: Sink) -> dict[str, Any]:
+def evaluate_fine_tuned(recipe: Recipe, folder: Path, prepared: DataStore, sink: Sink) -> dict[str, Any]:
     """Measure a fine-tuned model beside its base model.
 
     Args:
@@ -51,7 +51,7 @@ def evaluate_fine_tuned(recipe: Recipe, folder: Path, prepared: Prepared, sink: 
     return evaluate_language(recipe, base, tuned, data, sink)
 
 
-def evaluate_reward_model(recipe: Recipe, folder: Path, prepared: Prepared, sink: Sink) -> dict[str, Any]:
+def evaluate_reward_model(recipe: Recipe, folder: Path, prepared: DataStore, sink: Sink) -> dict[str, Any]:
     """Measure a reward model on the pairs that the recipe names, else on the validation part.
 
     Args:
@@ -91,5 +91,5 @@ def _in_set(row: PromptRow, name: str) -> PromptRow:
 
 def _report_unused(file: str, use: ColumnUse, sink: Sink) -> None:
     """Say which columns of a set to measure with are not used."""
-    for line in described(use.shares(), {}):
+    for line in column_notes(use.shares(), {}):
         sink.note(f"{file}: {line}")

@@ -227,7 +227,7 @@ def test_a_missing_recipe_is_one_message(call, verb):
 
 LESS = "Close other programs, or take a smaller model. RLHF_DEBUG=1 shows where it was."
 ENDINGS = [
-    (UserError("wrong", where="here", hint="mend it"), 2, "error: here: wrong\nmend it\n"),
+    (UserError("wrong", where="here", hint="fix it"), 2, "error: here: wrong\nfix it\n"),
     (TrainingError("the loss is nan"), 1, "training stopped: the loss is nan\n"),
     (RlhfError("no"), 1, "error: no\n"),
     (KeyboardInterrupt(), 130, "interrupted\n"),

@@ -82,7 +82,7 @@ ROWS = {
     "malformed first line": (
         lambda: text('{"prompt": oops\n{"prompt": "a", "chosen": "b", "rejected": "c"}\n'),
         DATA,
-        ["data.jsonl:1:12: not JSON", "Mend the line, or take it out"],
+        ["data.jsonl:1:12: not JSON", "Fix the line, or take it out"],
     ),
     "wrong columns": (
         lambda: jsonl([{"prompt": "a", "good": "b", "bad": "c"}]),
@@ -307,7 +307,7 @@ def test_strict_makes_a_bad_row_an_error(name, here, rlhf):
     options = [*TINY, *DATA, "--set", "data.validation=0.3"]
     assert rlhf("prepare-data", *options).code == 0
     check(
-        rlhf("prepare-data", *options, "--strict"), ["1 row cannot be used", said, "Mend these rows, or take them out"]
+        rlhf("prepare-data", *options, "--strict"), ["1 row cannot be used", said, "Fix these rows, or take them out"]
     )
 
 

@@ -14,14 +14,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlhfcli.core.model_files import deepspeed_chat_format
 from rlhfcli.core.models.reward_model import load_reward_model
-from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.store.prepared import DataStore
 from tests.core.publish.test_model_card import code_of
 from tests.e2e.conftest import start
 
 
 @pytest.fixture
 def sequences(project):
-    pairs = Prepared(project.run / "data").pairs("validation")
+    pairs = DataStore(project.run / "data").pairs("validation")
     return [pair.sequences[0] for pair in pairs[:4]]
 
 

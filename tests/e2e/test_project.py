@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhfcli.core.models.loading import load_causal_lm, resolve
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.models.tokenizers import load_tokenizer
-from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.store.prepared import DataStore
 from tests.e2e.conftest import changes, start
 
 ARTEFACTS = [
@@ -138,7 +138,7 @@ def test_the_fine_tuned_model_is_base_and_adapter(project):
     merged = AutoModelForCausalLM.from_pretrained(final).eval()
     base = AutoModelForCausalLM.from_pretrained(resolve("builtin:tiny"), dtype=torch.float32)
     adapted = PeftModel.from_pretrained(base, final / "adapter").eval()
-    ids = torch.tensor([Prepared(project.run / "data").dialogues("validation")[0].ids])
+    ids = torch.tensor([DataStore(project.run / "data").dialogues("validation")[0].ids])
     with torch.no_grad():
         ours, theirs = merged(ids).logits, adapted(ids).logits
         before = load_causal_lm("builtin:tiny")(ids).logits
@@ -149,7 +149,7 @@ def test_the_fine_tuned_model_is_base_and_adapter(project):
 def test_the_reward_model_gives_our_scores(project):
     final = project.run / "reward" / "final"
     theirs = AutoModelForSequenceClassification.from_pretrained(final).eval()
-    pairs = Prepared(project.run / "data").pairs("validation")
+    pairs = DataStore(project.run / "data").pairs("validation")
     sequences = [pair.sequences[0] for pair in pairs[:4]]
     with torch.no_grad():
         scores = torch.stack([theirs(torch.tensor([ids])).logits[0, 0] for ids in sequences])
@@ -163,7 +163,7 @@ def test_the_saved_template_gives_the_ids_we_trained_on(project, folder):
     from rlhfcli import tiny
 
     tokenizer = AutoTokenizer.from_pretrained(project.run / folder)
-    data = Prepared(project.run / "data")
+    data = DataStore(project.run / "data")
     trained = {tuple(row.ids) for part in ("train", "validation") for row in data.dialogues(part)}
     rows = list(tiny.dialogues(20, 1234))
     found = [tuple(tokenizer.apply_chat_template(row["messages"], return_dict=False)) for row in rows]

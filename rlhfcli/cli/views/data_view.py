@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from rlhfcli.data.dialogues.column_use import described
+from rlhfcli.data.dialogues.column_use import column_notes
 from rlhfcli.data.store.counts import WRITES_DATE, raised_share
 from rlhfcli.evaluation.tables import Column, Table
 from rlhfcli.words import counted, percent, span
@@ -107,7 +107,7 @@ def _about_sources(manifest: Mapping[str, Any]) -> list[str]:
     cut = sum(source["cut"] for source in manifest["sources"])
     lines = [f"cut: shortened to {limit:,} tokens."] if cut else []
     for source in manifest["sources"]:
-        about = described(source.get("columns_not_read", {}), source.get("carried", {}), manifest.get("ignored", ()))
+        about = column_notes(source.get("columns_not_read", {}), source.get("carried", {}), manifest.get("ignored", ()))
         about += _divided(source)
         lines += [f"{source['path']}: {line}" if several else line for line in about]
     return lines + ([WRITES_DATE] if manifest.get("date") else [])

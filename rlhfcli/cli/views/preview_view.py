@@ -11,12 +11,12 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rlhfcli.data.encoding.preview import Piece, PreviewDialogue, Previewer, PreviewPreference, spread
+from rlhfcli.data.encoding.preview import Piece, PreviewDialogue, Previewer, PreviewPreference, choose_evenly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rlhfcli.data.preparation.prepare import Prepared
+    from rlhfcli.data.preparation.prepare import DataStore
 
 _TRAINED = "green"
 _TEMPLATE = "dim"
@@ -42,7 +42,7 @@ class Shown:
         return f"{'SFT' if isinstance(self.example, PreviewDialogue) else 'reward'} · {self.origin}"
 
 
-def choose(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, loss_on: str, count: int) -> list[Shown]:
+def choose(prepared: DataStore, tokenizer: PreTrainedTokenizerBase, loss_on: str, count: int) -> list[Shown]:
     """Choose training examples of each phase, spread over the data.
 
     Args:
@@ -58,10 +58,10 @@ def choose(prepared: Prepared, tokenizer: PreTrainedTokenizerBase, loss_on: str,
     shown: list[Shown] = []
     if prepared.manifest["tokens"]["sft_train"]["rows"]:
         dialogues = prepared.dialogues("train")
-        shown += [Shown(dialogues.origin(k), previewer.dialogue(each)) for k, each in spread(dialogues, count)]
+        shown += [Shown(dialogues.origin(k), previewer.dialogue(each)) for k, each in choose_evenly(dialogues, count)]
     if prepared.manifest["tokens"]["reward_train"]["rows"]:
         pairs = prepared.pairs("train")
-        shown += [Shown(pairs.origin(k), previewer.preference(each)) for k, each in spread(pairs, count)]
+        shown += [Shown(pairs.origin(k), previewer.preference(each)) for k, each in choose_evenly(pairs, count)]
     return shown
 
 

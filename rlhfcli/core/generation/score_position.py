@@ -19,7 +19,7 @@ from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Turn
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.encoding.encode import Encoder
-from rlhfcli.data.templates.template import message_of
+from rlhfcli.data.templates.template import as_message
 from rlhfcli.data.templates.tokens import PieceTokenizer
 
 TEMPLATE = "template"  # value of ``rlhf.reads`` in config.json: the score is at the last token of the template's text
@@ -66,7 +66,7 @@ class Reader:
         first = 1 if turns[0].role == "system" else 0
         while len(turns) > first:
             try:
-                shielded = [message_of(replace(turn, content=self._pieces.shield(turn.content))) for turn in turns]
+                shielded = [as_message(replace(turn, content=self._pieces.shield(turn.content))) for turn in turns]
                 text: Any = self._tokenizer.apply_chat_template(shielded, tokenize=False)
                 ids = self._pieces.tokenise([text])[0]
             except (jinja2.TemplateError, RowProblem, TypeError, ValueError, KeyError):

@@ -29,7 +29,7 @@ from rlhfcli.core.publish import conformance, model_card, reference_outputs, sav
 from rlhfcli.core.publish.conformance import Outcome, Report
 from rlhfcli.core.publish.reference_outputs import ReferenceOutputs
 from rlhfcli.data.store.manifest import damage, read_manifest
-from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.store.prepared import DataStore
 from rlhfcli.data.templates.scored_template import ending_at_score
 from rlhfcli.errors import DataError, ModelError, OutputError, RlhfError
 from rlhfcli.files import run_layout
@@ -285,7 +285,7 @@ def _examples(data: Path | None, model: Any) -> list[list[int]]:
     """Of the prepared validation data, as many as are needed and there; none of a store that is not whole."""
     if data is None or damage(data):
         return []
-    prepared, some = Prepared(data), slice(reference_outputs.EXAMPLES)
+    prepared, some = DataStore(data), slice(reference_outputs.EXAMPLES)
     try:
         if isinstance(model, RewardModel):
             return [list(ids) for pair in prepared.pairs("validation")[some] for ids in pair.sequences]

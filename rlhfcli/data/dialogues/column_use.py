@@ -60,16 +60,16 @@ class WatchedRow(Mapping[str, Any]):
 
     def unread(self) -> dict[str, Any]:
         """The columns that hold something and were not read, and the keys of messages: ``messages[].name``."""
-        found = {str(name): value for name, value in self._row.items() if name not in self.read and is_there(value)}
+        found = {str(name): value for name, value in self._row.items() if name not in self.read and has_value(value)}
         for name in self.read:
             for each in _messages(self._row.get(name)):
                 for key, value in each.items():
-                    if key not in message.KEYS and is_there(value):
+                    if key not in message.KEYS and has_value(value):
                         found.setdefault(f"{name}[].{key}", value)
         return found
 
 
-def described(shares: Mapping[str, float], carried: Mapping[str, int], ignored: Collection[str] = ()) -> list[str]:
+def column_notes(shares: Mapping[str, float], carried: Mapping[str, int], ignored: Collection[str] = ()) -> list[str]:
     """What a person should know about the columns of a source.
 
     Args:
@@ -91,7 +91,7 @@ def _percent(share: float) -> str:
     return "under 1 %" if share < 0.01 else f"{min(99, round(100 * share))} %"
 
 
-def is_there(value: Any) -> bool:
+def has_value(value: Any) -> bool:
     """Whether a cell holds something: not null, not empty, not pandas' NaN."""
     if isinstance(value, float):
         return not math.isnan(value)
@@ -101,7 +101,7 @@ def is_there(value: Any) -> bool:
 def peek(row: Mapping[str, Any], column: str) -> Any:
     """The value of a column without having read it; ``None`` where it holds nothing."""
     value = row.peek(column) if isinstance(row, WatchedRow) else row.get(column)
-    return value if is_there(value) else None
+    return value if has_value(value) else None
 
 
 @dataclass
@@ -150,7 +150,7 @@ class ColumnUse:
         """Count the unread columns of a row that others are joined with; ``read`` are those that the join takes."""
         if isinstance(row, Mapping):
             self.rows += 1
-            self.unread.update(str(name) for name, value in row.items() if name not in read and is_there(value))
+            self.unread.update(str(name) for name, value in row.items() if name not in read and has_value(value))
 
     def shares(self) -> dict[str, float]:
         """The columns that nobody reads, with the share of the rows in which they hold something."""
@@ -171,7 +171,7 @@ def _reasons_of_answers(row: WatchedRow, example: Dialogue | Preference) -> list
 
 
 def _calls(message_: Mapping[str, Any]) -> bool:
-    return any(is_there(message_.get(key)) for key in message.CALLS)
+    return any(has_value(message_.get(key)) for key in message.CALLS)
 
 
 def _messages(value: Any) -> list[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rlhfcli.data.dialogues.turns import RowProblem, kind_of, listed
+from rlhfcli.data.dialogues.turns import RowProblem, as_list, describe_type
 
 Row = Mapping[str, Any]
 Clean = Callable[[str], str]
@@ -16,7 +16,7 @@ _HELPSTEER_SPEAKERS = {"Assistant": "Assistant", "User": "Human"}
 _CITATION = re.compile(r"[ \t]*\[\d+(?:\s*[,-]\s*\d+)*\]")
 
 
-class NoSuchStep(RowProblem):
+class MissingStep(RowProblem):
     """A path that leads nowhere.
 
     Args:
@@ -89,7 +89,7 @@ def column_of(path: str) -> str:
     return path.partition(".")[0]
 
 
-def as_is(text: str) -> str:
+def unchanged(text: str) -> str:
     """Leave a text alone."""
     return text
 
@@ -125,8 +125,8 @@ def _member(value: Any, steps: Sequence[str], path: str) -> Any:
         return value[steps[0]]
     reached = path.split(".")[: -len(steps)]
     if not isinstance(value, Mapping):
-        raise NoSuchStep(f"{path}: {kind_of(value)} has no {steps[0]}", reached)
-    raise NoSuchStep(f"{path}: there is no {steps[0]}", reached, value)
+        raise MissingStep(f"{path}: {describe_type(value)} has no {steps[0]}", reached)
+    raise MissingStep(f"{path}: there is no {steps[0]}", reached, value)
 
 
 def _element(value: Any, index: int, path: str) -> Any:
@@ -137,7 +137,7 @@ def _element(value: Any, index: int, path: str) -> Any:
 
 
 def _list(value: Any, path: str) -> Sequence[Any]:
-    value = listed(value)
+    value = as_list(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise RowProblem(f"{path}: {kind_of(value)} stands where a list should be")
+        raise RowProblem(f"{path}: {describe_type(value)} stands where a list should be")
     return value

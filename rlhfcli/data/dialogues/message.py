@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhfcli.data.dialogues.dialogue import Turn
-from rlhfcli.data.dialogues.turns import ROLES, RowProblem, join_parts, kind_of, listed, parsed, text_of
+from rlhfcli.data.dialogues.turns import ROLES, RowProblem, as_list, describe_type, join_parts, parse_cell, read_text
 
 SPEAKER = ("role", "from")
 CONTENT = ("content", "value")
@@ -25,7 +25,7 @@ _CALLERS = ("function_call", "tool_call")
 _TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
-def turn_of(message: Any, what: str) -> Turn | None:
+def read_turn(message: Any, what: str) -> Turn | None:
     """Read one message: ``role``/``content`` or ``from``/``value``.
 
     Args:
@@ -39,7 +39,7 @@ def turn_of(message: Any, what: str) -> Turn | None:
         RowProblem: It is no message, its role is unknown, or it has no text.
     """
     if not isinstance(message, Mapping):
-        raise RowProblem(f"{what} is {kind_of(message)}, not a message with a role and its content")
+        raise RowProblem(f"{what} is {describe_type(message)}, not a message with a role and its content")
     speaker = _first(message, SPEAKER)
     if not isinstance(speaker, str):
         raise RowProblem(f"{what} does not say who speaks (role or from): it has {', '.join(map(str, message))}")
@@ -52,14 +52,14 @@ def turn_of(message: Any, what: str) -> Turn | None:
         content, thought = join_parts(content, what)
     if role == "system" and content in (None, ""):
         return None
-    text = text_of(_with_calls(content, message), what)
+    text = read_text(_with_calls(content, message), what)
     if role != "assistant":
         return Turn(role, text)
     calls = _native_calls(speaker.strip().lower(), content, message)
-    return Turn(role, text, _reasoning(message, thought, what), is_learnt(message, what), calls)
+    return Turn(role, text, _reasoning(message, thought, what), is_trained(message, what), calls)
 
 
-def turns_of(messages: Any, what: str) -> tuple[Turn, ...]:
+def read_turns(messages: Any, what: str) -> tuple[Turn, ...]:
     """Read a list of messages.
 
     Args:
@@ -72,17 +72,17 @@ def turns_of(messages: Any, what: str) -> tuple[Turn, ...]:
     Raises:
         RowProblem: It is not a list of messages.
     """
-    messages = listed(parsed(messages, what))
+    messages = as_list(parse_cell(messages, what))
     if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise RowProblem(f"{what} is {kind_of(messages)}, not a list of messages")
-    found = [turn_of(message, f"{what}: turn {number}") for number, message in enumerate(messages, 1)]
+        raise RowProblem(f"{what} is {describe_type(messages)}, not a list of messages")
+    found = [read_turn(message, f"{what}: turn {number}") for number, message in enumerate(messages, 1)]
     turns = tuple(turn for turn in found if turn is not None)
     if not turns:
         raise RowProblem(f"{what} has no turns")
     return turns
 
 
-def is_learnt(message: Mapping[str, Any], what: str) -> bool:
+def is_trained(message: Mapping[str, Any], what: str) -> bool:
     """Whether SFT is to learn a turn, as the row says; it is where the row does not say.
 
     Args:
@@ -97,7 +97,7 @@ def is_learnt(message: Mapping[str, Any], what: str) -> bool:
         value = message.get(key)
         if value is None:
             continue
-        said = truth_of(value)
+        said = as_bool(value)
         if said is None:
             raise RowProblem(f"{what} has {key} {value!r}: a turn is learnt (1, true) or not (0, false)")
         learnt = learnt and said != (key in NOT_LEARNT)
@@ -107,7 +107,7 @@ def is_learnt(message: Mapping[str, Any], what: str) -> bool:
     return learnt
 
 
-def truth_of(value: Any) -> bool | None:
+def as_bool(value: Any) -> bool | None:
     """What a value says: ``true``, 1, or a text with one of these; ``None`` where it is neither yes nor no."""
     return _TRUTH.get(str(value).strip().lower())
 
@@ -139,7 +139,7 @@ def _reasoning(message: Mapping[str, Any], thought: str, what: str) -> str:
         return thought
     if isinstance(said, list):
         said = "".join(join_parts(said, what))
-    return text_of(said, f"{what}: its reasoning") if not isinstance(said, str) or said.strip() else thought
+    return read_text(said, f"{what}: its reasoning") if not isinstance(said, str) or said.strip() else thought
 
 
 def _native_calls(speaker: str, content: Any, message: Mapping[str, Any]) -> str:
@@ -180,4 +180,4 @@ def _with_calls(content: Any, message: Mapping[str, Any]) -> Any:
     if not calls:
         return content
     written = json.dumps(without_nulls(calls), ensure_ascii=False, default=str)
-    return written if content in (None, "", []) else f"{text_of(content, 'content')}\n{written}"
+    return written if content in (None, "", []) else f"{read_text(content, 'content')}\n{written}"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rlhfcli.data.dialogues.column_use import WatchedRow, is_there
+from rlhfcli.data.dialogues.column_use import WatchedRow, has_value
 from rlhfcli.data.dialogues.dialogue import Dialogue, Preference
-from rlhfcli.data.dialogues.message import truth_of, without_nulls
-from rlhfcli.data.dialogues.turns import RowProblem, kind_of, parsed
+from rlhfcli.data.dialogues.message import as_bool, without_nulls
+from rlhfcli.data.dialogues.turns import RowProblem, describe_type, parse_cell
 
 TOOLS = ("tools", "functions")
 LABELS = ("kto_tag", "label")
@@ -45,7 +45,7 @@ def refuse_media(row: WatchedRow) -> None:
         RowProblem: It is one.
     """
     for column in MEDIA:
-        if column not in row.read and is_there(row.peek(column)):
+        if column not in row.read and has_value(row.peek(column)):
             raise RowProblem(f"{column} is not empty: the row is about more than text, which is all that can be read")
 
 
@@ -55,14 +55,14 @@ def _refuse_bad(row: WatchedRow) -> None:
         value = row.peek(column)
         if column in row.read or not _is_label(column, value):
             continue
-        if truth_of(row[column]) is False:
+        if as_bool(row[column]) is False:
             raise RowProblem(f"{column} is false: an unwanted answer, which SFT does not imitate", fault=False)
 
 
 def _refuse_rejected(row: WatchedRow) -> None:
     """A rejected answer that the shape does not read: such a row is a preference, and not what it seems."""
     for column in row:
-        if column not in row.read and str(column).startswith("reject") and is_there(row.peek(column)):
+        if column not in row.read and str(column).startswith("reject") and has_value(row.peek(column)):
             raise RowProblem(f"{column} is not read, and makes the row a preference: name it in data.sources.columns")
 
 
@@ -70,21 +70,21 @@ def _is_label(column: str, value: Any) -> bool:
     """Whether a value says good or bad; numbers in a column ``label`` may be classes of anything."""
     if column == "label" and (not isinstance(value, bool | str) or str(value).strip()[:1] in ("0", "1")):
         return False
-    return value is not None and truth_of(value) is not None
+    return value is not None and as_bool(value) is not None
 
 
 def _tools(row: WatchedRow) -> str:
     """What the assistant may call, as OpenAI's list in JSON; empty where the row has none."""
     for column in TOOLS:
-        if column not in row.read and is_there(row.peek(column)):
-            return tools_of(row[column], column)
+        if column not in row.read and has_value(row.peek(column)):
+            return read_tools(row[column], column)
     nested = row.peek("input")  # OpenAI's preferences
-    if isinstance(nested, Mapping) and is_there(nested.get("tools")):
-        return tools_of(nested["tools"], "input.tools")
+    if isinstance(nested, Mapping) and has_value(nested.get("tools")):
+        return read_tools(nested["tools"], "input.tools")
     return ""
 
 
-def tools_of(value: Any, what: str) -> str:
+def read_tools(value: Any, what: str) -> str:
     """Read the tools of a row.
 
     Args:
@@ -98,16 +98,16 @@ def tools_of(value: Any, what: str) -> str:
     Raises:
         RowProblem: It is something else.
     """
-    value = parsed(value, what)
+    value = parse_cell(value, what)
     if value == "":
         return ""
     tools = [value] if isinstance(value, Mapping) else value
     if not isinstance(tools, list):
-        raise RowProblem(f"{what} is {kind_of(value)}, not a list of tools")
-    found = [without_nulls(parsed(tool, f"{what}: number {number}")) for number, tool in enumerate(tools, 1)]
+        raise RowProblem(f"{what} is {describe_type(value)}, not a list of tools")
+    found = [without_nulls(parse_cell(tool, f"{what}: number {number}")) for number, tool in enumerate(tools, 1)]
     for number, tool in enumerate(found, 1):
         if not isinstance(tool, Mapping):
-            raise RowProblem(f"{what}: number {number} is {kind_of(tool)}, not a tool")
+            raise RowProblem(f"{what}: number {number} is {describe_type(tool)}, not a tool")
     wrapped = [tool if "function" in tool or "name" not in tool else _wrapped(tool) for tool in found]
     return json.dumps(wrapped, ensure_ascii=False) if wrapped else ""
 

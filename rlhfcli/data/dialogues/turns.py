@@ -69,9 +69,9 @@ class Speakers:
         return f"{re.escape(self.user)}|{re.escape(self.assistant)}"
 
 
-HUMAN_ASSISTANT = Speakers("Human", "Assistant")
-USER_ASSISTANT = Speakers("USER", "ASSISTANT")
-GUANACO = Speakers("### Human", "### Assistant", unmistakable=True)
+HUMAN_ASSISTANT_SPEAKERS = Speakers("Human", "Assistant")
+USER_ASSISTANT_SPEAKERS = Speakers("USER", "ASSISTANT")
+GUANACO_SPEAKERS = Speakers("### Human", "### Assistant", unmistakable=True)
 
 
 class RowProblem(Exception):
@@ -87,7 +87,7 @@ class RowProblem(Exception):
         self.fault = fault
 
 
-def text_of(value: Any, what: str) -> str:
+def read_text(value: Any, what: str) -> str:
     """Check that a value is text that says something.
 
     Args:
@@ -105,13 +105,13 @@ def text_of(value: Any, what: str) -> str:
         if thought:
             raise RowProblem(f"{what} has a part of reasoning, which only a message of the assistant can have")
     if not isinstance(value, str):
-        raise RowProblem(f"{what} is {kind_of(value)}, not text")
+        raise RowProblem(f"{what} is {describe_type(value)}, not text")
     if not value.strip():
         raise RowProblem(f"{what} is empty")
-    return whole(value, what)
+    return check_characters(value, what)
 
 
-def whole(text: str, what: str) -> str:
+def check_characters(text: str, what: str) -> str:
     r"""Check that a text has whole characters: JSON can write ``\ud83d`` alone, which no tokenizer and no file takes.
 
     Args:
@@ -150,7 +150,7 @@ def join_parts(parts: Sequence[Any], what: str) -> tuple[str, str]:
         if isinstance(part, str):
             said.append(part)
             continue
-        kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
+        kind = part.get("type") if isinstance(part, Mapping) else describe_type(part)
         if kind in _THOUGHT_PARTS:
             thought.append(_part_text(part, (kind, *_PART_TEXTS), what))
             continue
@@ -161,12 +161,12 @@ def join_parts(parts: Sequence[Any], what: str) -> tuple[str, str]:
     return "".join(said), "\n".join(filter(None, thought))
 
 
-def is_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT) -> bool:
+def is_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT_SPEAKERS) -> bool:
     """Whether a text is a dialogue that begins with ``Human:`` or ``Assistant:``."""
     return speakers.first.match(text) is not None
 
 
-def split_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT) -> tuple[Turn, ...]:
+def split_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT_SPEAKERS) -> tuple[Turn, ...]:
     r"""Split ``\n\nHuman: … \n\nAssistant: …`` into turns; a text without speakers is one user turn.
 
     Args:
@@ -198,14 +198,14 @@ def split_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT) -> tuple[T
     return tuple(turns)
 
 
-def listed(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """A list of objects where the datasets library made an object of lists of it; else the value as it is."""
     if isinstance(value, Mapping) and value and all(isinstance(cells, list) for cells in value.values()):
         return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=False)]
     return value
 
 
-def parsed(value: Any, what: str) -> Any:
+def parse_cell(value: Any, what: str) -> Any:
     """A list or an object that stands as JSON in a text, as CSV files have it; else the value as it is.
 
     Raises:
@@ -230,11 +230,11 @@ def _part_text(part: Mapping[str, Any], keys: Sequence[str], what: str) -> str:
     """The text of a part; Arrow tables have null where a part has none."""
     value = next((part[key] for key in keys if part.get(key) not in (None, "")), "")
     if not isinstance(value, str):
-        raise RowProblem(f"{what} has a part whose text is {kind_of(value)}")
+        raise RowProblem(f"{what} has a part whose text is {describe_type(value)}")
     return value
 
 
-def kind_of(value: Any) -> str:
+def describe_type(value: Any) -> str:
     """What to call the kind of a value in a message."""
     names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", dict: "an object",
              list: "a list", str: "text"}  # fmt: skip

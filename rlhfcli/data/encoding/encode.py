@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, Turn
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.encoding.fitting import SAME_ANSWERS, Fitter, Ids, Outcome, Policy, branches, too_long
+from rlhfcli.data.encoding.fitting import SAME_ANSWERS, EncodingResult, Fitter, Ids, Policy, branches, too_long_reason
 from rlhfcli.data.encoding.windows import windows
 from rlhfcli.data.templates.segments import Segmenter, Segments
 from rlhfcli.errors import DataError
@@ -18,14 +18,14 @@ from rlhfcli.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SAME_ANSWERS", "Encoder", "Outcome", "answer_lead", "encode_prompt", "end_token", "too_long"]
+__all__ = ["SAME_ANSWERS", "Encoder", "EncodingResult", "answer_lead", "encode_prompt", "end_token", "too_long_reason"]
 NOTHING_LEARNT = "no answer of this dialogue is to be learnt"
 _MANY = 16  # turns of a dialogue that is worth a look at what has room
-Both = tuple[Outcome[EncodedDialogue] | None, Outcome[EncodedPreference] | None]
+Both = tuple[EncodingResult[EncodedDialogue] | None, EncodingResult[EncodedPreference] | None]
 
 
 @dataclass
-class _Row:
+class _RowPieces:
     """A row on its way.
 
     Args:
@@ -63,7 +63,7 @@ class Encoder:
         self._max_length = max_length
         self._shortens = policy == "drop_oldest_turns"
 
-    def dialogues(self, batch: Sequence[Dialogue]) -> list[Outcome[EncodedDialogue]]:
+    def dialogues(self, batch: Sequence[Dialogue]) -> list[EncodingResult[EncodedDialogue]]:
         """Encode dialogues; what follows the last answer of one is left out.
 
         Args:
@@ -77,7 +77,7 @@ class Encoder:
         """
         return [sft for sft, _ in self.encode([(dialogue, True, False) for dialogue in batch]) if sft is not None]
 
-    def preferences(self, batch: Sequence[Preference]) -> list[Outcome[EncodedPreference]]:
+    def preferences(self, batch: Sequence[Preference]) -> list[EncodingResult[EncodedPreference]]:
         """Encode preferences; comparisons of answers that are the same after cutting are left out.
 
         Args:
@@ -107,8 +107,8 @@ class Encoder:
         rows = self._rows([(example, reward) for example, _, reward in batch])
         both: list[Both] = []
         for (example, for_sft, for_reward), row in zip(batch, rows, strict=True):
-            sft: Outcome[EncodedDialogue] | None = None
-            reward: Outcome[EncodedPreference] | None = None
+            sft: EncodingResult[EncodedDialogue] | None = None
+            reward: EncodingResult[EncodedPreference] | None = None
             if for_sft:
                 sft = self._for_sft(example, row, others=for_reward)
             if for_reward and isinstance(example, Preference):
@@ -154,33 +154,33 @@ class Encoder:
 
     # --- text, and tokens -----------------------------------------------------------------------------------
 
-    def _rows(self, batch: Sequence[tuple[Dialogue | Preference, bool]]) -> list[_Row | str]:
+    def _rows(self, batch: Sequence[tuple[Dialogue | Preference, bool]]) -> list[_RowPieces | str]:
         """Write and tokenise examples, all texts at once; the reason of those that cannot be used.
 
         Args:
             batch: Examples, each with whether all answers of it are needed.
         """
-        found: list[_Row | str] = []
+        found: list[_RowPieces | str] = []
         for example, all_answers in batch:
             try:
                 found.append(self._row(example, all_answers))
             except RowProblem as problem:
                 found.append(str(problem))
-        plain = [row for row in found if isinstance(row, _Row) and not self._is_shielded(row)]
+        plain = [row for row in found if isinstance(row, _RowPieces) and not self._is_shielded(row)]
         texts = [text for row in plain for text in row.texts]
         ids = iter(self._segmenter.tokenise([*chain.from_iterable(texts)], list(map(len, texts))))
         for row in plain:
             row.ids = [[next(ids) for _ in text] for text in row.texts]
-        return [self._shielded(row) if isinstance(row, _Row) and not row.ids else row for row in found]
+        return [self._shielded(row) if isinstance(row, _RowPieces) and not row.ids else row for row in found]
 
-    def _row(self, example: Dialogue | Preference, all_answers: bool) -> _Row:
+    def _row(self, example: Dialogue | Preference, all_answers: bool) -> _RowPieces:
         dialogue = example.preferred() if isinstance(example, Preference) else example
         turns = self._to_learn(dialogue.turns)
         if isinstance(example, Preference) and all_answers:
             examples, pieces = branches(self._segmenter, replace(example, prompt=turns[:-1]))
-            return _Row(examples, [*(each.pieces for each in examples[:-1]), pieces])
+            return _RowPieces(examples, [*(each.pieces for each in examples[:-1]), pieces])
         examples = self._examples(turns, example.tools)
-        return _Row(examples, [each.pieces for each in examples])
+        return _RowPieces(examples, [each.pieces for each in examples])
 
     def _examples(self, turns: Sequence[Turn], tools: str) -> list[Segments]:
         """Split a dialogue; where every answer is an example of its own, without turns that have no room anyway."""
@@ -216,10 +216,10 @@ class Encoder:
             return tuple(turns[: learnt[-1] + 1])
         return (*(replace(turn, train=False) for turn in turns[: learnt[-1]]), turns[learnt[-1]])
 
-    def _is_shielded(self, row: _Row) -> bool:
+    def _is_shielded(self, row: _RowPieces) -> bool:
         return any(self._segmenter.is_shielded(text) for text in row.texts)
 
-    def _shielded(self, row: _Row) -> _Row | str:
+    def _shielded(self, row: _RowPieces) -> _RowPieces | str:
         """Tokenise a row whose text holds what looks like a special token."""
         try:
             row.ids = [self._segmenter.tokenise(text) for text in row.texts]
@@ -229,30 +229,32 @@ class Encoder:
 
     # --- what each phase learns -----------------------------------------------------------------------------
 
-    def _for_sft(self, example: Dialogue | Preference, row: _Row | str, *, others: bool) -> Outcome[EncodedDialogue]:
+    def _for_sft(
+        self, example: Dialogue | Preference, row: _RowPieces | str, *, others: bool
+    ) -> EncodingResult[EncodedDialogue]:
         """A dialogue, or the best answer of a preference."""
         if isinstance(row, str):
             if isinstance(example, Preference) and others:  # perhaps another answer is to blame
                 return self.dialogues([example.preferred()])[0]
-            return Outcome(None, reason=row, fault=row != NOTHING_LEARNT)
+            return EncodingResult(None, reason=row, fault=row != NOTHING_LEARNT)
         last = row.examples[-1]
         ids = [*row.ids[:-1], row.ids[-1][: len(last.pieces)]]
         try:
             outcome = self._fitter.dialogues(row.examples, ids, example.tools)
         except RowProblem as problem:
-            return Outcome(None, reason=str(problem))
+            return EncodingResult(None, reason=str(problem))
         # a dialogue's end that is not learnt, or the beginning of a long one
         left_out = isinstance(example, Dialogue) and len(last.turns) < len(example.turns)
         return replace(outcome, cut=outcome.cut or left_out)
 
-    def _for_reward(self, preference: Preference, row: _Row | str) -> Outcome[EncodedPreference]:
+    def _for_reward(self, preference: Preference, row: _RowPieces | str) -> EncodingResult[EncodedPreference]:
         """All answers of a preference."""
         if isinstance(row, str):
-            return Outcome(None, reason=row)
+            return EncodingResult(None, reason=row)
         try:
             return self._fitter.preference(preference, row.ids[-1])
         except RowProblem as problem:
-            return Outcome(None, reason=str(problem))
+            return EncodingResult(None, reason=str(problem))
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], max_length: int) -> Ids:

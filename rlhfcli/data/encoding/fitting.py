@@ -22,13 +22,13 @@ from rlhfcli.data.encoding.shorten import Shortener
 from rlhfcli.data.templates.segments import Segmenter, Segments
 
 Policy = Literal["drop_oldest_turns", "keep_start", "drop"]
-Example = TypeVar("Example")
+Encoded = TypeVar("Encoded")
 Ids = list[int]
 SAME_ANSWERS = "chosen and rejected are the same"
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Example]):
+class EncodingResult(Generic[Encoded]):
     """What became of a row.
 
     Args:
@@ -40,15 +40,15 @@ class Outcome(Generic[Example]):
         fault: Whether the row is to blame for the reason; else the recipe does not want it.
     """
 
-    example: Example | None
+    example: Encoded | None
     cut: bool = False
     reason: str = ""
     merged: int = 0
-    earlier: tuple[Example, ...] = ()
+    earlier: tuple[Encoded, ...] = ()
     fault: bool = True
 
 
-def too_long(max_length: int) -> str:
+def too_long_reason(max_length: int) -> str:
     """Why the policy ``drop`` left a row out."""
     return f"longer than {max_length} tokens"
 
@@ -74,7 +74,7 @@ class Fitter:
         Raises:
             RowProblem: The template refuses these turns.
         """
-        ids = joined(self._segmenter.prompt_ids(self.fit(turns, tools), tools))
+        ids = concatenate(self._segmenter.prompt_ids(self.fit(turns, tools), tools))
         return ids[-self._max_length :]
 
     def fit(self, turns: Sequence[Turn], tools: str = "") -> Sequence[Turn]:
@@ -83,13 +83,13 @@ class Fitter:
         Raises:
             RowProblem: The template refuses these turns.
         """
-        if len(joined(self._segmenter.prompt_ids(turns, tools))) <= self._max_length:
+        if len(concatenate(self._segmenter.prompt_ids(turns, tools))) <= self._max_length:
             return turns
         return self._shortener.shorten(turns, self._max_length, tools)
 
     def dialogues(
         self, examples: Sequence[Segments], parts: Sequence[list[Ids]], tools: str
-    ) -> Outcome[EncodedDialogue]:
+    ) -> EncodingResult[EncodedDialogue]:
         """Put the examples of one dialogue together.
 
         Args:
@@ -106,13 +106,13 @@ class Fitter:
             return lost[-1]
         usable = [outcome.example for outcome in found if outcome.example is not None]
         cut = bool(lost) or any(outcome.cut for outcome in found)
-        return Outcome(usable[-1], cut, earlier=tuple(usable[:-1]))
+        return EncodingResult(usable[-1], cut, earlier=tuple(usable[:-1]))
 
-    def _dialogue(self, segments: Segments, parts: list[Ids], tools: str) -> Outcome[EncodedDialogue]:
+    def _dialogue(self, segments: Segments, parts: list[Ids], tools: str) -> EncodingResult[EncodedDialogue]:
         if sum(map(len, parts)) <= self._max_length:
-            return Outcome(_with_spans(parts, segments.learnt))
+            return EncodingResult(_with_spans(parts, segments.learnt))
         if self._policy == "drop":
-            return Outcome(None, reason=too_long(self._max_length), fault=False)
+            return EncodingResult(None, reason=too_long_reason(self._max_length), fault=False)
         turns = segments.turns
         if self._policy == "drop_oldest_turns" and not is_plain(turns):
             prompt = self._shortener.shorten(turns[:-1], self._max_length - len(parts[-1]), tools)
@@ -120,10 +120,10 @@ class Fitter:
             parts = self._segmenter.tokenise(segments.pieces)
         example = _with_spans(parts, segments.learnt, self._max_length)
         if not example.spans:
-            return Outcome(None, reason=f"nothing of the answer is left within {self._max_length} tokens")
-        return Outcome(example, cut=True)
+            return EncodingResult(None, reason=f"nothing of the answer is left within {self._max_length} tokens")
+        return EncodingResult(example, cut=True)
 
-    def preference(self, preference: Preference, parts: list[Ids]) -> Outcome[EncodedPreference]:
+    def preference(self, preference: Preference, parts: list[Ids]) -> EncodingResult[EncodedPreference]:
         """Put the pieces of a preference together; make all branches fit, with the same prompt.
 
         Args:
@@ -138,26 +138,26 @@ class Fitter:
         longest = max(map(len, answers))
         cut = sum(map(len, given)) + longest > self._max_length
         if cut and self._policy == "drop":
-            return Outcome(None, reason=too_long(self._max_length), fault=False)
+            return EncodingResult(None, reason=too_long_reason(self._max_length), fault=False)
         if cut and self._policy == "drop_oldest_turns":
             room = self._max_length - longest
             prompt = self._shortener.shorten(preference.prompt, room, preference.tools)
             shorter = replace(preference, prompt=tuple(prompt))
             parts = self._segmenter.tokenise(branches(self._segmenter, shorter)[1])
             given, answers = parts[:-count], parts[-count:]
-        ids = joined(given)
+        ids = concatenate(given)
         room = self._max_length - len(ids)
         if room <= 0:
-            return Outcome(None, reason=f"the prompt alone fills {self._max_length} tokens")
+            return EncodingResult(None, reason=f"the prompt alone fills {self._max_length} tokens")
         answers = [answer[:room] for answer in answers]
         margins = preference.margins or (0.0,) * len(preference.order)
         pairs = zip(preference.order, margins, strict=True)
         kept = [(pair, margin) for pair, margin in pairs if answers[pair[0]] != answers[pair[1]]]
         if not kept:
-            return Outcome(None, reason=f"{SAME_ANSWERS}{' after cutting' if cut else ''}")
+            return EncodingResult(None, reason=f"{SAME_ANSWERS}{' after cutting' if cut else ''}")
         order, weights = [pair for pair, _ in kept], [margin for _, margin in kept]
         example = EncodedPreference(ids, answers, order, weights, preference.kind or "")
-        return Outcome(example, cut, merged=len(preference.order) - len(kept))
+        return EncodingResult(example, cut, merged=len(preference.order) - len(kept))
 
 
 def branches(segmenter: Segmenter, preference: Preference) -> tuple[list[Segments], list[str]]:
@@ -184,7 +184,7 @@ def branches(segmenter: Segmenter, preference: Preference) -> tuple[list[Segment
     return best, pieces
 
 
-def joined(parts: Sequence[Ids]) -> Ids:
+def concatenate(parts: Sequence[Ids]) -> Ids:
     """Pieces as one sequence."""
     return [token for part in parts for token in part]
 
@@ -197,4 +197,4 @@ def _with_spans(parts: Sequence[Ids], learnt: Sequence[bool], limit: int | None 
         if k % 2 and learnt[k // 2] and (limit is None or position < limit):
             spans.append((position, min(position + len(part), limit or position + len(part))))
         position += len(part)
-    return EncodedDialogue(joined(parts)[:limit], spans)
+    return EncodedDialogue(concatenate(parts)[:limit], spans)

@@ -20,7 +20,7 @@ from rlhfcli.data.templates.segments import Segmenter
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Example = TypeVar("Example")
+Item = TypeVar("Item")
 _MARK = "\ue000"  # stands for what a turn says; no template writes it
 _EXCHANGE: tuple[Role, ...] = ("user", "assistant")
 _SYSTEM: tuple[Role, ...] = ("system",)
@@ -168,7 +168,7 @@ class Previewer:
             return []
 
 
-def spread(examples: Sequence[Example], count: int) -> list[tuple[int, Example]]:
+def choose_evenly(examples: Sequence[Item], count: int) -> list[tuple[int, Item]]:
     """Choose some examples all over a part, the same every time.
 
     Args:

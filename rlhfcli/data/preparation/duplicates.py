@@ -8,13 +8,13 @@ from typing import Literal
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, Turn
 from rlhfcli.data.store.counts import DUPLICATE, NEAR_DUPLICATE, SAME_BUT_UNREAD
-from rlhfcli.data.store.split import normalised
+from rlhfcli.data.store.split import normalise
 
 _SHORT = 6  # bytes of a digest that only tells two rows apart
 Duplicates = Literal["drop", "drop_exact", "keep"]
 
 
-class Seen:
+class DuplicateFilter:
     """Remembers examples by their digests, some hundred bytes each.
 
     Two examples are the same if they teach the same: the turns up to the last answer of a dialogue; of a preference
@@ -50,7 +50,7 @@ class Seen:
         self._exact[exact] = rest
         if self._policy == "drop_exact":
             return None
-        near = _digest(normalised(turns), besides)
+        near = _digest(normalise(turns), besides)
         if near in self._normalised:
             return NEAR_DUPLICATE
         self._normalised.add(near)

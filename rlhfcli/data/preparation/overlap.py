@@ -18,7 +18,7 @@ import pyarrow as pa
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.sources.evaluation_rows import read_pairs, read_prompts
 from rlhfcli.data.store.prepared import RowWriter
-from rlhfcli.data.store.split import normalised
+from rlhfcli.data.store.split import normalise
 from rlhfcli.recipe.schema import EvalSection
 
 PROMPTS = "training_prompts.arrow"
@@ -105,7 +105,7 @@ def _beginnings(turns: Sequence[Turn]) -> Iterator[int]:
     """A number for each beginning of a conversation, in time that grows with its length."""
     running = blake2b(digest_size=8)
     for turn in _spoken(turns) or turns:
-        running.update(f"{normalised((turn,))}\x1e".encode("utf-8", "surrogatepass"))
+        running.update(f"{normalise((turn,))}\x1e".encode("utf-8", "surrogatepass"))
         yield int.from_bytes(running.digest(), "little")
 
 

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from rlhfcli.data.dialogues.column_use import WatchedRow
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference
 from rlhfcli.data.dialogues.turns import RowProblem
-from rlhfcli.data.encoding.encode import Encoder, Outcome
-from rlhfcli.data.preparation.duplicates import Seen
+from rlhfcli.data.encoding.encode import Encoder, EncodingResult
+from rlhfcli.data.preparation.duplicates import DuplicateFilter
 from rlhfcli.data.preparation.overlap import PromptWriter
-from rlhfcli.data.reading.rows import Unreadable, readable
+from rlhfcli.data.reading.rows import Unreadable, check_readable
 from rlhfcli.data.shapes.formats import Example, Shape, convert, shape_of
 from rlhfcli.data.sources.shaping import Shaping
 from rlhfcli.data.sources.sources import Stream
@@ -25,13 +25,13 @@ from rlhfcli.data.store.prepared import REJECTED, Writer
 from rlhfcli.data.store.split import (
     PARTS,
     Part,
+    assigned_phase,
     conversation_key,
     part_of,
     place_of,
     position,
     prompt_key,
     row_key,
-    share_of,
 )
 from rlhfcli.data.store.statistics import PartStatistics
 from rlhfcli.errors import DataError
@@ -50,7 +50,7 @@ class _NotWanted(Exception):
 
 
 @dataclass
-class _Row:
+class _UsableRow:
     """A usable row on its way.
 
     Args:
@@ -75,7 +75,7 @@ class _Row:
         return len(_as_dialogue(self.example).turns)
 
 
-class Intake:
+class RowPipeline:
     """Takes all rows of all sources, and writes the files of a store. A context manager.
 
     Args:
@@ -91,13 +91,13 @@ class Intake:
         self._data = data
         self._encoder = encoder
         self._sink = sink
-        self._seen: dict[Phase, Seen] = {phase: Seen(data.duplicates) for phase in PHASES}
+        self._seen: dict[Phase, DuplicateFilter] = {phase: DuplicateFilter(data.duplicates) for phase in PHASES}
         self._first_fault = ""
         self._writers = {(phase, part): Writer(folder, phase, part) for phase in PHASES for part in PARTS}
         self._prompts = PromptWriter(folder)
         self._rejected = (folder / REJECTED).open("w", encoding="utf-8", errors="backslashreplace")
 
-    def __enter__(self) -> Intake:
+    def __enter__(self) -> RowPipeline:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None) -> None:
@@ -157,7 +157,7 @@ class Intake:
         rows = [row for raw, origin in chunk if (row := self._row(raw, origin, shapes, source, count)) is not None]
         both = self._encoder.encode([(row.example, "sft" in row.phases, "reward" in row.phases) for row in rows])
         for row, (sft, reward) in zip(rows, both, strict=True):
-            results: dict[Phase, Outcome[Any]] = {}
+            results: dict[Phase, EncodingResult[Any]] = {}
             if sft is not None:
                 results["sft"] = sft
             if reward is not None:
@@ -166,10 +166,10 @@ class Intake:
 
     def _row(
         self, raw: Any, origin: Origin, shapes: tuple[Shape, ...], source: SourceSection, count: SourceCount
-    ) -> _Row | None:
+    ) -> _UsableRow | None:
         """Convert a row and decide who learns from it; ``None`` and a count where nobody does."""
         try:
-            row = readable(raw)
+            row = check_readable(raw)
             shape = shape_of(row, shapes)
             if shape.name not in count.shapes:
                 count.shapes.append(shape.name)
@@ -186,7 +186,7 @@ class Intake:
             count.dropped[str(reason)] += 1
             return None
         part = part_of(key, self._data.validation)
-        return _Row(raw, example, place_of(key), part, copies if part == "train" else 1, phases)
+        return _UsableRow(raw, example, place_of(key), part, copies if part == "train" else 1, phases)
 
     def _wanted(self, example: Example, key: str, source: SourceSection) -> tuple[list[Phase], int]:
         """The phases that the recipe gives a row to, and how often; at least one and once."""
@@ -196,7 +196,7 @@ class Intake:
             if not wanted:
                 raise _NotWanted("a dialogue, in a source for the reward phase only")
         if self._data.phase_split is not None:
-            share = share_of(key, self._data.phase_split)
+            share = assigned_phase(key, self._data.phase_split)
             wanted = [phase for phase in wanted if phase == share]
             if not wanted:
                 raise _NotWanted(f"kept for the {share} phase (phase_split)")
@@ -218,7 +218,7 @@ class Intake:
                 count.phases[phase].dropped[reason] += 1
         return phases
 
-    def _settle(self, row: _Row, results: dict[Phase, Outcome[Any]], count: SourceCount) -> None:
+    def _settle(self, row: _UsableRow, results: dict[Phase, EncodingResult[Any]], count: SourceCount) -> None:
         """Write what came of a row, and count it."""
         origin = row.example.origin
         for phase, outcome in results.items():

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhfcli import tiny
-from rlhfcli.data.dialogues.column_use import described
+from rlhfcli.data.dialogues.column_use import column_notes
 from rlhfcli.data.encoding.encode import Encoder
 from rlhfcli.data.preparation.empty_parts import check_parts, missing_share
 from rlhfcli.data.preparation.inputs import Inputs, Replacement, last_only, present_fingerprint, records_sources
-from rlhfcli.data.preparation.pipeline import Intake
+from rlhfcli.data.preparation.pipeline import RowPipeline
 from rlhfcli.data.sources.sources import Stream, code_identity, file_identity, open_source
 from rlhfcli.data.store.counts import raised_share
 from rlhfcli.data.store.manifest import damage, read_manifest, write_manifest
-from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.store.prepared import DataStore
 from rlhfcli.data.templates.template import ignored_by, writes_date
 from rlhfcli.errors import DataError
 from rlhfcli.files.atomic import complete_or_absent
@@ -35,12 +35,12 @@ from rlhfcli.runs.ownership import refuse_other_data
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prepared", "Replacement", "prepare", "ready"]
+__all__ = ["DataStore", "Replacement", "prepare", "ready"]
 
 _TOKENIZER_FILES = ("*token*", "*vocab*", "merges*", "*.model", "*.tiktoken", "*.jinja", "config.json")
 
 
-def ready(recipe: Recipe, folder: Path) -> Prepared | None:
+def ready(recipe: Recipe, folder: Path) -> DataStore | None:
     """Take a store that is up to date without loading the tokenizer: by its files, which takes no time.
 
     Args:
@@ -58,7 +58,7 @@ def ready(recipe: Recipe, folder: Path) -> Prepared | None:
     try:
         if quick is None or read_manifest(folder).get("quick") != quick or damage(folder):
             return None
-        return Prepared(folder)
+        return DataStore(folder)
     except (FileNotFoundError, DataError):
         return None  # ``prepare`` says what is wrong with it
 
@@ -82,7 +82,7 @@ def prepare(
     *,
     anew: bool = False,
     keep_present: Callable[[Replacement], bool] = lambda _: False,
-) -> Prepared:
+) -> DataStore:
     """Make the data of a recipe ready for training, or find it ready.
 
     Args:
@@ -106,19 +106,19 @@ def prepare(
         reason = _why_anew(folder, inputs.fingerprint)
     if reason == "" and not anew:
         sink.note(f"prepared data: {folder} is up to date")
-        return Prepared(folder)
+        return DataStore(folder)
     refuse_other_data(folder)
     present = "" if anew else present_fingerprint(folder, inputs)
     if keep_present(Replacement(inputs.fingerprint, reason or "is missing", present)):
         sink.note(_kept(folder))
-        return Prepared(folder)
+        return DataStore(folder)
     if reason:
         sink.note(f"prepared data: {folder} {reason}, and is made anew")
     for note in filter(None, (stream.note for stream in chain.from_iterable(inputs.streams))):
         sink.note(note)
     with complete_or_absent(folder, "the prepared data") as unfinished:
         _write(inputs, unfinished, sink)
-    return Prepared(folder)
+    return DataStore(folder)
 
 
 def _kept(folder: Path) -> str:
@@ -145,7 +145,7 @@ def _write(inputs: Inputs, folder: Path, sink: Sink) -> None:
         if stream.meter.remark:
             sink.note(stream.meter.remark)
     for count in intake.counts:
-        for line in described(count.columns.shares(), +count.columns.carried, ignored):
+        for line in column_notes(count.columns.shares(), +count.columns.carried, ignored):
             sink.note(f"{count.path}: {line}")
     manifest = {
         **inputs.manifest_entries(),
@@ -159,14 +159,14 @@ def _write(inputs: Inputs, folder: Path, sink: Sink) -> None:
     write_manifest(folder, manifest)
 
 
-def _take(data: DataSection, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> Intake:
-    with Intake(data, encoder, folder, sink) as intake:
+def _take(data: DataSection, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> RowPipeline:
+    with RowPipeline(data, encoder, folder, sink) as intake:
         for source, found in zip(data.sources, streams, strict=True):
             intake.take(source, found)
     return intake
 
 
-def _statistics(recipe: Recipe, intake: Intake) -> dict[str, Any]:
+def _statistics(recipe: Recipe, intake: RowPipeline) -> dict[str, Any]:
     """Of every part, with the batches of its phase."""
     batch = {"sft": recipe.sft.batch_size, "reward": recipe.reward.batch_size}
     return {

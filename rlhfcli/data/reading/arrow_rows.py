@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rlhfcli.data.reading.rows import Meter, Rows, counted, shown
+from rlhfcli.data.reading.rows import Meter, Rows, number_rows, printable_path
 from rlhfcli.errors import DataError
 
 _AGAIN = "Download or export it again."
@@ -28,7 +28,7 @@ def parquet_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
         # Whole compressed files are no use for Parquet, which reads from its end; but they do occur.
         file = parquet.ParquetFile(pyarrow.BufferReader(packed.read()) if packed else path)
         rows = _rows(file.schema_arrow, file.iter_batches(_BATCH))
-        yield from counted(path, rows, file.metadata.num_rows, meter)
+        yield from number_rows(path, rows, file.metadata.num_rows, meter)
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged("a Parquet", path, error) from None
 
@@ -57,7 +57,7 @@ def arrow_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
             content.seek(0)
             table = pyarrow.ipc.open_file(content).read_all()
         parts = (table.slice(begin, _BATCH) for begin in range(0, len(table), _BATCH))
-        yield from counted(path, _rows(table.schema, parts), len(table), meter)
+        yield from number_rows(path, _rows(table.schema, parts), len(table), meter)
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged("an Arrow", path, error) from None
 
@@ -153,4 +153,6 @@ def _of_struct(reads: dict[str, Read]) -> Read | None:
 
 
 def _damaged(kind: str, path: Path, error: Exception) -> DataError:
-    return DataError(f"not {kind} file: {(str(error).splitlines() or ['damaged'])[0]}", where=shown(path), hint=_AGAIN)
+    return DataError(
+        f"not {kind} file: {(str(error).splitlines() or ['damaged'])[0]}", where=printable_path(path), hint=_AGAIN
+    )

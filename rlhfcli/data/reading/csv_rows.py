@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlhfcli.data.dialogues.dialogue import Origin
-from rlhfcli.data.reading.rows import Rows, Unreadable, not_utf8, shown
+from rlhfcli.data.reading.rows import Rows, Unreadable, not_utf8, printable_path
 from rlhfcli.errors import DataError
 
 _DELIMITERS = ",;\t|"
@@ -80,7 +80,7 @@ def csv_rows(path: Path, lines: Iterator[bytes], *, tabs: bool = False) -> Rows:
         DataError: The header or the first row cannot be read.
     """
     csv.field_size_limit(sys.maxsize)
-    feed, place = _Lines(lines), shown(path)
+    feed, place = _Lines(lines), printable_path(path)
     header: list[str] = []
     for number, record in enumerate(_records(feed, tabs=tabs)):
         ends = f" (ends on line {feed.number})"

@@ -86,7 +86,7 @@ def is_split_word(name: str) -> bool:
     return name.lower() in _WORDS
 
 
-def belongs(label: Label, split: str) -> bool:
+def is_in_split(label: Label, split: str) -> bool:
     """Whether a file is of a split.
 
     Args:
@@ -99,6 +99,6 @@ def belongs(label: Label, split: str) -> bool:
     return label.stem.lower() == wanted or (label.name == label.word is not None and label.word == _WORDS.get(wanted))
 
 
-def names_of(labels: Sequence[Label]) -> list[str]:
+def split_names(labels: Sequence[Label]) -> list[str]:
     """The splits that labels name, sorted."""
     return sorted({label.name for label in labels if label.name is not None})

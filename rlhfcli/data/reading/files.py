@@ -15,8 +15,8 @@ from typing import IO, Any, cast
 from rlhfcli.data.reading.arrow_rows import arrow_rows, parquet_rows
 from rlhfcli.data.reading.csv_rows import csv_rows
 from rlhfcli.data.reading.file_names import PACKED, without_packing
-from rlhfcli.data.reading.json_rows import Wanted, json_document, json_lines
-from rlhfcli.data.reading.rows import Meter, Rows, not_utf8, shown
+from rlhfcli.data.reading.json_rows import WantedSplit, json_document, json_lines
+from rlhfcli.data.reading.rows import Meter, Rows, not_utf8, printable_path
 from rlhfcli.errors import DataError
 
 _AGAIN = "Download or export it again."
@@ -24,7 +24,7 @@ _START = 1 << 16  # bytes that show what a file is
 _PACKING = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
 
 
-def read_rows(path: Path, meter: Meter | None = None, wanted: Wanted | None = None, *, alone: bool = True) -> Rows:
+def read_rows(path: Path, meter: Meter | None = None, wanted: WantedSplit | None = None, *, alone: bool = True) -> Rows:
     """Read a file row by row.
 
     Args:
@@ -42,11 +42,11 @@ def read_rows(path: Path, meter: Meter | None = None, wanted: Wanted | None = No
     empty, meter = True, meter or Meter(0)
     try:
         with _opened(path, meter) as (file, packed):
-            for row in _rows(path, file, packed=packed, meter=meter, wanted=wanted or Wanted()):
+            for row in _rows(path, file, packed=packed, meter=meter, wanted=wanted or WantedSplit()):
                 empty = False
                 yield row
     except UnicodeDecodeError as error:
-        raise not_utf8(shown(path), error) from None
+        raise not_utf8(printable_path(path), error) from None
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise _error(path, f"the {path.suffix} file is damaged: {error}", _AGAIN) from None
     except OSError as error:
@@ -60,7 +60,7 @@ def read_rows(path: Path, meter: Meter | None = None, wanted: Wanted | None = No
         raise _error(path, "the file has no rows", "Was its download or its export interrupted?")
 
 
-def _rows(path: Path, file: io.BufferedReader, *, packed: bool, meter: Meter, wanted: Wanted) -> Rows:
+def _rows(path: Path, file: io.BufferedReader, *, packed: bool, meter: Meter, wanted: WantedSplit) -> Rows:
     kind = without_packing(path).suffix.lower()
     _refuse(path, kind, file.peek(_START)[:_START])
     if kind in (".parquet", ".arrow"):
@@ -152,4 +152,4 @@ def _lines_of_old(file: io.BufferedReader) -> Iterator[bytes]:
 
 
 def _error(path: Path, what: str, hint: str) -> DataError:
-    return DataError(what, where=shown(path), hint=hint)
+    return DataError(what, where=printable_path(path), hint=hint)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from rlhfcli.data.reading.file_names import KNOWN, Label, belongs, is_data_file, label_of, names_of, word_of
+from rlhfcli.data.reading.file_names import KNOWN, Label, is_data_file, is_in_split, label_of, split_names, word_of
 from rlhfcli.errors import DataError
 
 TRAIN = ("train",)
@@ -117,7 +117,7 @@ def of_split(folder: Path, named: Named, choice: Choice, readme: Path | None = N
     Raises:
         DataError: None is of that split; or several splits are there, and none is the usual one.
     """
-    there = names_of([label for _, label in named])
+    there = split_names([label for _, label in named])
     where, who = str(readme or folder), "configs" if readme else "files"
     if choice.split is not None:
         found = _of(named, choice.split)
@@ -147,7 +147,7 @@ def of_split(folder: Path, named: Named, choice: Choice, readme: Path | None = N
 
 
 def _of(named: Named, split: str) -> list[Path]:
-    exact = [file for file, label in named if belongs(label, split)]
+    exact = [file for file, label in named if is_in_split(label, split)]
     if exact or split.lower() != word_of(split):
         return exact
     # ships_train-00000-of-00001.parquet, if it is the only one of its word

@@ -12,7 +12,7 @@ from typing import Any
 from rlhfcli.data.dialogues.dialogue import Origin
 from rlhfcli.data.reading.file_names import is_split_word, word_of
 from rlhfcli.data.reading.json_values import START, Refused, elements, is_json, objects, parse
-from rlhfcli.data.reading.rows import Meter, Rows, Unreadable, counted, not_utf8, shown
+from rlhfcli.data.reading.rows import Meter, Rows, Unreadable, not_utf8, number_rows, printable_path
 from rlhfcli.errors import DataError
 
 WANTED = 'A JSON file holds a list of rows, [{"prompt": …}, …], or one row on each line (.jsonl).'
@@ -20,7 +20,7 @@ _LISTS = ("data", "rows", "examples", "instances", "items", "samples", "records"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedSplit:
     """Which split of an object of splits is wanted.
 
     Args:
@@ -32,7 +32,7 @@ class Wanted:
     required: bool = False
 
 
-def json_lines(path: Path, lines: Iterator[bytes], meter: Meter, wanted: Wanted) -> Rows:
+def json_lines(path: Path, lines: Iterator[bytes], meter: Meter, wanted: WantedSplit) -> Rows:
     """Read rows that stand on a line each. One document over many lines, or on one, is read as such.
 
     Args:
@@ -62,12 +62,12 @@ def json_lines(path: Path, lines: Iterator[bytes], meter: Meter, wanted: Wanted)
                 return
             row = Unreadable(_line_error(path, number, line, error).what, _start(line))
         if isinstance(row, list) and len(head) == 1:
-            yield from counted(path, row, len(row), meter)
+            yield from number_rows(path, row, len(row), meter)
             return
-        yield row, Origin(shown(path), f"line {number}")
+        yield row, Origin(printable_path(path), f"line {number}")
 
 
-def json_document(path: Path, content: bytes, meter: Meter, wanted: Wanted) -> Rows:
+def json_document(path: Path, content: bytes, meter: Meter, wanted: WantedSplit) -> Rows:
     """Read the rows of a JSON document; JSON Lines under its name are common, and read as such.
 
     Args:
@@ -89,7 +89,7 @@ def json_document(path: Path, content: bytes, meter: Meter, wanted: Wanted) -> R
         rows = _rows_of(path, parse(text), wanted, meter)
     except Refused as refused:
         if not text.lstrip().startswith("["):
-            raise DataError(str(refused), where=shown(path), hint=WANTED) from None
+            raise DataError(str(refused), where=printable_path(path), hint=WANTED) from None
         rows = _each(path, elements(text))
     except json.JSONDecodeError as error:
         if error.msg != "Extra data" or not text.lstrip().startswith("{"):
@@ -98,7 +98,7 @@ def json_document(path: Path, content: bytes, meter: Meter, wanted: Wanted) -> R
             yield from json_lines(path, iter(content.splitlines(keepends=True)), meter, wanted)
             return
         rows = _each(path, objects(text))
-    yield from counted(path, rows, len(rows), meter)
+    yield from number_rows(path, rows, len(rows), meter)
 
 
 def _each(path: Path, values: Iterator[Any]) -> list[Any]:
@@ -108,7 +108,7 @@ def _each(path: Path, values: Iterator[Any]) -> list[Any]:
         raise _document_error(path, error) from None
 
 
-def _document_instead(path: Path, content: bytes, meter: Meter, wanted: Wanted, otherwise: DataError) -> Rows:
+def _document_instead(path: Path, content: bytes, meter: Meter, wanted: WantedSplit, otherwise: DataError) -> Rows:
     """One document over many lines, where the first line alone is not JSON."""
     if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"[", b"{") or b"\n" not in content.strip():
         raise otherwise
@@ -127,7 +127,7 @@ def _document_instead(path: Path, content: bytes, meter: Meter, wanted: Wanted, 
 # --- layouts of a document ----------------------------------------------------------------------------------
 
 
-def _rows_of(path: Path, value: Any, wanted: Wanted, meter: Meter) -> list[Any]:
+def _rows_of(path: Path, value: Any, wanted: WantedSplit, meter: Meter) -> list[Any]:
     """The rows of a document; the meter is told which of its splits are left alone.
 
     Raises:
@@ -141,17 +141,19 @@ def _rows_of(path: Path, value: Any, wanted: Wanted, meter: Meter) -> list[Any]:
         splits = {name: each for name, each in lists.items() if is_split_word(name) or name in wanted.splits}
         rows = [] if splits else _rows_of_object(value)
     else:
-        raise DataError(f"the JSON file is not a list of rows but {value!r:.200}", where=shown(path), hint=WANTED)
+        raise DataError(
+            f"the JSON file is not a list of rows but {value!r:.200}", where=printable_path(path), hint=WANTED
+        )
     if not splits and not wanted.required:
         return rows
     for name in wanted.splits:
         for split, each in splits.items():
             if name.lower() in (split.lower(), word_of(split)):
                 others = ", ".join(other for other in splits if other != split)
-                meter.remark = f"{shown(path)}: reading {split}; left alone: {others}" if others else ""
+                meter.remark = f"{printable_path(path)}: reading {split}; left alone: {others}" if others else ""
                 return list(each)
     hint = f"It has: {', '.join(splits)}." if splits else "Leave split out: the file has no splits."
-    raise DataError(f"the file has no split {wanted.splits[0]!r}", where=shown(path), hint=hint)
+    raise DataError(f"the file has no split {wanted.splits[0]!r}", where=printable_path(path), hint=hint)
 
 
 def _rows_of_object(value: dict[str, Any]) -> list[Any]:
@@ -181,20 +183,20 @@ def _is_list_of_objects(value: Any) -> bool:
 
 def _line_error(path: Path, number: int, line: bytes, error: ValueError) -> DataError:
     if isinstance(error, UnicodeDecodeError):
-        return not_utf8(f"{shown(path)}:{number}", error)
+        return not_utf8(f"{printable_path(path)}:{number}", error)
     assert isinstance(error, json.JSONDecodeError)
-    hint = "Mend the line, or take it out. Each line must be one whole JSON object."
+    hint = "Fix the line, or take it out. Each line must be one whole JSON object."
     if line.lstrip()[:2] in (b"{'", b"[{'"):
         hint = "JSON has double quotes: write the rows with json.dumps, not with print."
     elif line.rstrip().endswith(b","):
         hint = "Take out the commas at the ends of the lines; each line is one whole JSON object."
     return DataError(
-        f"not JSON: {error.msg}: {_around(error)}", where=f"{shown(path)}:{number}:{error.colno}", hint=hint
+        f"not JSON: {error.msg}: {_around(error)}", where=f"{printable_path(path)}:{number}:{error.colno}", hint=hint
     )
 
 
 def _document_error(path: Path, error: json.JSONDecodeError) -> DataError:
-    where = f"{shown(path)}:{error.lineno}:{error.colno}"
+    where = f"{printable_path(path)}:{error.lineno}:{error.colno}"
     return DataError(f"not JSON: {error.msg}: {_around(error)}", where=where, hint=WANTED)
 
 

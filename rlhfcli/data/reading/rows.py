@@ -30,7 +30,7 @@ class Unreadable:
     fault: bool = True
 
 
-def readable(row: Any) -> Any:
+def check_readable(row: Any) -> Any:
     """A row that could be read.
 
     Raises:
@@ -73,7 +73,7 @@ class Meter:
         self._position = position
 
 
-def counted(path: Path, rows: Iterable[Any], total: int, meter: Meter) -> Rows:
+def number_rows(path: Path, rows: Iterable[Any], total: int, meter: Meter) -> Rows:
     """Rows whose number is known.
 
     Args:
@@ -88,10 +88,10 @@ def counted(path: Path, rows: Iterable[Any], total: int, meter: Meter) -> Rows:
     number = 0
     meter.follow(lambda: meter.size * number // max(1, total))
     for number, row in enumerate(rows, 1):
-        yield row, Origin(shown(path), f"row {number}")
+        yield row, Origin(printable_path(path), f"row {number}")
 
 
-def shown(path: Path | str) -> str:
+def printable_path(path: Path | str) -> str:
     r"""A path that can be written anywhere: a byte of its name that is not UTF-8 becomes ``\xff``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from rlhfcli.data.dialogues.columns import Row, number_at, value_at
 from rlhfcli.data.dialogues.dialogue import Origin, Preference, Turn
-from rlhfcli.data.dialogues.turns import RowProblem, kind_of, text_of
-from rlhfcli.data.shapes.prompts import Turns, check_prompt, whole_dialogue
+from rlhfcli.data.dialogues.turns import RowProblem, describe_type, read_text
+from rlhfcli.data.shapes.prompts import Turns, check_prompt, read_dialogue
 
 _WINNERS = {"model_a": 0, "model_b": 1}
 
@@ -57,7 +57,7 @@ class ArenaConversations:
             raise RowProblem(f"the vote was {winner}: none is preferred", fault=False)
         if winner not in _WINNERS:
             raise RowProblem(f"winner is {winner!r}: it names none of the answers")
-        both = [whole_dialogue(value_at(row, column), column) for column in ("conversation_a", "conversation_b")]
+        both = [read_dialogue(value_at(row, column), column) for column in ("conversation_a", "conversation_b")]
         return _preference(both, _WINNERS[winner], origin)
 
 
@@ -82,5 +82,5 @@ def _texts(row: Row, column: str) -> list[str]:
         except (ValueError, RecursionError):
             raise RowProblem(f"{column} is a text that is not a JSON list") from None
     if not isinstance(value, list):
-        raise RowProblem(f"{column} is {kind_of(value)}, not a list of texts")
-    return [text_of(item, f"{column}: number {number}") for number, item in enumerate(value, 1)]
+        raise RowProblem(f"{column} is {describe_type(value)}, not a list of texts")
+    return [read_text(item, f"{column}: number {number}") for number, item in enumerate(value, 1)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhfcli.data.dialogues.columns import helpsteer_turns, without_citations, without_end_token
-from rlhfcli.data.dialogues.turns import USER_ASSISTANT
+from rlhfcli.data.dialogues.turns import USER_ASSISTANT_SPEAKERS
 from rlhfcli.data.shapes.arena import ArenaConversations, ArenaTexts
 from rlhfcli.data.shapes.label_readers import Compared, Labelled
 from rlhfcli.data.shapes.preference_readers import Paired, Ranked
@@ -115,7 +115,8 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("stanfordnlp/SHP", SHP, "Reddit questions, and which of two comments had more votes",
           held_out="validation"),
     Entry("pvduy/sharegpt_alpaca_oa_vicuna_format",
-          Answered(Prompt("prompt", speakers=USER_ASSISTANT, clean=without_end_token), "label", without_end_token),
+          Answered(Prompt("prompt", speakers=USER_ASSISTANT_SPEAKERS, clean=without_end_token), "label",
+                   without_end_token),
           "dialogues of ShareGPT, Alpaca and OpenAssistant", held_out="test"),
     Entry("wangrui6/Zhihu-KOL", Answered(Prompt("INSTRUCTION", speakers=None), "RESPONSE"),
           "questions and answers of Zhihu", "zh"),

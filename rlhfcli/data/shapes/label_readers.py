@@ -9,8 +9,8 @@ from typing import Any
 from rlhfcli.data.dialogues.columns import Row, column_of, number_at, value_at
 from rlhfcli.data.dialogues.dialogue import Origin, Preference
 from rlhfcli.data.dialogues.turns import RowProblem
-from rlhfcli.data.shapes.preference_readers import KIND, label_of, why_none
-from rlhfcli.data.shapes.prompts import Prompt, answer_of, check_prompt
+from rlhfcli.data.shapes.preference_readers import KIND, no_preference_reason, report_label
+from rlhfcli.data.shapes.prompts import Prompt, check_prompt, read_answer
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class Compared:
 
 
 def _pair(reader: Labelled | Compared, row: Row, origin: Origin, better: int, margin: float | None) -> Preference:
-    texts = [answer_of(value_at(row, path), path) for path in reader.answers]
+    texts = [read_answer(value_at(row, path), path) for path in reader.answers]
     prompt = reader.prompt(row)
     check_prompt(prompt)
     if texts[0].strip() == texts[1].strip():
-        raise RowProblem(why_none(texts), fault=False)
-    return Preference.pair(prompt, texts[better], texts[1 - better], origin, margin, label_of(row, reader.kind))
+        raise RowProblem(no_preference_reason(texts), fault=False)
+    return Preference.pair(prompt, texts[better], texts[1 - better], origin, margin, report_label(row, reader.kind))
 
 
 def _names(said: Any, name: Any) -> bool:

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhfcli.data.dialogues.column_use import peek
-from rlhfcli.data.dialogues.columns import Clean, Row, as_is, as_number, column_of, number_at, value_at
+from rlhfcli.data.dialogues.columns import Clean, Row, as_number, column_of, number_at, unchanged, value_at
 from rlhfcli.data.dialogues.dialogue import Origin, Preference
-from rlhfcli.data.dialogues.turns import RowProblem, parsed, whole
+from rlhfcli.data.dialogues.turns import RowProblem, check_characters, parse_cell
 from rlhfcli.data.shapes.prompts import (
     Prompt,
     Turns,
-    answer_of,
-    answers_of,
     check_prompt,
     is_dialogue,
-    joined,
-    whole_dialogue,
+    join_prompt,
+    read_answer,
+    read_answers,
+    read_dialogue,
     with_system,
     without_answer,
 )
@@ -62,18 +62,18 @@ class Paired:
         if self.prompt is None or (is_dialogue(chosen) and is_dialogue(rejected)):
             prompt, better, worse = self._whole(row, chosen, rejected)
         else:
-            better, worse = answers_of(chosen, self.chosen), answers_of(rejected, self.rejected)
+            better, worse = read_answers(chosen, self.chosen), read_answers(rejected, self.rejected)
             prompt = without_answer(self.prompt(row), [*better, *worse])
         return _every_pair(self, row, prompt, (better, worse), origin)
 
     def _whole(self, row: Row, chosen: Any, rejected: Any) -> tuple[Turns, list[str], list[str]]:
-        better, worse = whole_dialogue(chosen, self.chosen), whole_dialogue(rejected, self.rejected)
+        better, worse = read_dialogue(chosen, self.chosen), read_dialogue(rejected, self.rejected)
         # UltraFeedback's lists hold the prompt as well, others only what comes after it.
         given = self.prompt is not None and peek(row, self.prompt.needs[0]) is not None
         before = self.prompt(row) if self.prompt is not None and given else ()
         if before[-len(better) :] == better:  # a conversation that was kept whole beside its last answer
             before = before[:-1]
-        better, worse = joined(before, better, self.chosen), joined(before, worse, self.rejected)
+        better, worse = join_prompt(before, better, self.chosen), join_prompt(before, worse, self.rejected)
         prompt, *texts = _common_prompt(better, worse, f"{self.chosen} and {self.rejected}")
         return with_system(row, prompt), [texts[0]], [texts[1]]
 
@@ -99,15 +99,15 @@ class Replaced:
 
     def __call__(self, row: Row, origin: Origin) -> Preference:
         """Read a row."""
-        better = whole_dialogue(value_at(row, self.chosen), self.chosen)
+        better = read_dialogue(value_at(row, self.chosen), self.chosen)
         rejected = value_at(row, self.rejected)
         prompt, answers = better[:-1], [better[-1].content]
         if is_dialogue(rejected):
-            worse = joined(better[:-1], whole_dialogue(rejected, self.rejected), self.rejected)
+            worse = join_prompt(better[:-1], read_dialogue(rejected, self.rejected), self.rejected)
             prompt, *texts = _common_prompt(better, worse, f"{self.chosen} and {self.rejected}")
             others = texts[1:]
         else:
-            others = answers_of(rejected, self.rejected)
+            others = read_answers(rejected, self.rejected)
         return _every_pair(self, row, with_system(row, prompt), (answers, others), origin)
 
 
@@ -131,7 +131,7 @@ class Ranked:
     ranks: str | None = None
     optional: bool = False
     kind: str = KIND
-    clean: Clean = as_is
+    clean: Clean = unchanged
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class Ranked:
     def __call__(self, row: Row, origin: Origin) -> Preference:
         """Read a row."""
         answers = _each(row, self.answers, "answers")
-        texts = [answer_of(value, what, self.clean) for what, value in answers]
+        texts = [read_answer(value, what, self.clean) for what, value in answers]
         if len(texts) < 2:
             raise RowProblem("there is only one answer: nothing to compare it with")
         prompt = self.prompt(row)
@@ -155,9 +155,9 @@ class Ranked:
             points, measured = [-rank for rank in self._numbers(row, self.ranks, len(texts))], False
         else:
             points, measured = [-float(place) for place in range(len(texts))], False
-        found = Preference.ranking(prompt, texts, points, origin, label_of(row, self.kind))
+        found = Preference.ranking(prompt, texts, points, origin, report_label(row, self.kind))
         if not found.order:
-            raise RowProblem(why_none(texts), fault=False)
+            raise RowProblem(no_preference_reason(texts), fault=False)
         return found if measured else replace(found, margins=())  # a rank says who is better, not by how much
 
     def _has(self, row: Row, paths: str | tuple[str, ...]) -> bool:
@@ -181,7 +181,7 @@ def _every_pair(
     margin = _margin(row)
     order = tuple((i, len(better) + j) for i in range(len(better)) for j in range(len(worse)))
     margins = () if margin is None else (margin,) * len(order)
-    return Preference(prompt, (*better, *worse), order, origin, margins, label_of(row, reader.kind))
+    return Preference(prompt, (*better, *worse), order, origin, margins, report_label(row, reader.kind))
 
 
 def _common_prompt(better: Turns, worse: Turns, what: str) -> tuple[Turns, str, str]:
@@ -214,10 +214,10 @@ def _margin(row: Row) -> float | None:
     return None
 
 
-def label_of(row: Row, column: str) -> str | None:
+def report_label(row: Row, column: str) -> str | None:
     """The label that a row is reported by; ``None`` where it has none."""
     value = row.get(column)
-    return None if value is None else whole(str(value), column)
+    return None if value is None else check_characters(str(value), column)
 
 
 def _paths(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -228,13 +228,13 @@ def _each(row: Row, paths: str | tuple[str, ...], what: str) -> list[tuple[str, 
     """The values of several paths, or of the list at one, each with a name for messages."""
     if isinstance(paths, tuple):
         return [(path, value_at(row, path)) for path in paths]
-    values = parsed(value_at(row, paths), paths)
+    values = parse_cell(value_at(row, paths), paths)
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise RowProblem(f"{paths} is not a list of {what}")
     return [(f"{paths}: number {number}", value) for number, value in enumerate(values, 1)]
 
 
-def why_none(texts: Sequence[str]) -> str:
+def no_preference_reason(texts: Sequence[str]) -> str:
     """Why no answer is preferred to another: they are the same, or their scores are."""
     every = "both" if len(texts) == 2 else "all"
     if len({text.strip() for text in texts}) == 1:

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhfcli.data.dialogues.column_use import peek
-from rlhfcli.data.dialogues.columns import Clean, Row, as_is, column_of, value_at
+from rlhfcli.data.dialogues.columns import Clean, Row, column_of, unchanged, value_at
 from rlhfcli.data.dialogues.dialogue import Turn
-from rlhfcli.data.dialogues.message import turn_of, turns_of
+from rlhfcli.data.dialogues.message import read_turn, read_turns
 from rlhfcli.data.dialogues.turns import (
-    HUMAN_ASSISTANT,
+    HUMAN_ASSISTANT_SPEAKERS,
     RowProblem,
     Speakers,
+    describe_type,
     is_transcript,
-    kind_of,
+    read_text,
     split_transcript,
-    text_of,
 )
 
 Turns = tuple[Turn, ...]
@@ -42,8 +42,8 @@ class Prompt:
     column: str
     below: tuple[str, ...] = ()
     history: str | None = None
-    speakers: Speakers | None = HUMAN_ASSISTANT
-    clean: Clean = as_is
+    speakers: Speakers | None = HUMAN_ASSISTANT_SPEAKERS
+    clean: Clean = unchanged
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -58,8 +58,8 @@ class Prompt:
         """
         value = value_at(row, self.column)
         if isinstance(value, list | Mapping) and self.speakers is not None and not _is_parts(value):
-            return with_system(row, (*self._earlier(row), *turns_of(value, self.column)))
-        text = self.clean(text_of(value, self.column))
+            return with_system(row, (*self._earlier(row), *read_turns(value, self.column)))
+        text = self.clean(read_text(value, self.column))
         turns = (Turn("user", text),) if self.speakers is None else split_transcript(text, self.speakers)
         return with_system(row, (*self._earlier(row), *turns[:-1], self._with_below(row, turns[-1])))
 
@@ -81,13 +81,13 @@ class Prompt:
             return []  # a text is named as a column that nobody reads
         exchanges = row[self.history]
         if all(isinstance(message, Mapping) for message in exchanges):
-            return list(turns_of(exchanges, self.history))
+            return list(read_turns(exchanges, self.history))
         turns: list[Turn] = []
         for number, exchange in enumerate(exchanges, 1):
             if not isinstance(exchange, list | tuple) or len(exchange) != 2:
                 raise RowProblem(f"{self.history}: entry {number} is not a question with its answer")
-            turns.append(Turn("user", text_of(exchange[0], f"{self.history}: question {number}")))
-            turns.append(Turn("assistant", text_of(exchange[1], f"{self.history}: answer {number}")))
+            turns.append(Turn("user", read_text(exchange[0], f"{self.history}: question {number}")))
+            turns.append(Turn("assistant", read_text(exchange[1], f"{self.history}: answer {number}")))
         return turns
 
 
@@ -101,10 +101,10 @@ def with_system(row: Row, turns: Turns) -> Turns:
     column = next((name for name in SYSTEM if peek(row, name) is not None), None)
     if column is None or turns[0].role == "system" or not str(peek(row, column)).strip():
         return turns
-    return (Turn("system", text_of(row[column], column)), *turns)
+    return (Turn("system", read_text(row[column], column)), *turns)
 
 
-def answer_of(value: Any, what: str, clean: Clean = as_is) -> str:
+def read_answer(value: Any, what: str, clean: Clean = unchanged) -> str:
     """Read an answer that is a text, one message, or a list with one of them.
 
     Args:
@@ -121,16 +121,16 @@ def answer_of(value: Any, what: str, clean: Clean = as_is) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, Mapping):
-        turn = turn_of(value, what)
+        turn = read_turn(value, what)
         if turn is None or turn.role != "assistant":
             raise RowProblem(f"{what} is not the assistant's turn")
-        return text_of(clean(turn.content), what)
-    text = text_of(value, what)
+        return read_text(clean(turn.content), what)
+    text = read_text(value, what)
     announced = _ASSISTANT.match(text)
-    return text_of(clean(text[announced.end() :] if announced else text), what)
+    return read_text(clean(text[announced.end() :] if announced else text), what)
 
 
-def answers_of(value: Any, what: str, clean: Clean = as_is) -> list[str]:
+def read_answers(value: Any, what: str, clean: Clean = unchanged) -> list[str]:
     """Read several answers.
 
     Args:
@@ -142,24 +142,24 @@ def answers_of(value: Any, what: str, clean: Clean = as_is) -> list[str]:
         RowProblem: One of them is no answer, or there is none.
     """
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1:
-        return [answer_of(item, f"{what}: answer {number}", clean) for number, item in enumerate(value, 1)]
-    return [answer_of(value, what, clean)]
+        return [read_answer(item, f"{what}: answer {number}", clean) for number, item in enumerate(value, 1)]
+    return [read_answer(value, what, clean)]
 
 
-def whole_dialogue(value: Any, what: str) -> Turns:
+def read_dialogue(value: Any, what: str) -> Turns:
     """Read a dialogue that ends with the answer: a list of messages, or Anthropic's text.
 
     Raises:
         RowProblem: It is none.
     """
     if isinstance(value, str):
-        if not is_transcript(text_of(value, what)):
+        if not is_transcript(read_text(value, what)):
             raise RowProblem(f"{what} has no turns (Human: … Assistant: …), and there is no prompt column")
         turns = split_transcript(value)
     elif isinstance(value, Sequence | Mapping):
-        turns = turns_of(value, what)
+        turns = read_turns(value, what)
     else:
-        raise RowProblem(f"{what} is {kind_of(value)}, neither a text with turns nor a list of messages")
+        raise RowProblem(f"{what} is {describe_type(value)}, neither a text with turns nor a list of messages")
     if turns[-1].role != "assistant":
         raise RowProblem(f"{what} does not end with the assistant's turn")
     return turns
@@ -170,7 +170,7 @@ def is_dialogue(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(item, Mapping) for item in value)
 
 
-def joined(before: Turns, dialogue: Turns, what: str) -> Turns:
+def join_prompt(before: Turns, dialogue: Turns, what: str) -> Turns:
     """Put a prompt in front of a dialogue, which may repeat all of it, its end, or nothing.
 
     Args:
@@ -235,8 +235,8 @@ def cell_text(value: Any, what: str) -> str:
         RowProblem: It is blank, or no tokenizer takes it.
     """
     if isinstance(value, str) or _is_parts(value):
-        return text_of(value, what)
-    return text_of(json.dumps(value, ensure_ascii=False, default=str), what)
+        return read_text(value, what)
+    return read_text(json.dumps(value, ensure_ascii=False, default=str), what)
 
 
 def _is_parts(value: Any) -> bool:

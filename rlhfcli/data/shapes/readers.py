@@ -11,18 +11,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlhfcli.data.dialogues.columns import Clean, Row, as_is, column_of, value_at
+from rlhfcli.data.dialogues.columns import Clean, Row, column_of, unchanged, value_at
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.dialogues.message import turn_of, turns_of
-from rlhfcli.data.dialogues.turns import GUANACO, HUMAN_ASSISTANT, RowProblem, is_transcript, split_transcript, text_of
+from rlhfcli.data.dialogues.message import read_turn, read_turns
+from rlhfcli.data.dialogues.turns import (
+    GUANACO_SPEAKERS,
+    HUMAN_ASSISTANT_SPEAKERS,
+    RowProblem,
+    is_transcript,
+    read_text,
+    split_transcript,
+)
 from rlhfcli.data.shapes.prompts import (
     Prompt,
     Turns,
-    answer_of,
     check_beginning,
     is_dialogue,
-    joined,
-    whole_dialogue,
+    join_prompt,
+    read_answer,
+    read_dialogue,
     with_system,
 )
 
@@ -64,7 +71,7 @@ class Messages:
 
     def __call__(self, row: Row, origin: Origin) -> Dialogue:
         """Read a row."""
-        return _dialogue(with_system(row, turns_of(value_at(row, self.column), self.column)), origin)
+        return _dialogue(with_system(row, read_turns(value_at(row, self.column), self.column)), origin)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Answered:
 
     prompt: Prompt
     answer: str
-    clean: Clean = as_is
+    clean: Clean = unchanged
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -90,11 +97,11 @@ class Answered:
         """Read a row."""
         value, prompt = value_at(row, self.answer), self.prompt(row)
         if is_dialogue(value) and "text" not in value[0]:  # calls of tools and what they gave, before the answer
-            return _dialogue(joined(prompt, whole_dialogue(value, self.answer), self.answer), origin)
+            return _dialogue(join_prompt(prompt, read_dialogue(value, self.answer), self.answer), origin)
         message = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if isinstance(message, Mapping) and (turn := turn_of(message, self.answer)) is not None and turn.reasoning:
+        if isinstance(message, Mapping) and (turn := read_turn(message, self.answer)) is not None and turn.reasoning:
             return _dialogue((*prompt, turn), origin)
-        return _dialogue((*prompt, Turn("assistant", answer_of(value, self.answer, self.clean))), origin)
+        return _dialogue((*prompt, Turn("assistant", read_answer(value, self.answer, self.clean))), origin)
 
 
 def _dialogue(turns: Turns, origin: Origin) -> Dialogue:
@@ -123,8 +130,8 @@ class PlainText:
 
     def __call__(self, row: Row, origin: Origin) -> Dialogue:
         """Read a row."""
-        text = text_of(value_at(row, self.column), self.column)
-        for speakers in (GUANACO, HUMAN_ASSISTANT):
+        text = read_text(value_at(row, self.column), self.column)
+        for speakers in (GUANACO_SPEAKERS, HUMAN_ASSISTANT_SPEAKERS):
             if is_transcript(text, speakers):
                 return _dialogue(with_system(row, split_transcript(text, speakers)), origin)
         return Dialogue((Turn("assistant", text),), origin)
@@ -156,13 +163,13 @@ class Exchanges:
                 break
             what = f"{self.column}: exchange {number}"
             if not turns and exchange.get("system"):
-                turns.append(Turn("system", text_of(exchange["system"], f"{what}: system")))
-            turns.append(Turn("user", text_of(exchange.get(keys[0]), f"{what}: {keys[0]}")))
-            turns.append(Turn("assistant", text_of(exchange.get(keys[1]), f"{what}: {keys[1]}")))
+                turns.append(Turn("system", read_text(exchange["system"], f"{what}: system")))
+            turns.append(Turn("user", read_text(exchange.get(keys[0]), f"{what}: {keys[0]}")))
+            turns.append(Turn("assistant", read_text(exchange.get(keys[1]), f"{what}: {keys[1]}")))
         else:
             if turns:
                 return _dialogue(with_system(row, tuple(turns)), origin)
-        return _dialogue(with_system(row, turns_of(value, self.column)), origin)
+        return _dialogue(with_system(row, read_turns(value, self.column)), origin)
 
 
 _EXCHANGES = (("human", "assistant"), ("input", "output"), ("user", "assistant"))

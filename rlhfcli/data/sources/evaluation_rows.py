@@ -10,8 +10,8 @@ from typing import Any
 from rlhfcli.data.dialogues.column_use import ColumnUse, WatchedRow, peek
 from rlhfcli.data.dialogues.dialogue import Preference, Turn
 from rlhfcli.data.dialogues.side_columns import refuse_media
-from rlhfcli.data.dialogues.turns import RowProblem, text_of
-from rlhfcli.data.reading.rows import readable
+from rlhfcli.data.dialogues.turns import RowProblem, read_text
+from rlhfcli.data.reading.rows import check_readable
 from rlhfcli.data.shapes.formats import Row, convert, detect_shape, named_shapes, shape_of
 from rlhfcli.data.shapes.prompts import ALPACA, BESIDE, Prompt, Turns, check_prompt, with_system
 from rlhfcli.data.sources.sources import Stream, local_streams
@@ -76,9 +76,9 @@ def read_prompts(path: str, seed: int, use: ColumnUse | None = None) -> list[Pro
     for stream in local_streams(path):
         for row, origin in stream.rows:
             try:
-                found.append(_prompt_row(readable(row), use))
+                found.append(_prompt_row(check_readable(row), use))
             except RowProblem as problem:
-                raise DataError(str(problem), where=str(origin), hint="Mend the row, or take it out.") from None
+                raise DataError(str(problem), where=str(origin), hint="Fix the row, or take it out.") from None
     return found
 
 
@@ -105,12 +105,12 @@ def read_pairs(path: str, seed: int, shape: str = "auto", use: ColumnUse | None 
         rows = chain(first, stream.rows)
         for row, origin in rows if kind.join is None else kind.join(rows):
             try:
-                watched = WatchedRow(row) if isinstance(readable(row), Mapping) else row
+                watched = WatchedRow(row) if isinstance(check_readable(row), Mapping) else row
                 example = convert(watched, shape_of(row, (kind, *candidates)), origin)
                 if not isinstance(example, Preference):
                     raise RowProblem("this is a dialogue; ranking needs chosen and rejected answers")
             except RowProblem as problem:
-                raise DataError(str(problem), where=str(origin), hint="Mend the row, or take it out.") from None
+                raise DataError(str(problem), where=str(origin), hint="Fix the row, or take it out.") from None
             if use is not None and isinstance(watched, WatchedRow):
                 use.add(watched, example, joined=kind.join is not None)
             found.append(example)
@@ -144,7 +144,7 @@ def _conversation(row: WatchedRow) -> tuple[Turns, int]:
     questions = peek(row, "turns")
     if isinstance(questions, list) and questions and all(isinstance(text, str) for text in questions):  # MT-bench
         asked = row["turns"]
-        return with_system(row, (Turn("user", text_of(asked[0], "turns: number 1")),)), len(asked) - 1
+        return with_system(row, (Turn("user", read_text(asked[0], "turns: number 1")),)), len(asked) - 1
     for prompt in _PROMPTS:
         if peek(row, prompt.column) is not None:
             return prompt(row), 0

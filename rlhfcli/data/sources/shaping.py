@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from rlhfcli.data.dialogues.column_use import ColumnUse
-from rlhfcli.data.dialogues.columns import NoSuchStep, column_of, value_at
+from rlhfcli.data.dialogues.columns import MissingStep, column_of, value_at
 from rlhfcli.data.dialogues.dialogue import Origin
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.reading.rows import Unreadable
@@ -41,7 +41,7 @@ class Shaping:
         self._use = use
         self._candidates = named_shapes(source.format, source.path)
         self._missing = set(source.columns.values())
-        self._astray: dict[str, NoSuchStep] = {}  # paths, and where the last one that led nowhere ended
+        self._astray: dict[str, MissingStep] = {}  # paths, and where the last one that led nowhere ended
         self._columns: dict[str, None] = {}  # of the first rows, in their order
         self._check_targets()
 
@@ -118,7 +118,7 @@ class Shaping:
                 found[known] = value_at(row, name)
                 self._missing.discard(name)
             except RowProblem as problem:  # this row lacks it
-                if isinstance(problem, NoSuchStep):
+                if isinstance(problem, MissingStep):
                     self._astray[name] = problem
         taken = {name if name in row else column_of(name) for name in columns.values()}
         # What has a name that another column takes is not read, and named as such.
@@ -164,7 +164,7 @@ class Shaping:
         return join(watched())
 
 
-def _where_it_ends(step: NoSuchStep, path: str) -> str:
+def _where_it_ends(step: MissingStep, path: str) -> str:
     """Which step of a path leads nowhere, and what stands in its place."""
     if not step.there:
         return str(step)

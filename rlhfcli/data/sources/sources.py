@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.data.dialogues.dialogue import Origin
-from rlhfcli.data.reading.file_names import KNOWN, belongs, is_data_file, label_of, without_packing
+from rlhfcli.data.reading.file_names import KNOWN, is_data_file, is_in_split, label_of, without_packing
 from rlhfcli.data.reading.files import read_rows
 from rlhfcli.data.reading.folders import MEASURE, Choice, files_of, of_split
-from rlhfcli.data.reading.json_rows import Wanted
-from rlhfcli.data.reading.rows import Meter, shown
+from rlhfcli.data.reading.json_rows import WantedSplit
+from rlhfcli.data.reading.rows import Meter, printable_path
 from rlhfcli.data.shapes.catalogue import find_entry
 from rlhfcli.data.sources import hub
 from rlhfcli.errors import DataError
@@ -96,7 +96,7 @@ def local_streams(path: str, choice: Choice | None = None) -> list[Stream]:
         DataError: It does not exist, is no data file, or has no such part.
     """
     choice = choice or Choice(usual=MEASURE)
-    found, note, wanted = Path(path).expanduser(), "", Wanted((choice.split,) if choice.split else choice.usual)
+    found, note, wanted = Path(path).expanduser(), "", WantedSplit((choice.split,) if choice.split else choice.usual)
     if found.is_dir():
         files, note = files_of(found, choice)
     elif found.is_file():
@@ -159,10 +159,10 @@ def _numbered(name: str, rows: Iterable[Any], meter: Meter) -> Iterator[tuple[An
         yield row, Origin(name, f"row {number}")
 
 
-def _file_stream(file: Path, wanted: Wanted, *, alone: bool) -> Stream:
+def _file_stream(file: Path, wanted: WantedSplit, *, alone: bool) -> Stream:
     identity = file_identity(file)  # first: it says why a file cannot be read
     meter = Meter.of_file(file)
-    return Stream(shown(file), read_rows(file, meter, wanted, alone=alone), identity, meter)
+    return Stream(printable_path(file), read_rows(file, meter, wanted, alone=alone), identity, meter)
 
 
 def _not_all_empty(path: str, streams: list[Stream]) -> list[Stream]:
@@ -228,18 +228,18 @@ def _is_of(file: Path, choice: Choice) -> bool:
         DataError: It is no data file, or cannot hold what is wanted.
     """
     if file.suffix.lower() == ".txt":
-        raise DataError("a text file has no rows", where=shown(file), hint=_AS_ROWS)
+        raise DataError("a text file has no rows", where=printable_path(file), hint=_AS_ROWS)
     if not is_data_file(file):
-        raise DataError("not a kind of data file", where=shown(file), hint=KNOWN)
+        raise DataError("not a kind of data file", where=printable_path(file), hint=KNOWN)
     if choice.subset is not None:
         hint = "Leave subset out, or name the folder."
-        raise DataError(f"a file has no configuration {choice.subset!r}", where=shown(file), hint=hint)
+        raise DataError(f"a file has no configuration {choice.subset!r}", where=printable_path(file), hint=hint)
     label = label_of(Path(file.name))
-    if choice.split is None or belongs(label, choice.split) or (choice.split == "train" and label.name is None):
+    if choice.split is None or is_in_split(label, choice.split) or (choice.split == "train" and label.name is None):
         return True
     if without_packing(file).suffix.lower() != ".json":
         hint = "Leave split out, or name the folder."
-        raise DataError(f"this file is not of the split {choice.split!r}", where=shown(file), hint=hint)
+        raise DataError(f"this file is not of the split {choice.split!r}", where=printable_path(file), hint=hint)
     return False
 
 

@@ -26,7 +26,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
         folder: The store.
         content: What it was made of, and its counts.
     """
-    files = {file.name: {"size": file.stat().st_size, "blake2b": sum_of(file)} for file in sorted(folder.iterdir())}
+    files = {file.name: {"size": file.stat().st_size, "blake2b": checksum(file)} for file in sorted(folder.iterdir())}
     sealed = {**content, "files": files}
     text = json.dumps({**sealed, "sum": _seal(sealed)}, indent=1, ensure_ascii=False)
     # Half a character, such as a file name that is not UTF-8 brings along, becomes the escape that JSON has for it.
@@ -91,13 +91,13 @@ def damage(folder: Path) -> str | None:
         seen.append((found.st_size, found.st_mtime_ns))
     if _whole.get(folder) != seen:
         for name, entry in files.items():
-            if sum_of(folder / name) != entry["blake2b"]:
+            if checksum(folder / name) != entry["blake2b"]:
                 return f"{name} is not as it was written"
         _whole[folder] = seen
     return None
 
 
-def sum_of(file: Path) -> str:
+def checksum(file: Path) -> str:
     """A hash of a file's content; empty where it cannot be read."""
     try:
         return file_hash(file)

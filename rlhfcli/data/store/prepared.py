@@ -30,7 +30,7 @@ _SCHEMAS: dict[Phase, Any] = {
          ("margins", pa.list_(pa.float32())), ("kind", pa.string()), ("origin", pa.string())]
     ),
 }  # fmt: skip
-Example = TypeVar("Example")
+Encoded = TypeVar("Encoded")
 
 
 def file_name(phase: Phase, part: Part) -> str:
@@ -103,7 +103,7 @@ class Writer(RowWriter):
             self.add((example.prompt, example.answers, order, example.margins, example.kind, origin))
 
 
-class _Stored(Sequence[Example], Generic[Example]):
+class _Stored(Sequence[Encoded], Generic[Encoded]):
     """Examples in an Arrow file; each is made when it is asked for.
 
     Args:
@@ -123,12 +123,12 @@ class _Stored(Sequence[Example], Generic[Example]):
         return self._ends[-1] if self._ends else 0
 
     @overload
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Encoded: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
 
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         batch, row = self._find(index)
@@ -159,7 +159,7 @@ class _Stored(Sequence[Example], Generic[Example]):
         return self._batches[number], index - (self._ends[number - 1] if number else 0)
 
     @abstractmethod
-    def _example(self, batch: Any, row: int) -> Example:
+    def _example(self, batch: Any, row: int) -> Encoded:
         """Make one example."""
 
 
@@ -202,7 +202,7 @@ class StoredPairs(_Stored[EncodedPreference]):
         )
 
 
-class Prepared:
+class DataStore:
     """The prepared data of a recipe.
 
     Args:
@@ -276,7 +276,7 @@ class Prepared:
             raise DataError(
                 "\n".join([f"{rows} cannot be used:", *shown, *more]),
                 where=str(self.folder / REJECTED),
-                hint="Mend these rows, or take them out; without --strict the others are used.",
+                hint="Fix these rows, or take them out; without --strict the others are used.",
             )
 
     def summary(self) -> list[dict[str, Any]]:

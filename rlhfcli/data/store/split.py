@@ -14,7 +14,7 @@ from rlhfcli.data.dialogues.dialogue import Dialogue, Preference, Turn
 from rlhfcli.recipe.schema import PhaseSplitSection
 
 Part = Literal["train", "validation"]
-Share = Literal["sft", "reward", "rlhf"]
+AssignedPhase = Literal["sft", "reward", "rlhf"]
 PARTS: tuple[Part, ...] = ("train", "validation")
 
 
@@ -28,8 +28,8 @@ def prompt_key(example: Dialogue | Preference) -> str:
         The same text for rows that ask the same.
     """
     if isinstance(example, Preference):
-        return normalised(example.prompt)
-    return normalised(example.turns[: example.last_answer])
+        return normalise(example.prompt)
+    return normalise(example.turns[: example.last_answer])
 
 
 def conversation_key(example: Dialogue | Preference) -> str:
@@ -46,7 +46,7 @@ def conversation_key(example: Dialogue | Preference) -> str:
     """
     turns = example.prompt if isinstance(example, Preference) else example.turns[: example.last_answer]
     first = next((turn for turn in turns if turn.role == "user"), None)
-    return normalised((first,)) if first is not None else prompt_key(example) or row_key(example)
+    return normalise((first,)) if first is not None else prompt_key(example) or row_key(example)
 
 
 def row_key(example: Dialogue | Preference) -> str:
@@ -56,7 +56,7 @@ def row_key(example: Dialogue | Preference) -> str:
         example: A dialogue or a preference.
     """
     dialogue = example.preferred() if isinstance(example, Preference) else example
-    return normalised(dialogue.turns[: dialogue.last_answer + 1])
+    return normalise(dialogue.turns[: dialogue.last_answer + 1])
 
 
 def position(key: str, purpose: str) -> float:
@@ -89,7 +89,7 @@ def part_of(key: str, validation: float) -> Part:
     return "validation" if place_of(key) < validation else "train"
 
 
-def share_of(key: str, phases: PhaseSplitSection) -> Share:
+def assigned_phase(key: str, phases: PhaseSplitSection) -> AssignedPhase:
     """Which phase a conversation belongs to.
 
     Args:
@@ -102,6 +102,6 @@ def share_of(key: str, phases: PhaseSplitSection) -> Share:
     return "reward" if at < phases.sft + phases.reward else "rlhf"
 
 
-def normalised(turns: Sequence[Turn]) -> str:
+def normalise(turns: Sequence[Turn]) -> str:
     """Turns as one text in which upper case and white space do not count."""
     return "\x1e".join(f"{turn.role}\x1f{' '.join(turn.content.split()).casefold()}" for turn in turns)

@@ -15,7 +15,7 @@ import jinja2
 
 from rlhfcli.data.dialogues.dialogue import Role, Turn
 from rlhfcli.data.dialogues.turns import RowProblem
-from rlhfcli.data.templates.template import dated, render, writes_date
+from rlhfcli.data.templates.template import render, with_fixed_date, writes_date
 from rlhfcli.data.templates.tokens import PieceTokenizer
 from rlhfcli.data.templates.words import EXCHANGE, TemplateWords
 from rlhfcli.errors import DataError
@@ -63,7 +63,7 @@ def ending_at_score(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBa
     if not isinstance(template, str):
         return tokenizer
     rest = text_behind_end(tokenizer)
-    changed = dated(template) if writes_date(tokenizer) else template
+    changed = with_fixed_date(template) if writes_date(tokenizer) else template
     if rest:  # a template's own last line break is no part of its text
         changed = _CUT.format(template=changed.removesuffix("\n"), rest=json.dumps(rest, ensure_ascii=True))
     if changed == template:

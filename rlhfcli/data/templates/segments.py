@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from rlhfcli.data.dialogues.dialogue import Turn, is_plain
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.templates.plain_text import plain_pieces
-from rlhfcli.data.templates.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, THOUGHT_BEGINS, trimmed
+from rlhfcli.data.templates.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, THOUGHT_BEGINS, trim
 from rlhfcli.data.templates.tokens import PieceTokenizer
 from rlhfcli.data.templates.words import EXCHANGE, TemplateWords, Words
 from rlhfcli.errors import DataError
@@ -129,7 +129,7 @@ class Segmenter:
             pieces = self._join([*shielded, Turn("assistant", "-")], words)[:-1]
             if self._ours or whole == "".join(pieces):
                 return pieces
-        return _cut(whole, _answers(turns), self._writer(turns, shielded, tools))[0]
+        return _split_text(whole, _answers(turns), self._writer(turns, shielded, tools))[0]
 
     def prompt_ids(self, turns: Sequence[Turn], tools: str = "") -> list[list[int]]:
         """The pieces of ``split_prompt`` as tokens."""
@@ -199,7 +199,7 @@ class Segmenter:
         pieces: list[str] = []
         given = ""
         for turn, around in zip(turns, words, strict=True):
-            content = trimmed(turn.content) if self._ours else around.said(turn.content)
+            content = trim(turn.content) if self._ours else around.said(turn.content)
             if turn.role == "assistant":
                 pieces += [given + around.before, around.lead + content + around.close]
                 given = ""
@@ -219,7 +219,7 @@ class Segmenter:
             found = written(last) if last in wanted else None
             if found is None:
                 continue
-            pieces, inside = _cut("".join(found), numbers[: numbers.index(last) + 1], written)
+            pieces, inside = _split_text("".join(found), numbers[: numbers.index(last) + 1], written)
             here = wanted & set(inside)
             wanted -= here
             own = tuple(replace(turn, train=turn.train and k in here) for k, turn in enumerate(turns[: last + 1]))
@@ -270,7 +270,7 @@ class Segmenter:
         return prompt, said + close
 
 
-def _cut(whole: str, answers: Sequence[int], written: Written) -> tuple[list[str], list[int]]:
+def _split_text(whole: str, answers: Sequence[int], written: Written) -> tuple[list[str], list[int]]:
     """A text in pieces, given and said in turn for the answers that it begins with, and the rest; and their numbers.
 
     The last answers are tried first: where a text does not begin with one, it has rewritten what is before it, too.

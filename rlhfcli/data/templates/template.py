@@ -46,7 +46,7 @@ of its first line: code begins with one."""
 HUMAN_ASSISTANT_WITH_BOS = "{{- bos_token -}}\n" + HUMAN_ASSISTANT
 """The same for tokenizers that put BOS in front of every text."""
 
-THE_DAY = datetime(2024, 7, 26)
+FIXED_DATE = datetime(2024, 7, 26)
 """What templates take for today: the same rows make the same tokens on every day, and chat is what training was."""
 
 THOUGHT_BEGINS = re.compile(r"<(\w+)>\s*$")
@@ -100,9 +100,9 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation
     Raises:
         jinja2.TemplateError: The template refuses these turns.
     """
-    messages = [message_of(turn) for turn in turns]
+    messages = [as_message(turn) for turn in turns]
     given = json.loads(tools) if tools else None
-    template = dated(tokenizer.chat_template) if writes_date(tokenizer) else None
+    template = with_fixed_date(tokenizer.chat_template) if writes_date(tokenizer) else None
     try:
         text = tokenizer.apply_chat_template(
             messages, given, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt
@@ -139,7 +139,7 @@ def ignored_by(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return found
 
 
-def check_speaks(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+def check_writes_user(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     """Look whether a chat template can write what a user says, before anybody says it.
 
     Args:
@@ -164,19 +164,19 @@ def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 @cache
-def dated(template: str) -> str:
-    """A chat template with ``THE_DAY`` where it writes the day of today."""
-    return _TODAY.sub(lambda found: json.dumps(THE_DAY.strftime(found[2]), ensure_ascii=False), template)
+def with_fixed_date(template: str) -> str:
+    """A chat template with ``FIXED_DATE`` where it writes the day of today."""
+    return _TODAY.sub(lambda found: json.dumps(FIXED_DATE.strftime(found[2]), ensure_ascii=False), template)
 
 
-def trimmed(content: str) -> str:
+def trim(content: str) -> str:
     """A text as ``human_assistant`` writes it."""
     text = content.rstrip().lstrip("\n")
     indented = text.startswith(("    ", "\t")) or (text.startswith("  ") and "\n" in text)
     return text if indented else text.strip()
 
 
-def message_of(turn: Turn) -> dict[str, Any]:
+def as_message(turn: Turn) -> dict[str, Any]:
     """A turn as templates know it; ``reasoning_content`` is the key of Qwen, DeepSeek, SmolLM and vLLM."""
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.calls:

@@ -29,7 +29,7 @@ from rlhfcli.core.training.journal import truncate
 from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.data.store.manifest import damage
-from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.store.prepared import DataStore
 from rlhfcli.errors import RlhfError
 from rlhfcli.files import checksums, run_layout
 from rlhfcli.progress import Silent
@@ -77,7 +77,7 @@ def _card(phase: str) -> Callable[[Path], str]:
 def _data(folder: Path) -> list[Any]:
     if fault := damage(folder / "data"):
         return [fault]  # which is reported, and the store is made anew
-    prepared = Prepared(folder / "data")
+    prepared = DataStore(folder / "data")
     return [list(prepared.dialogues(part)) + list(prepared.pairs(part)) for part in ("train", "validation")]
 
 

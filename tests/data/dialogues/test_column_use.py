@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rlhfcli.cli.views.data_view import tables
-from rlhfcli.data.dialogues.column_use import ColumnUse, WatchedRow, described
+from rlhfcli.data.dialogues.column_use import ColumnUse, WatchedRow, column_notes
 from rlhfcli.data.dialogues.dialogue import Origin, Turn
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.preparation.prepare import prepare
@@ -181,7 +181,7 @@ def test_columns_that_nobody_reads_are_counted(row, columns):
 
 def test_columns_are_named_with_their_share_of_the_rows():
     shares, carried = {"": 1.0, "context": 0.8, "id": 1.0, "x": 0.001, "y": 0.999}, {"tools": 1, "reasoning": 1200}
-    assert described(shares, carried, ["reasoning"]) == [
+    assert column_notes(shares, carried, ["reasoning"]) == [
         "columns not read: one without a name, context (80 %), id, x (under 1 %), y (99 %)",
         "tools are given to the chat template: 1 row",
         "reasoning is left out, because the chat template has no words for it: 1,200 rows",

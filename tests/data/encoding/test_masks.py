@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.encoding.encode import Encoder, encode_prompt, end_token
-from rlhfcli.data.templates.template import HUMAN_ASSISTANT, render, set_template, trimmed
+from rlhfcli.data.templates.template import HUMAN_ASSISTANT, render, set_template, trim
 from rlhfcli.errors import DataError
 from tests.data.conftest import TEXTS
 
@@ -171,7 +171,7 @@ BLANKS = {  # content: what is written
 
 @pytest.mark.parametrize(("content", "written"), BLANKS.items())
 def test_an_indentation_stays_in_human_assistant(tokenizer, content, written):
-    assert trimmed(content) == written
+    assert trim(content) == written
     turns = (Turn("user", content), Turn("assistant", content))
     example = Encoder(tokenizer, 512).dialogues([Dialogue(turns, HERE)])[0].example
     text = tokenizer.decode(example.ids)
@@ -183,7 +183,7 @@ def test_an_indentation_stays_in_human_assistant(tokenizer, content, written):
 def test_our_template_trims_as_we_do(content):
     assert (
         jinja2.Template(HUMAN_ASSISTANT).render(messages=[{"role": "user", "content": content}], eos_token="</s>")
-        == f"Human: {trimmed(content)}"
+        == f"Human: {trim(content)}"
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.encoding.encode import Encoder
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
-from rlhfcli.data.encoding.preview import Piece, Previewer, PreviewPreference, spread
+from rlhfcli.data.encoding.preview import Piece, Previewer, PreviewPreference, choose_evenly
 from rlhfcli.data.templates.template import set_template
 from tests.data.encoding.test_masks import sentencepiece
 
@@ -133,7 +133,7 @@ def test_a_ranking_keeps_all_answers_and_comparisons(tokenizer) -> None:
     ("total", "count", "chosen"), [(10, 3, [0, 3, 6]), (2, 5, [0, 1]), (0, 3, []), (4, 4, [0, 1, 2, 3])]
 )
 def test_examples_from_all_over_a_part(total: int, count: int, chosen: list[int]) -> None:
-    assert spread(range(100, 100 + total), count) == [(k, 100 + k) for k in chosen]
+    assert choose_evenly(range(100, 100 + total), count) == [(k, 100 + k) for k in chosen]
 
 
 def test_the_human_assistant_template_needs_no_bos(make_tokenizer) -> None:

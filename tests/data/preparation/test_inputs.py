@@ -9,7 +9,7 @@ import pytest
 from rlhfcli.data.preparation import inputs
 from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.data.store.manifest import MANIFEST, read_manifest
-from rlhfcli.data.store.prepared import Prepared
+from rlhfcli.data.store.prepared import DataStore
 from tests.data.conftest import Notes, pair
 
 PAIRS = [pair(number, kind="k", margin=1.0) for number in range(60)]
@@ -95,4 +95,4 @@ def test_a_manifest_without_sums_is_read_where_that_is_meant(tokenizer, make_rec
     prepare(make_recipe(write_lines(PAIRS)), tokenizer, tmp_path / "data", Notes())
     sealed = read_manifest(tmp_path / "data")
     unsealed(tmp_path / "data")
-    assert Prepared(tmp_path / "data").manifest["fingerprint"] == sealed["fingerprint"]
+    assert DataStore(tmp_path / "data").manifest["fingerprint"] == sealed["fingerprint"]

@@ -21,9 +21,9 @@ def folder(tokenizer, make_recipe, write_lines, tmp_path):
 
 
 def trained(folder):
-    from rlhfcli.data.store.prepared import Prepared
+    from rlhfcli.data.store.prepared import DataStore
 
-    train = Prepared(folder).pairs("train")
+    train = DataStore(folder).pairs("train")
     return {int(train.origin(k).rpartition(" ")[2]) - 1 for k in range(len(train))}
 
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Turn
-from rlhfcli.data.dialogues.turns import USER_ASSISTANT, split_transcript
+from rlhfcli.data.dialogues.turns import USER_ASSISTANT_SPEAKERS, split_transcript
 from rlhfcli.data.shapes.formats import named_shapes
 from rlhfcli.errors import DataError
 from tests.data.shapes.small_rows import (
@@ -240,7 +240,7 @@ def test_borders_of_turns(text, turns):
 
 def test_other_speakers_only_where_they_are_asked_for():
     text = "USER: Hi ASSISTANT: Hello. USER: 你好 ASSISTANT:"
-    assert split_transcript(text, USER_ASSISTANT) == (U("Hi"), A("Hello."), U("你好"))
+    assert split_transcript(text, USER_ASSISTANT_SPEAKERS) == (U("Hi"), A("Hello."), U("你好"))
 
 
 def test_formats_are_named_by_shape_or_family():

@@ -6,7 +6,7 @@ import pytest
 
 from rlhfcli.data.dialogues.dialogue import Origin, Preference
 from rlhfcli.data.dialogues.turns import RowProblem
-from rlhfcli.data.reading.rows import Unreadable, readable
+from rlhfcli.data.reading.rows import Unreadable, check_readable
 from rlhfcli.data.shapes.formats import convert, detect_shape
 from tests.data.catalogue_rows import BAD, GOOD, SCORED, TREE, message, plain, shape_of
 
@@ -19,7 +19,7 @@ def joined(name, rows):
     found = []
     for row, origin in shape.join(iter(located)):
         try:
-            found.append((origin.row, convert(readable(row), shape, origin)))
+            found.append((origin.row, convert(check_readable(row), shape, origin)))
         except RowProblem as problem:
             found.append((origin.row, str(problem)))
     return found

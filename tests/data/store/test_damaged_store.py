@@ -10,7 +10,7 @@ import pytest
 from rlhfcli.data.preparation.prepare import prepare, ready
 from rlhfcli.data.store import manifest
 from rlhfcli.data.store.manifest import damage
-from rlhfcli.data.store.prepared import REJECTED, Prepared
+from rlhfcli.data.store.prepared import REJECTED, DataStore
 from rlhfcli.errors import DataError, OutputError
 from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
 from tests.data.conftest import pair
@@ -108,8 +108,8 @@ def test_anew_makes_a_store_that_is_whole_again(made):
 def test_files_are_summed_once_in_a_process_unless_they_change(made, monkeypatch):
     _, folder, _, _ = made
     summed = []
-    real = manifest.sum_of
-    monkeypatch.setattr(manifest, "sum_of", lambda file: summed.append(file) or real(file))
+    real = manifest.checksum
+    monkeypatch.setattr(manifest, "checksum", lambda file: summed.append(file) or real(file))
     assert damage(folder) is None and damage(folder) is None
     assert len(summed) == 6
     flip(folder / "sft_train.arrow")
@@ -158,7 +158,7 @@ def test_whatever_byte_changes_is_noticed(made):
 
 def test_what_is_opened_although_it_is_damaged_is_an_error_that_names_the_file(made):
     _, folder, _, _ = made
-    prepared = Prepared(folder)
+    prepared = DataStore(folder)
     (folder / "sft_train.arrow").write_bytes(b"ARROW1\0\0")
     (folder / "reward_train.arrow").unlink()
     for phase, what in ((prepared.dialogues, "cannot be read"), (prepared.pairs, "is missing")):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.preparation.prepare import prepare
-from rlhfcli.data.store.split import conversation_key, part_of, position, share_of
+from rlhfcli.data.store.split import assigned_phase, conversation_key, part_of, position
 from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import PhaseSplitSection
@@ -44,7 +44,7 @@ def test_white_space_and_upper_case_do_not_matter(prompt):
 def test_rows_keep_their_place_when_others_come_or_move(prompts, order):
     def places(rows):
         keys = {row: conversation_key(preference(row)) for row in rows}
-        return {row: (part_of(key, 0.3), share_of(key, SHARES)) for row, key in keys.items()}
+        return {row: (part_of(key, 0.3), assigned_phase(key, SHARES)) for row, key in keys.items()}
 
     before = places(prompts[: len(prompts) // 2])
     order.shuffle(prompts)
@@ -60,7 +60,7 @@ def test_a_larger_validation_share_only_adds(key, share):
 
 def test_proportions_are_as_near_as_chance_allows():
     keys = [conversation_key(preference(f"question {number}")) for number in range(20_000)]
-    shares = [share_of(key, SHARES) for key in keys]
+    shares = [assigned_phase(key, SHARES) for key in keys]
     for share, expected in (("sft", 0.2), ("reward", 0.4), ("rlhf", 0.4)):
         assert abs(shares.count(share) / len(keys) - expected) < 4 * (expected * (1 - expected) / len(keys)) ** 0.5
     validation = [part_of(key, 0.1) == "validation" for key in keys]
@@ -71,7 +71,7 @@ def test_proportions_are_as_near_as_chance_allows():
 
 
 def test_a_phase_without_a_share_gets_nothing():
-    assert {share_of(str(n), PhaseSplitSection(sft=1.0, reward=0.0)) for n in range(500)} == {"sft"}
+    assert {assigned_phase(str(n), PhaseSplitSection(sft=1.0, reward=0.0)) for n in range(500)} == {"sft"}
     assert 0 <= min(position(str(n), "phase") for n in range(500)) < 1
 
 
