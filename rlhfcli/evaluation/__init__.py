@@ -1,1 +1,6 @@
-"""Measuring both models with numbers that can be trusted; returns plain data, knows nothing of terminals."""
+"""Evaluation of trained models: perplexity, exact match, ranking accuracy, baselines, and tables of the results.
+
+Returns plain data. May import ``core`` and below.
+"""
+
+__all__ = ["tables", "trained_models"]

@@ -1,13 +1,13 @@
-"""How good the language model is, before and after fine-tuning.
+"""Evaluation of the language model, before and after fine-tuning.
 
-Perplexity is ``exp(sum of nll / number of target tokens)`` over all validation dialogues: weighted by token,
-so it does not depend on how they are batched. Answers are greedy. Exact match counts an answer that is,
-without the white space around it, one of the accepted ones; its macro mean gives every skill the same weight.
-A base model often knows the answer and misses only the end, so two figures stand beside it: whether the first
-line alone is an accepted answer's, and whether the answer ends with an end token.
+Perplexity is ``exp(sum of nll / number of target tokens)`` over all validation dialogues: weighted by token, so it
+does not depend on how they are batched. Answers are greedy. Exact match counts an answer that is, without surrounding
+white space, one of the accepted ones; its macro mean gives every skill the same weight. A base model often knows the
+answer and misses only the end. Therefore two more figures are reported: whether the first line is that of an accepted
+answer, and whether the answer ends with an end token.
 
-The base model reads the same text, template words included, and its answers are cut where it begins to write
-the user's next turn: it is judged by what it says, not by whether it knows when to stop.
+The base model reads the same text, template words included, and its answers are cut where it begins to write the
+user's next turn: it is judged by its answer, not by whether it knows when to stop.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ from rlhfcli.errors import DataError
 from rlhfcli.progress import Silent, Sink
 from rlhfcli.recipe.schema import Recipe
 
-_SLACK = 8  # tokens an answer may be longer than the longest accepted one before it is cut: it is wrong by then
+_SLACK = 8  # tokens beyond the longest accepted answer after which an answer is cut: it is wrong by then
 
 
 @dataclass(frozen=True)
 class LanguageData:
-    """What the language models are measured with.
+    """The data for evaluating language models.
 
     Args:
-        tokenizer: The tuned model's, with its template; the base model reads the same tokens.
+        tokenizer: Tokenizer of the tuned model with its template; the base model reads the same tokens.
         dialogues: The validation part, for perplexity.
-        prompts: Prompts to answer, some with accepted answers; without any, the samples come from
-            ``dialogues``.
+        prompts: Prompts to answer, some with accepted answers; if empty, the samples come from ``dialogues``.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -52,7 +51,7 @@ class LanguageData:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a model said, and whether it ended by itself."""
+    """An answer of a model, and whether the model ended it."""
 
     text: str
     stopped: bool
@@ -60,7 +59,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Question:
-    """A prompt as tokens, and what is known about its answer."""
+    """A prompt as tokens, with its accepted answers, skill and reference."""
 
     ids: list[int]
     shown: str
@@ -77,14 +76,14 @@ def evaluate_language(
     data: LanguageData,
     sink: Sink | None = None,
 ) -> dict[str, Any]:
-    """Measure the base and the tuned model.
+    """Evaluate the base model and the tuned model.
 
     Args:
-        recipe: Its ``eval``, ``chat`` and ``sft`` sections are read.
+        recipe: The recipe, of which ``eval``, ``chat``, ``sft`` and ``data.max_length`` are read.
         base: The model that fine-tuning started from.
-        tuned: The fine-tuned one.
+        tuned: The fine-tuned model.
         data: Dialogues and prompts.
-        sink: Is told what is being done.
+        sink: Receives the progress.
 
     Returns:
         ``perplexity``, ``token_accuracy``, the same with ``base_`` before it, ``tokens``; ``exact_match`` and
@@ -113,7 +112,7 @@ def evaluate_language(
 
 
 def _matches(answers: Sequence[_Answer], questions: Sequence[_Question], prefix: str) -> dict[str, Any]:
-    """How many answers are right as a whole, in their first line, and how many end by themselves."""
+    """Compute exact match, first line match, and the share of answers that the model ended."""
     accepted, skills = [question.accepted for question in questions], [question.skill for question in questions]
     first_lines = [_first_line(answer.text) for answer in answers]
     accepted_lines = [tuple(map(_first_line, texts)) for texts in accepted]
@@ -125,7 +124,7 @@ def _matches(answers: Sequence[_Answer], questions: Sequence[_Question], prefix:
 
 
 def _by_set(answers: Sequence[_Answer], questions: Sequence[_Question], prefix: str) -> dict[str, Any]:
-    """Exact match of each named set; nothing where the prompts are of one set."""
+    """Compute the exact match of each named set; empty if there is one set."""
     sets: dict[str, Any] = {}
     for name in dict.fromkeys(question.group for question in questions if question.group):
         own = [k for k, question in enumerate(questions) if question.group == name]
@@ -141,15 +140,15 @@ def _first_line(text: str) -> str:
 def exact_match(
     answers: Sequence[str], accepted: Sequence[Sequence[str]], skills: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Share of the answers that are one of the accepted ones, by skill and as the mean of the skills.
+    """Compute the share of answers that are accepted, by skill and as the mean of the skills.
 
     Args:
-        answers: One per prompt.
-        accepted: What counts as right; a prompt without any is left out.
-        skills: What each prompt tests.
+        answers: One answer per prompt.
+        accepted: Accepted answers per prompt; a prompt without any is left out.
+        skills: The skill that each prompt tests.
 
     Returns:
-        ``macro``, ``by_skill`` and the number of ``prompts``; None when no prompt has accepted answers.
+        ``macro``, ``by_skill`` and the number of ``prompts``; ``None`` if no prompt has accepted answers.
     """
     right: dict[str, list[bool]] = defaultdict(list)
     for answer, good, skill in zip(answers, accepted, skills, strict=True):
@@ -166,11 +165,11 @@ def exact_match(
 
 
 def spread(labels: Sequence[str], count: int) -> list[int]:
-    """Choose up to ``count`` indices so that every label has its turn: the first of each, then the second ...
+    """Choose indices evenly over labels: the first of each label, then the second of each, and so on.
 
     Args:
-        labels: One per item.
-        count: How many to choose.
+        labels: One label per item.
+        count: Largest number of indices.
 
     Returns:
         Indices, ascending.
@@ -186,7 +185,7 @@ def spread(labels: Sequence[str], count: int) -> list[int]:
 def _samples(
     questions: Sequence[_Question], base: Sequence[_Answer], tuned: Sequence[_Answer], count: int
 ) -> list[dict[str, str | None]]:
-    """Some questions with the answers of both models."""
+    """Select some questions with the answers of both models."""
     return [
         {
             "skill": questions[i].skill or None,
@@ -202,30 +201,30 @@ def _samples(
 def _likelihood(
     recipe: Recipe, model: PreTrainedModel, dialogues: Sequence[EncodedDialogue], prefix: str
 ) -> dict[str, Any]:
-    """Perplexity and token accuracy, with ``prefix`` before their names."""
+    """Compute perplexity and token accuracy, with a prefix before their names."""
     if not any(dialogue.spans for dialogue in dialogues):
         raise DataError("the validation part has no answer to predict", hint="Raise data.validation.")
     sums = measure_dialogues(model, dialogues, recipe.sft.loss_on, recipe.sft.micro_batch_tokens)
     return {
-        f"{prefix}perplexity": math.exp(min(sums.nll / sums.tokens, 700.0)),  # e^710 is no float any more
+        f"{prefix}perplexity": math.exp(min(sums.nll / sums.tokens, 700.0)),  # e^710 overflows
         f"{prefix}token_accuracy": sums.correct / sums.tokens,
         "tokens": sums.tokens,
     }
 
 
 def _limit(recipe: Recipe, data: LanguageData) -> int:
-    """Longest answer: the recipe's, or little more than any accepted answer has: saves most of the time."""
+    """Return the longest answer in tokens: a little more than the longest accepted one, to save time."""
     accepted = [text for prompt in data.prompts for text in prompt.accepted]
     if not accepted or not all(prompt.accepted for prompt in data.prompts):
         return recipe.chat.max_new_tokens
-    if not Lead(data.tokenizer).empty:  # what is thought first has no length that is known
+    if not Lead(data.tokenizer).empty:  # the length of a reasoning section is unknown
         return recipe.chat.max_new_tokens
     longest = max(len(ids) for ids in data.tokenizer(accepted, add_special_tokens=False)["input_ids"])
     return min(recipe.chat.max_new_tokens, longest + _SLACK)
 
 
 def _questions(recipe: Recipe, data: LanguageData, limit: int) -> list[_Question]:
-    """What the models are asked."""
+    """Make the questions: the prompts, or the last turns of some validation dialogues."""
     if not data.prompts:
         with_answer = [dialogue for dialogue in data.dialogues if dialogue.spans]
         count = min(recipe.eval.samples, len(with_answer))
@@ -250,7 +249,7 @@ def _questions(recipe: Recipe, data: LanguageData, limit: int) -> list[_Question
 
 
 def _from_dialogue(dialogue: EncodedDialogue, tokenizer: PreTrainedTokenizerBase) -> _Question:
-    """Ask for the last answer of a validation dialogue."""
+    """Make a question of the last turn of a validation dialogue."""
     first, last = dialogue.spans[-1]
     before = dialogue.spans[-2][1] if len(dialogue.spans) > 1 else 0
     return _Question(
@@ -270,7 +269,7 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 def _answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[_Question], limit: int, sink: Sink
 ) -> list[_Answer]:
-    """Greedy answers, cut where the model begins to write the user's next turn."""
+    """Generate greedy answers, cut where the model begins to write the user's next turn."""
     context = context_limit(model)
     prompts = [q.ids if context is None else q.ids[-(context - 1) :] for q in questions]
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -279,10 +278,10 @@ def _answers(
         model, prompts, Decoding(limit), end_ids_of(model, tokenizer), pad, lambda done: sink.advance(done, {})
     )
     stops, lead = turn_stops(tokenizer), Lead(tokenizer)
-    said = []
+    results = []
     for ids, prompt in zip(answers, prompts, strict=True):
         whole = lead.without(ids)
         text = cut(whole, stops)
         room = limit if context is None else min(limit, context - len(prompt))
-        said.append(_Answer(text, stopped=len(ids) < room and text == whole))
-    return said
+        results.append(_Answer(text, stopped=len(ids) < room and text == whole))
+    return results

@@ -1,4 +1,4 @@
-"""Turns results into rows of text: what a table shows, not how it is drawn."""
+"""Tables of evaluation results as text: their content, not how they are drawn."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from rlhfcli.words import counted, percent
 
 _MEASURED = {"assistant": "the assistant's tokens", "last": "the tokens of each dialogue's last answer"}
-_LONGEST_SAMPLE = 200  # characters of a sample that a table shows; the JSON has all
+_LONGEST_SAMPLE = 200  # characters of a sample in a table; the JSON has all
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
+    """A column of a table.
 
     Args:
-        name: Its heading.
-        number: Set flush right, never broken over lines.
-        share: How much of a wide table it gets, for long texts.
+        name: Heading.
+        number: Align to the right and never break over lines.
+        share: Relative width in a wide table, for long texts.
     """
 
     name: str
@@ -29,14 +29,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings.
+    """A table.
 
     Args:
-        title: What it shows.
-        columns: Headings.
-        rows: One text per column.
-        note: A line below it.
-        lines: Draw a line between rows: for texts of several lines.
+        title: Title.
+        columns: Columns.
+        rows: Rows, each with one text per column.
+        note: A line below the table.
+        lines: Draw lines between rows, for texts of several lines.
     """
 
     title: str
@@ -47,7 +47,11 @@ class Table:
 
 
 def language_rows(result: Mapping[str, Any]) -> list[Table]:
-    """Tables for what ``evaluate_language`` returns: figures, skills, samples."""
+    """Make the tables of a language model: figures, skills, sets, samples.
+
+    Args:
+        result: As returned by ``evaluate_language``.
+    """
     compared = (Column(""), Column("base", number=True), Column("fine-tuned", number=True))
     figures = [
         ("perplexity", f"{result['base_perplexity']:,.2f}", f"{result['perplexity']:,.2f}"),
@@ -56,8 +60,8 @@ def language_rows(result: Mapping[str, Any]) -> list[Table]:
     before, after = result["base_exact_match"], result["exact_match"]
     if after:
         figures.append(("exact match, mean of skills", percent(before["macro"]), percent(after["macro"])))
-        known, said = result["base_first_line_match"], result["first_line_match"]
-        figures.append(("  right in the first line", percent(known["macro"]), percent(said["macro"])))
+        base, tuned = result["base_first_line_match"], result["first_line_match"]
+        figures.append(("  right in the first line", percent(base["macro"]), percent(tuned["macro"])))
     if result["stops"] is not None:
         figures.append(("answers that end by themselves", percent(result["base_stops"]), percent(result["stops"])))
     which = _MEASURED.get(str(result.get("loss_on")), "all tokens")
@@ -82,7 +86,11 @@ def language_rows(result: Mapping[str, Any]) -> list[Table]:
 
 
 def reward_rows(result: Mapping[str, Any]) -> list[Table]:
-    """Tables for what ``evaluate_reward`` returns: figures, kinds of pairs."""
+    """Make the tables of a reward model: figures, sets, kinds of pairs.
+
+    Args:
+        result: As returned by ``evaluate_reward``.
+    """
     names = {"longer": "the longer answer wins", "shorter": "the shorter answer wins"}
     names["bag_of_words"] = "bag of words"
     figures = [
@@ -115,7 +123,7 @@ def _samples(samples: list[Mapping[str, Any]]) -> Table:
     columns = tuple(Column(name, share=1) for name in ("prompt", "base", "fine-tuned", "reference"))
     keys = ("prompt", "base", "tuned", "reference")
     rows = tuple(tuple(_short(sample[key]) for key in keys) for sample in samples)
-    if not any(row[-1] for row in rows):  # nobody knows a right answer
+    if not any(row[-1] for row in rows):  # no prompt has a reference answer
         columns, rows = columns[:-1], tuple(row[:-1] for row in rows)
     return Table("Answers side by side", columns, rows, lines=True)
 

@@ -1,4 +1,4 @@
-"""Loads the models of a run and the sets to measure them on, and measures."""
+"""Loads the models of a run and the evaluation sets of its recipe, and evaluates them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from rlhfcli.recipe.schema import Recipe
 
 
 def evaluate_fine_tuned(recipe: Recipe, folder: Path, prepared: DataStore, sink: Sink) -> dict[str, Any]:
-    """Measure a fine-tuned model beside its base model.
+    """Evaluate a fine-tuned model beside its base model.
 
     Args:
         recipe: Names the base model and the prompts.
-        folder: The fine-tuned model.
-        prepared: The data, whose validation part is measured.
+        folder: Folder of the fine-tuned model.
+        prepared: The prepared data, for its validation part.
         sink: Receives the progress.
 
     Returns:
-        See ``evaluate_language``.
+        As ``evaluate_language``.
     """
     trusted = recipe.model.trust_remote_code
     with sink.stage("loading both models"):
         base, tuned = (language_model(name, trust_remote_code=trusted) for name in (recipe.model.name, str(folder)))
         tokenizer = load_tokenizer(str(folder), trust_remote_code=trusted)
-        fit_embeddings(base, tokenizer, recipe.seed)  # the rows that fine-tuning began with
+        fit_embeddings(base, tokenizer, recipe.seed)  # the same new rows that fine-tuning began with
     prompts: list[PromptRow] = []
     for name, file in recipe.eval.prompt_sets.items():
         use = ColumnUse()
@@ -52,16 +52,16 @@ def evaluate_fine_tuned(recipe: Recipe, folder: Path, prepared: DataStore, sink:
 
 
 def evaluate_reward_model(recipe: Recipe, folder: Path, prepared: DataStore, sink: Sink) -> dict[str, Any]:
-    """Measure a reward model on the pairs that the recipe names, else on the validation part.
+    """Evaluate a reward model on the pairs that the recipe names, else on the validation part.
 
     Args:
         recipe: Names the pairs.
-        folder: The reward model.
-        prepared: The data; its training part gives the bag of words.
+        folder: Folder of the reward model.
+        prepared: The prepared data; the bag of words is fitted to its training part.
         sink: Receives the progress.
 
     Returns:
-        See ``evaluate_reward``.
+        As ``evaluate_reward``.
     """
     trusted = recipe.model.trust_remote_code
     with sink.stage("loading the reward model"):
@@ -85,11 +85,11 @@ def evaluate_reward_model(recipe: Recipe, folder: Path, prepared: DataStore, sin
 
 
 def _in_set(row: PromptRow, name: str) -> PromptRow:
-    """Put a prompt into a named set: its skill is not that of another set."""
+    """Put a prompt into a named set; skills of different sets are different skills."""
     return replace(row, group=name, skill=f"{name}: {row.skill}" if row.skill else name)
 
 
 def _report_unused(file: str, use: ColumnUse, sink: Sink) -> None:
-    """Say which columns of a set to measure with are not used."""
+    """Report the unused columns of an evaluation set."""
     for line in column_notes(use.shares(), {}):
         sink.note(f"{file}: {line}")

@@ -1,16 +1,18 @@
 """The layout of a run folder: the only place that spells the names of its files and folders.
 
-runs/tiny/
-├── recipe.yaml                   every setting of the run
-├── run.json                      versions, commands, and figures of what is finished
-├── data/manifest.json, *.arrow   the prepared data
-├── sft/, reward/                 one folder for each phase
-│   ├── metrics.jsonl             one line for each logging window and evaluation
-│   ├── checkpoints/step-00000200/manifest.txt, *.safetensors
-│   └── final/                    the trained model, with B2SUMS; adapter/ in it where LoRA was used
-├── eval/sft.json, reward.json    results of ``rlhf eval``
-├── chat/chats.jsonl              conversations that ``rlhf chat`` saved
-└── logs/                         output of the ranks, where there are several
+    runs/tiny/
+    ├── recipe.yaml                   every setting of the run
+    ├── run.json                      versions, commands, and figures of what is finished
+    ├── data/manifest.json, *.arrow   the prepared data
+    ├── sft/, reward/                 one folder for each phase
+    │   ├── metrics.jsonl             one line for each logging window and evaluation
+    │   ├── checkpoints/step-00000200/manifest.txt, *.safetensors
+    │   └── final/                    the trained model, with B2SUMS; adapter/ in it where LoRA was used
+    ├── eval/sft.json, reward.json    results of ``rlhf eval``
+    ├── chat/chats.jsonl              conversations that ``rlhf chat`` saved
+    └── logs/                         output of the ranks, where there are several
+
+These names are a file format: runs of older versions are found by them.
 """
 
 from __future__ import annotations
@@ -83,7 +85,11 @@ def evaluation(run: Path) -> Path:
 
 
 def saved_chats(run: Path) -> Path:
-    """Return the file that ``rlhf chat`` saves conversations with a run's model in."""
+    """Return the file in which ``rlhf chat`` saves conversations with a run's model.
+
+    Args:
+        run: The run folder.
+    """
     return run / "chat" / "chats.jsonl"
 
 
