@@ -73,7 +73,7 @@ def _unknown(module: Any, error: Exception) -> ModelError:
 def _activation_bytes(module: Any, task: Task, batch: Batch, *, strategy: Strategy, checkpointing: bool) -> int:
     hooks = [p.register_post_accumulate_grad_hook(_forget) for p in module.parameters() if p.requires_grad]
     with ExitStack() as stack:
-        stack.enter_context(computing_with(module.model, strategy.without_pruning() if checkpointing else strategy))
+        stack.enter_context(computing_with(module.model, strategy))
         if checkpointing:
             stack.enter_context(models.recomputed_activations(module.model))
         stack.enter_context(fake_tensors())

@@ -101,8 +101,7 @@ def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool)
     with started(project, parts) as (loop, engine):
         reset_peak()
         with project.sink.stage(f"{name}: {_WARM_UP + steps} steps"):
-            pruned = () if project.recipe.model.gradient_checkpointing else parts.strategy.pruned_layers
-            timings = time_steps(loop, engine, steps, pruned)
+            timings = time_steps(loop, engine, steps, parts.strategy.pruned_layers)
         memory = peak_gb()
         trials = list(try_sizes(loop, module, engine.device, limit)) if find_size else []
         dtype = torch.bfloat16 if module.bf16 else torch.float32

@@ -164,7 +164,8 @@ def _parts(project: PhaseInputs, name: str) -> Parts:
         with no_init_weights():  # some families look at the numbers that they draw
             model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
         model.tie_weights()
-    strategy = choose_strategy(model, recipe.data.max_length, stand_in=stand_in)  # which has real numbers
+    recomputed, longest = section.gradient_checkpointing, recipe.data.max_length
+    strategy = choose_strategy(model, longest, recomputed=recomputed, stand_in=stand_in)  # which has real numbers
     with activation_memory.fake_tensors():
         set_module_dropout(model, dropouts)
         fit_embeddings(model, project.tokenizer)

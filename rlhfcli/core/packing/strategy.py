@@ -60,13 +60,6 @@ class Strategy:
         """The strategy in words, with the reason for it."""
         return f"{_NAMES[self.attention]}: {self.reason}" if self.reason else _NAMES[self.attention]
 
-    def without_pruning(self) -> Strategy:
-        """Return the same with a whole last layer.
-
-        Needed where activations are recomputed: the backward pass does not know any more which tokens were needed.
-        """
-        return replace(self, pruned_layers=())
-
     def row_budget(self, tokens: int) -> int:
         """Return how many tokens one row should hold: a mask has a cell for every pair of them.
 
@@ -76,12 +69,14 @@ class Strategy:
         return min(tokens, MASK_TOKENS) if self.attention == MASK else tokens
 
 
-def choose_strategy(model: Any, longest: int = 0, *, stand_in: Any = None) -> Strategy:
+def choose_strategy(model: Any, longest: int = 0, *, recomputed: bool = False, stand_in: Any = None) -> Strategy:
     """Choose the fastest strategy that gives the exact results of a model.
 
     Args:
         model: A transformers model, with or without a head.
         longest: Tokens of the longest sequence; some families rotate long ones in another way.
+        recomputed: Whether activations are recomputed in the backward pass. It does not know any more which tokens were
+            needed, so nothing is pruned.
         stand_in: A small model of the same kind (see ``make_stand_in``), on which the strategies are tried where the
             model itself cannot run.
 
@@ -89,8 +84,9 @@ def choose_strategy(model: Any, longest: int = 0, *, stand_in: Any = None) -> St
         The strategy, with the reason why it is not a faster one.
     """
     tried = model if stand_in is None else stand_in
-    pruned = prunable_layers(tried) if same_last_layer(tried, model) else ()
     attention, reason = _choose_attention(tried, longest)
+    prunes = not recomputed and same_last_layer(tried, model)
+    pruned = prunable_layers(tried) if prunes else ()
     return Strategy(attention, reason, pruned, head_is_apart(tried))
 
 

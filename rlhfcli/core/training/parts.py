@@ -199,7 +199,7 @@ def _choose_strategy(auto_class: Any, model: Any, section: ModelSection, max_len
     stand_in = None
     if is_partitioned(model):
         stand_in = make_stand_in(auto_class, model.config, trust_remote_code=section.trust_remote_code)
-    strategy = choose_strategy(model, max_length, stand_in=stand_in)
+    strategy = choose_strategy(model, max_length, recomputed=section.gradient_checkpointing, stand_in=stand_in)
     return with_flex_attention(strategy, stand_in or model, bf16=computes_bf16(section.dtype))
 
 

@@ -102,12 +102,10 @@ def started(inputs: PhaseInputs, parts: Parts) -> Iterator[tuple[Loop, Engine]]:
         The loop, and the engine that it drives.
     """
     recipe, sink, module = inputs.recipe, inputs.sink, parts.module
-    recomputed = recipe.model.gradient_checkpointing
-    strategy = parts.strategy.without_pruning() if recomputed else parts.strategy
     with ExitStack() as stack:
         files = stack.enter_context(parts.files).used if parts.files else None
-        stack.enter_context(computing_with(module.model, strategy))
-        if recomputed:
+        stack.enter_context(computing_with(module.model, parts.strategy))
+        if recipe.model.gradient_checkpointing:
             stack.enter_context(recomputed_activations(module.model))
         with sink.stage("laying out the batches"):
             loop = _loop(inputs, parts)

@@ -145,3 +145,8 @@ def test_the_trial_on_a_stand_in_counts_only_for_the_same_kind_of_last_layer() -
     llama = families.causal_lm("llama")
     small = make_stand_in(AutoModelForCausalLM, llama.config, trust_remote_code=False)
     assert choose_strategy(llama, stand_in=small) == choose_strategy(small)
+
+
+def test_nothing_is_pruned_where_activations_are_recomputed() -> None:
+    model = families.causal_lm("llama")
+    assert choose_strategy(model).pruned_layers and not choose_strategy(model, recomputed=True).pruned_layers
