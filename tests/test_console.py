@@ -213,7 +213,7 @@ def every_way(evil):
 
 
 @pytest.mark.parametrize(("is_terminal", "colours"), [(True, None), (True, "standard"), (False, None)])
-def test_no_control_character_of_others_is_printed(monkeypatch, capsys, is_terminal, colours):
+def test_control_characters_are_never_printed(monkeypatch, capsys, is_terminal, colours):
     streams = {
         name: console.Screen(file=io.StringIO(), force_terminal=is_terminal, width=70, color_system=colours)
         for name in ("messages", "results")

@@ -1,4 +1,4 @@
-"""A chat with a model that says what it is told to say."""
+"""A chat with a scripted model."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def session(model: Any, tokenizer: Any) -> ChatSession:
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> Callable[..., list[list[int]]]:
-    """Let the model say given texts, one per reply; returns the prompts that it is given."""
+    """Let the model write given texts, one per reply; return the prompts that it gets."""
 
     def script(*replies: str, fail: type[BaseException] | None = None) -> list[list[int]]:
         prompts: list[list[int]] = []

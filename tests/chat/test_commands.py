@@ -77,19 +77,19 @@ def test_nothing_to_save() -> None:
         (ValueError("embedded null byte"), "Not saved: a.jsonl: embedded null byte"),
     ],
 )
-def test_what_cannot_be_saved_is_a_line(error: Exception, text: str) -> None:
+def test_a_failure_to_save_is_one_line(error: Exception, text: str) -> None:
     session = Session()
     session.answer = error
     assert run_command("/save a.jsonl", session).text == text
 
 
-def test_what_cannot_be_saved_without_a_name_is_a_line_too() -> None:
+def test_a_failure_to_save_without_a_name_is_one_line() -> None:
     session = Session()
     session.answer = OSError(28, "No space left on device")
     assert run_command("/save", session).text == "Not saved: the conversation: No space left on device"
 
 
-def test_a_home_of_nobody_is_a_line() -> None:
+def test_an_unknown_home_is_one_line() -> None:
     assert run_command("/save ~no_such_user/a", Session()).text.startswith("Not saved: ~no_such_user/a: ")
 
 

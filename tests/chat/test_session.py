@@ -54,7 +54,7 @@ def test_a_conversation_remembers(session: ChatSession, tokenizer: Any, says: Sa
         ("\n \n", ""),
     ],
 )
-def test_what_is_shown_is_what_is_remembered(session: ChatSession, says: Says, said: str, shown: str) -> None:
+def test_the_history_has_the_text_that_was_shown(session: ChatSession, says: Says, said: str, shown: str) -> None:
     says(said)
     pieces = list(session.reply("Hi"))
     assert "".join(pieces) == shown
@@ -83,7 +83,7 @@ def test_an_empty_thought_is_not_shown(model: Any, says: Says, template: str, sa
     assert Lead(tokenizer).without(ids) == said.rpartition("</think>")[2].strip()
 
 
-def test_what_was_said_before_an_interruption_stays(session: ChatSession, says: Says) -> None:
+def test_an_interrupted_reply_is_kept(session: ChatSession, says: Says) -> None:
     says(" One two three", " Go on")
     with closing(session.reply("Count")) as pieces:
         said = next(pieces) + next(pieces)
@@ -92,14 +92,14 @@ def test_what_was_said_before_an_interruption_stays(session: ChatSession, says: 
     assert len(session.turns) == 4
 
 
-def test_an_interruption_inside_the_model_is_passed_on(session: ChatSession, says: Says) -> None:
+def test_an_interruption_inside_the_model_is_raised(session: ChatSession, says: Says) -> None:
     says(" One", fail=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         list(session.reply("Count"))
     assert session.turns[-1] == Turn("assistant", "One")
 
 
-def test_nothing_is_left_of_a_reply_that_was_broken_off_before_its_first_word(session: ChatSession, says: Says) -> None:
+def test_a_reply_that_is_stopped_before_its_first_word_leaves_no_trace(session: ChatSession, says: Says) -> None:
     says("", fail=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         list(session.reply("Count"))
@@ -130,7 +130,7 @@ def test_turns_that_leave_the_context_are_counted(session: ChatSession, says: Sa
     assert session.forgotten == 0
 
 
-def test_bytes_that_are_no_text_are_refused(session: ChatSession) -> None:
+def test_invalid_utf8_is_refused(session: ChatSession) -> None:
     with pytest.raises(DataError, match="this message is not UTF-8") as caught:
         list(session.reply("caf\udce9"))
     assert caught.value.where == "caf\\udce9"
@@ -191,7 +191,7 @@ def test_real_replies_are_reproducible_and_differ_from_turn_to_turn(model: Any, 
     assert len(set(two())) == 2
 
 
-def test_the_reward_is_what_the_reward_model_gives_the_dialogue_in_its_own_words(
+def test_the_reward_is_read_with_the_template_of_the_reward_model(
     model: Any, tokenizer: Any, scorer: RewardModel, says: Says
 ) -> None:
     chat = ChatSession(model, tokenizer, Decoding(20), scorer)
@@ -268,7 +268,7 @@ def test_a_tokenizer_without_a_template_gets_the_recipes(folders: dict[str, str]
         ("/no/such/folder", None, "there is no such folder"),
     ],
 )
-def test_folders_that_are_something_else(folders: dict[str, str], model: str, reward: str | None, message: str) -> None:
+def test_wrong_folders_are_refused(folders: dict[str, str], model: str, reward: str | None, message: str) -> None:
     reward = folders.get(reward or "", reward)
     with pytest.raises(ModelError, match=message) as caught:
         ChatSession.open(folders.get(model, model), reward, ChatOptions())

@@ -56,7 +56,7 @@ def test_commands_work_in_a_pipe_and_keep_off_its_output(
     assert len(session.turns) == 2
 
 
-def test_a_line_that_is_no_text_is_named(
+def test_a_line_of_invalid_utf8_is_named(
     session: ChatSession, says: Says, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     says(" One")
@@ -67,7 +67,7 @@ def test_a_line_that_is_no_text_is_named(
     assert capsys.readouterr().out == "One\n"
 
 
-def test_what_leaves_the_context_is_said(
+def test_forgotten_messages_are_reported(
     session: ChatSession, says: Says, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     says(*[" reply."] * 9)
@@ -79,7 +79,7 @@ def test_what_leaves_the_context_is_said(
     assert err[-1] == "(your message does not fit into the context: the model saw only its end)"
 
 
-def test_the_header_says_who_speaks(session: ChatSession, model: Any, tokenizer: Any) -> None:
+def test_the_header_names_both_models(session: ChatSession, model: Any, tokenizer: Any) -> None:
     assert header(session).splitlines() == [
         f"model          {session.record.model}",
         "reward model   none",
@@ -96,7 +96,7 @@ def test_one_answer(session: ChatSession, says: Says, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "Paris.\n"
 
 
-def test_the_reward_stands_under_the_reply(
+def test_the_reward_follows_the_reply(
     model: Any, tokenizer: Any, scorer: RewardModel, says: Says, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chat = ChatSession(model, tokenizer, Decoding(20), scorer)

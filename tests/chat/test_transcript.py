@@ -29,7 +29,7 @@ def read(file: Path) -> list[Any]:
     return [convert(row, shape, Origin(str(file), "line")) for row in rows]
 
 
-def test_what_is_saved_is_what_is_read_back(tmp_path: Path) -> None:
+def test_a_saved_conversation_is_read_back(tmp_path: Path) -> None:
     file = tmp_path / "chat" / "chats.jsonl"
     append(file, TURNS, {}, Record(file, "runs/x/sft/final"))
     append(file, TURNS[:2], {1: 0.5}, Record(file, "runs/x/sft/final", "runs/x/reward/final"))
@@ -43,7 +43,7 @@ def test_what_is_saved_is_what_is_read_back(tmp_path: Path) -> None:
     )
 
 
-def test_bytes_that_are_no_text_are_kept_as_an_escape(tmp_path: Path) -> None:
+def test_invalid_utf8_is_kept_as_an_escape(tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
     append(file, [Turn("user", "a\udce9"), Turn("assistant", "b")], {}, Record(file, "m"))
     (row,) = map(json.loads, file.read_text(encoding="utf-8").splitlines())
@@ -75,7 +75,7 @@ def test_a_conversation_with_the_rewards_that_were_shown(
     assert json.loads(other.read_text(encoding="utf-8"))["rewards"] == [None], "rewards of the old conversation"
 
 
-def test_a_file_that_cannot_be_written_is_a_line(session: ChatSession, says: Says, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_one_line(session: ChatSession, says: Says, tmp_path: Path) -> None:
     says(" Hello!")
     list(session.reply("Hi"))
     (tmp_path / "file").write_text("x")
@@ -95,9 +95,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_nothing_is_added_to_a_file_that_holds_something_else(
-    session: ChatSession, says: Says, tmp_path: Path, name: str
-) -> None:
+def test_a_file_with_other_contents_is_left_alone(session: ChatSession, says: Says, tmp_path: Path, name: str) -> None:
     says(" Hello!")
     list(session.reply("Hi"))
     (tmp_path / name).write_text(OTHERS[name])
@@ -106,7 +104,7 @@ def test_nothing_is_added_to_a_file_that_holds_something_else(
     assert (tmp_path / name).read_text() == OTHERS[name]
 
 
-def test_no_folder_is_made_for_a_name_that_was_mistyped(session: ChatSession, says: Says, tmp_path: Path) -> None:
+def test_no_folder_is_created_for_a_mistyped_name(session: ChatSession, says: Says, tmp_path: Path) -> None:
     says(" Hello!")
     list(session.reply("Hi"))
     file = tmp_path / "nope" / "x" / "a.jsonl"
@@ -138,7 +136,7 @@ def test_a_disk_that_fills_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_an_answer_of_nothing_is_no_row(session: ChatSession, says: Says, tmp_path: Path) -> None:
+def test_an_empty_answer_is_not_saved(session: ChatSession, says: Says, tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     says("", " Hello!", " \n")
     list(session.reply("One"))

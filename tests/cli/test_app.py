@@ -78,7 +78,7 @@ MISTYPED = [  # what is typed → what is said
 
 
 @pytest.mark.parametrize(("arguments", "said"), MISTYPED, ids=[" ".join(arguments) for arguments, _ in MISTYPED])
-def test_a_wrong_word_ends_with_2_and_says_what_may_be_meant(call, arguments, said):
+def test_a_mistyped_word_exits_with_2_and_a_suggestion(call, arguments, said):
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith(said)
@@ -86,7 +86,7 @@ def test_a_wrong_word_ends_with_2_and_says_what_may_be_meant(call, arguments, sa
 
 
 @pytest.mark.parametrize("arguments", [["help"], ["help", "sft"], ["version"]])
-def test_what_everybody_tries_works(call, arguments):
+def test_help_and_version_work_as_words(call, arguments):
     code, out, err = call(*arguments)
     assert (code, err) == (0, "")
     assert {"help": "Around them", "sft": "--max-time", "version": "rlhf 0.1.0"}[arguments[-1]] in out
@@ -94,7 +94,7 @@ def test_what_everybody_tries_works(call, arguments):
 
 @pytest.mark.parametrize("width", ["60", "80", "100", "120"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_is_wrapped_where_the_terminal_ends(call, monkeypatch, verb, width):
+def test_help_is_wrapped_at_the_width_of_the_terminal(call, monkeypatch, verb, width):
     monkeypatch.setenv("COLUMNS", width)
     monkeypatch.setenv("TERMINAL_WIDTH", width)
     _, out, _ = call(verb, "--help")
@@ -165,7 +165,7 @@ def test_recipes_copy_replaces_nothing_silently(call):
 
 
 @pytest.mark.parametrize("there", [None, "the old one"])
-def test_what_cannot_be_written_whole_leaves_what_was_there(call, tmp_path, there):
+def test_a_failed_write_keeps_the_file(call, tmp_path, there):
     place = tmp_path / "my.yaml"
     if there:
         place.write_text(there)
@@ -194,7 +194,7 @@ def test_recipes_copy_into_a_missing_folder(call):
     assert err == "output error: no/where.yaml: the file cannot be written: no such file or directory\n"
 
 
-def test_recipes_validate_tells_everything(call):
+def test_recipes_validate_reports_every_problem(call):
     Path("r.yaml").write_text("seed: x\nlr: 3\n")
     code, out, err = call("recipes", "validate", "r.yaml", "--set", "chat.top_k=-1")
     assert (code, out) == (2, "")
@@ -242,7 +242,7 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("error", "code", "shown"), ENDINGS, ids=[repr(error) for error, _, _ in ENDINGS])
-def test_how_errors_end(call, monkeypatch, error, code, shown):
+def test_exit_codes_of_errors(call, monkeypatch, error, code, shown):
     def fail(**_):
         raise error
 

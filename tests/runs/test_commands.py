@@ -1,4 +1,4 @@
-"""The commands that are shown to be typed next work on the run that they are shown for."""
+"""Commands to type next work on the run for which they are shown."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def test_a_command_names_the_run_where_it_would_take_another(
     assert command_for(recipe(folder), "rlhf reward") == expected
 
 
-def test_what_is_typed_later_names_the_run_if_there_are_several() -> None:
+def test_a_command_for_later_names_the_run_if_there_are_several() -> None:
     run("runs/a", MINE)
     assert command_for(recipe("runs/a"), "rlhf sft --resume", later=True) == "rlhf sft --resume"
     run("runs/b", OTHER)
     assert command_for(recipe("runs/a"), "rlhf sft --resume", later=True) == "rlhf sft --resume --recipe runs/a"
 
 
-def test_a_run_that_has_not_begun_cannot_be_named() -> None:
+def test_a_run_that_has_not_begun_is_not_named() -> None:
     assert command_for(recipe("exp/foo"), "rlhf sft") == "rlhf sft"
 
 
-def test_trust_is_typed_again() -> None:
+def test_the_permission_to_run_code_is_repeated() -> None:
     run("runs/a", MINE)
     expected = "rlhf chat --set model.trust_remote_code=true"
     assert command_for(recipe("runs/a", trust_remote_code=True), "rlhf chat") == expected

@@ -1,4 +1,4 @@
-"""``rlhf runs``: what it says of runs in every state, whole and broken."""
+"""``rlhf runs``: runs in every state, intact and damaged."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_the_run_that_a_command_takes_is_marked(call: Call, tmp_path: Path) -> N
     assert "→" not in call("--root", str(tmp_path / "runs"))[1]  # commands look into runs/ alone
 
 
-def test_who_is_at_work_in_a_run_is_said(call: Call, tmp_path: Path) -> None:
+def test_a_locked_run_names_its_command(call: Call, tmp_path: Path) -> None:
     run = make(tmp_path / "runs", "x")
     with folder_lock.locked(run, "rlhf sft --resume"):
         assert f"x is in use by rlhf sft --resume (process {os.getpid()}, since 20" in call()[1]
@@ -205,7 +205,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("name", "content", "said"), BROKEN)
-def test_a_broken_run_is_listed_and_says_what_is_broken(
+def test_a_broken_run_is_listed_with_its_problems(
     call: Call, tmp_path: Path, name: str, content: str | None, said: str | None
 ) -> None:
     run = make(tmp_path / "runs", "x")

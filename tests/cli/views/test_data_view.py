@@ -1,4 +1,4 @@
-"""What a person sees of prepared data: on the terminal, in a pipe, on the page."""
+"""The counts and examples of prepared data: on the terminal, in a pipe, on the page."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_the_bars_of_a_histogram() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("colour", [False, True])
-def test_previews_keep_all_text_within_the_width(width: int, colour: bool) -> None:
+def test_previews_show_all_text_within_the_width(width: int, colour: bool) -> None:
     text = re.sub(r"\x1b\[[\d;]*m", "", previews(DIALOGUE, PAIR, RANKING, width=width, colour=colour))
     assert max(map(cell_len, text.splitlines())) <= width
     assert text.count("東京は") >= 8
@@ -362,14 +362,14 @@ def test_html_writes_a_page_and_replaces_only_its_own(call) -> None:
 
 
 @pytest.mark.parametrize(("file", "what"), [(".", "this is a folder"), ("no/page.html", "the folder is not there")])
-def test_a_page_that_cannot_be_written_ends_before_the_work(call, file: str, what: str) -> None:
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(call, file: str, what: str) -> None:
     code, _, err = call("--html", file)
     assert code == 2
     assert err.startswith(f"output error: {file}: {what}")
     assert not Path("runs").exists()
 
 
-def test_strict_ends_with_the_rows_to_blame(call) -> None:
+def test_strict_fails_with_the_unusable_rows(call) -> None:
     code, _, err = call("--strict")
     assert code == 2
     assert re.search(r"rows\.jsonl: (line )?31: prompt is empty\n", err)
