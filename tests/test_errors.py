@@ -1,10 +1,11 @@
 """What is said about a file that could not be written goes by the reason, not by a guess."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
-from rlhfcli.errors import write_error_hint
+from rlhfcli.errors import OutputError, write_error_hint, writing
 
 REASONS = [
     (OSError(errno.ENOSPC, "No space left on device"), "The disk is full: make room on it."),
@@ -25,3 +26,28 @@ REASONS = [
 def test_why_not_written(error, said):
     assert write_error_hint(error).startswith(said)
     assert bool(write_error_hint(error)) is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "hint", "expected"),
+    [
+        (REASONS[0][0], "", "", "x: cannot be written: No space left on device\nThe disk is full: make room on it."),
+        (
+            REASONS[2][0],
+            "the output folder",
+            "Choose another one.",
+            "x: the output folder cannot be written: Permission denied\n"
+            "This user may not write there. Choose another one.",
+        ),
+        (OSError("odd"), "", "", "x: cannot be written: odd"),
+    ],
+)
+def test_an_error_of_the_disk_says_what_cannot_be_written(error, what, hint, expected):
+    with pytest.raises(OutputError) as caught, writing(Path("x"), what, hint):
+        raise error
+    assert str(caught.value) == expected
+
+
+def test_other_errors_pass():
+    with pytest.raises(ZeroDivisionError), writing(Path("x")):
+        _ = 1 / 0

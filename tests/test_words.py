@@ -43,3 +43,10 @@ def test_shares_counts_and_ranges():
     assert words.counted(12000, "row") == "12,000 rows"
     assert words.span("507", "1,493") == "507 – 1,493"
     assert words.span("3", "3") == "3"
+
+
+def test_long_lists_are_shortened():
+    assert words.shortened([]) == ""
+    assert words.shortened(["a", "b", "c"]) == "a, b, c"
+    assert words.shortened(["a", "b", "c", "d"]) == "a, b, c …"
+    assert words.shortened(["a", "b"], 1) == "a …"
