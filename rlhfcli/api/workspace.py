@@ -130,7 +130,7 @@ class Workspace:
         if launch.first():
             self.run.record_done({"data": {"fingerprint": prepared.manifest["fingerprint"]}})
         if strict:
-            prepared.refuse_faults()
+            prepared.refuse_invalid()
         return prepared
 
     def prepare_or_reuse(self, *, strict: bool, anew: bool) -> DataStore:
@@ -152,7 +152,7 @@ class Workspace:
             return self.prepare(strict=strict, anew=anew, keep=not anew)
         self.sink.note(f"prepared data: {self.run.data} is up to date")
         if strict:
-            ready.refuse_faults()
+            ready.refuse_invalid()
         return ready
 
     def check_start_of_reward(self) -> None:

@@ -1,4 +1,4 @@
-"""Which columns of a row were read: what is not read is said, with its share of the rows."""
+"""Which columns of a row were read: the others are reported, with the share of the rows in which they have a value."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class WatchedRow(Mapping[str, Any]):
     """A row that remembers which of its columns were read.
 
     Args:
-        row: As it was read from its file.
+        row: The row as it was read from its file.
+
+    Attributes:
+        read: The columns that were read.
     """
 
     def __init__(self, row: Mapping[str, Any]) -> None:
@@ -55,11 +58,15 @@ class WatchedRow(Mapping[str, Any]):
         return len(self._row)
 
     def peek(self, column: str) -> Any:
-        """The value of a column, or ``None``, without having read it."""
+        """Return the value of a column, or ``None``; the column does not count as read.
+
+        Args:
+            column: The name of the column.
+        """
         return self._row.get(column)
 
     def unread(self) -> dict[str, Any]:
-        """The columns that hold something and were not read, and the keys of messages: ``messages[].name``."""
+        """Return the columns that have a value and were not read, and such keys of messages: ``messages[].name``."""
         found = {str(name): value for name, value in self._row.items() if name not in self.read and has_value(value)}
         for name in self.read:
             for each in _messages(self._row.get(name)):
@@ -70,15 +77,15 @@ class WatchedRow(Mapping[str, Any]):
 
 
 def column_notes(shares: Mapping[str, float], carried: Mapping[str, int], ignored: Collection[str] = ()) -> list[str]:
-    """What a person should know about the columns of a source.
+    """Return what to report about the columns of a source.
 
     Args:
-        shares: As ``ColumnUse.shares`` has them.
-        carried: What is used beside the texts, with its rows.
-        ignored: What of it the chat template leaves out.
+        shares: The unread columns, from ``ColumnUse.shares``.
+        carried: What is used beside the texts, each with its number of rows.
+        ignored: The entries of ``carried`` that the chat template leaves out.
 
     Returns:
-        Lines; none where there is nothing to say.
+        Lines of text; none if there is nothing to report.
     """
     named = {name or "one without a name": share for name, share in shares.items()}  # as pandas writes its index
     names = [name if share == 1 else f"{name} ({_percent(share)})" for name, share in named.items()]
@@ -92,26 +99,35 @@ def _percent(share: float) -> str:
 
 
 def has_value(value: Any) -> bool:
-    """Whether a cell holds something: not null, not empty, not pandas' NaN."""
+    """Return whether a cell has a value: it is not null, not empty, and not the NaN of pandas.
+
+    Args:
+        value: The content of the cell.
+    """
     if isinstance(value, float):
         return not math.isnan(value)
     return value is not None and not (isinstance(value, str | list | dict) and not value)
 
 
 def peek(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column without having read it; ``None`` where it holds nothing."""
+    """Return the value of a column, or ``None`` if it has none; the column does not count as read.
+
+    Args:
+        row: A row, watched or not.
+        column: The name of the column.
+    """
     value = row.peek(column) if isinstance(row, WatchedRow) else row.get(column)
     return value if has_value(value) else None
 
 
 @dataclass
 class ColumnUse:
-    """What became of the columns of a source.
+    """Counts which columns of a source are read.
 
     Args:
-        rows: Rows that were understood.
-        unread: Rows in which a column holds something that nobody reads, by column.
-        carried: Rows in which something beside the texts is used, by what it is.
+        rows: Rows that were converted.
+        unread: Rows in which a column has a value that is not read, by column.
+        carried: Rows in which something beside the texts is used, by its kind: tools, reasoning …
     """
 
     rows: int = 0
@@ -119,15 +135,15 @@ class ColumnUse:
     carried: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: WatchedRow, example: Dialogue | Preference, *, joined: bool = False) -> str:
-        """Count a row that was understood.
+        """Count a row that was converted.
 
         Args:
-            row: After it was read.
-            example: What it became.
-            joined: It was put together of others, whose columns are counted.
+            row: The row, after it was converted.
+            example: The dialogue or preference that it became.
+            joined: Whether it was joined from other rows, whose columns are counted already.
 
         Returns:
-            What was not read of it, as text to compare rows by.
+            Its unread values as text, to compare rows by.
         """
         left = {} if joined else row.unread()
         self.rows += not joined
@@ -142,23 +158,32 @@ class ColumnUse:
         return json.dumps(left, sort_keys=True, default=str) if left else ""
 
     def count(self, row: WatchedRow) -> None:
-        """Count a row of which only the unread columns are asked for."""
+        """Count the unread columns of a row, and nothing else.
+
+        Args:
+            row: The row, after it was read.
+        """
         self.rows += 1
         self.unread.update(list(row.unread()))
 
     def add_unjoined(self, row: Any, read: Iterable[str]) -> None:
-        """Count the unread columns of a row that others are joined with; ``read`` are those that the join takes."""
+        """Count the unread columns of a row that is to be joined with others.
+
+        Args:
+            row: The row as it was read from its file.
+            read: The columns that the join reads.
+        """
         if isinstance(row, Mapping):
             self.rows += 1
             self.unread.update(str(name) for name, value in row.items() if name not in read and has_value(value))
 
     def shares(self) -> dict[str, float]:
-        """The columns that nobody reads, with the share of the rows in which they hold something."""
+        """Return the columns that are not read, with the share of the rows in which they have a value."""
         return {name: round(count / self.rows, 4) for name, count in sorted(self.unread.items())}
 
 
 def _reasons_of_answers(row: WatchedRow, example: Dialogue | Preference) -> list[str]:
-    """Columns whose answer was thought about first: a preference compares what was said."""
+    """Name the columns of a preference whose answer has reasoning or calls, which are not compared."""
     if isinstance(example, Dialogue):
         return []
     found = []
@@ -175,6 +200,6 @@ def _calls(message_: Mapping[str, Any]) -> bool:
 
 
 def _messages(value: Any) -> list[Mapping[str, Any]]:
-    """The messages in a cell: a list of them, or one."""
+    """Return the messages in a cell, which may be a list of them or a single one."""
     items = [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
     return [item for item in items if isinstance(item, Mapping) and ("role" in item or "from" in item)]

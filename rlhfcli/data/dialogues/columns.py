@@ -1,4 +1,4 @@
-"""Values of a row by a dotted path, and functions that clean a text before it is used."""
+"""Read the value of a row that a dotted path leads to, and clean texts of known data sets."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CITATION = re.compile(r"[ \t]*\[\d+(?:\s*[,-]\s*\d+)*\]")
 
 
 class MissingStep(RowProblem):
-    """A path that leads nowhere.
+    """A path with a step that the row does not have.
 
     Args:
-        reason: For people.
-        reached: What of the path is there.
-        there: The names that stand where the next step should be; none where nothing has names.
+        reason: The text of the error.
+        reached: The steps that the row has.
+        there: The names that the row has in the place of the next step; empty if that place has no names.
     """
 
     def __init__(self, reason: str, reached: Sequence[str], there: Iterable[Any] = ()) -> None:
@@ -32,18 +32,15 @@ class MissingStep(RowProblem):
 
 
 def value_at(row: Row, path: str) -> Any:
-    """The value that a path leads to.
+    """Return the value that a path leads to.
 
     Args:
-        row: A row.
+        row: The row.
         path: A column, or steps into it: ``question.full_text``, ``answers.ja.0.text``; a star stands for every
-            element of a list, and gives a list: ``completions.*.response``.
-
-    Returns:
-        What stands there.
+            element of a list, and the value is then a list: ``completions.*.response``.
 
     Raises:
-        RowProblem: A step leads nowhere; the reason names the path.
+        RowProblem: The row lacks a step; the reason names the path.
     """
     if path in row:
         return row[path]
@@ -53,11 +50,11 @@ def value_at(row: Row, path: str) -> Any:
 
 
 def number_at(row: Row, path: str) -> float:
-    """The number that a path leads to; a text such as ``2.5`` counts, because CSV files know nothing else.
+    """Return the number that a path leads to; a text such as ``2.5`` counts, because CSV files contain only texts.
 
     Args:
-        row: A row.
-        path: As for ``value_at``.
+        row: The row.
+        path: The path, as for ``value_at``.
 
     Raises:
         RowProblem: There is no finite number.
@@ -66,14 +63,14 @@ def number_at(row: Row, path: str) -> float:
 
 
 def as_number(value: Any, what: str) -> float:
-    """Check that a value is a finite number.
+    """Return a value as a number.
 
     Args:
-        value: What the row holds.
-        what: How to call it in a message.
+        value: A value of a row: a number, or the text of one.
+        what: The name of the value in an error.
 
     Raises:
-        RowProblem: It is not.
+        RowProblem: The value is not a finite number.
     """
     try:
         number = math.nan if value is None or isinstance(value, bool) else float(value)
@@ -85,27 +82,47 @@ def as_number(value: Any, what: str) -> float:
 
 
 def column_of(path: str) -> str:
-    """The top-level column that a path begins with."""
+    """Return the top-level column that a path begins with.
+
+    Args:
+        path: The path.
+    """
     return path.partition(".")[0]
 
 
 def unchanged(text: str) -> str:
-    """Leave a text alone."""
+    """Return a text as it is.
+
+    Args:
+        text: The text.
+    """
     return text
 
 
 def without_citations(text: str) -> str:
-    """Take out WebGPT's marks of its sources: ``[1]``, ``[2, 3]``."""
+    """Remove WebGPT's references to its sources: ``[1]``, ``[2, 3]``.
+
+    Args:
+        text: An answer of WebGPT.
+    """
     return _CITATION.sub("", text)
 
 
 def without_end_token(text: str) -> str:
-    """Put a space where a data set holds ``</s>`` as plain text, and none at the end."""
+    """Replace each ``</s>`` that a data set has as plain text by a space, and remove white space at the end.
+
+    Args:
+        text: A text of the data set.
+    """
     return text.replace("</s>", " ").rstrip()
 
 
 def helpsteer_turns(text: str) -> str:
-    """Write HelpSteer2's prompts (``a <extra_id_1>Assistant b <extra_id_1>User c``) as a transcript."""
+    """Write a prompt of HelpSteer2 (``a <extra_id_1>Assistant b <extra_id_1>User c``) as a transcript.
+
+    Args:
+        text: The prompt.
+    """
     if _HELPSTEER_MARK.search(text) is None:
         return text
     return "Human: " + _HELPSTEER_MARK.sub(lambda mark: f"\n\n{_HELPSTEER_SPEAKERS[mark[1]]}: ", text)
@@ -120,7 +137,7 @@ def _follow(value: Any, steps: Sequence[str], path: str) -> Any:
 
 
 def _member(value: Any, steps: Sequence[str], path: str) -> Any:
-    """The value of the first step that is left."""
+    """Return the value of the first of the steps that are left."""
     if isinstance(value, Mapping) and steps[0] in value:
         return value[steps[0]]
     reached = path.split(".")[: -len(steps)]

@@ -1,4 +1,4 @@
-"""What a row of data is once its shape is understood: a dialogue, or a preference between answers."""
+"""The two kinds of example that a row of data becomes: a dialogue, or a preference between answers to one prompt."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Turn:
     """One message of a dialogue.
 
     Args:
-        role: Who speaks.
-        content: The text, without template words.
-        reasoning: What an assistant thought before it answered, for templates that write it
-            (``message.reasoning_content``); empty where the data has none.
-        train: Whether SFT learns this turn; only an assistant's turn is ever learnt.
-        calls: Where an assistant calls tools, the message for templates with words for that: its ``content`` without
-            the calls, and ``tool_calls``, as JSON. The turn's own ``content`` has the calls as text.
+        role: The speaker.
+        content: The text, without the words of a template.
+        reasoning: The reasoning of the assistant before its answer, for templates that write it
+            (``message.reasoning_content``); empty if the data has none.
+        train: Whether SFT trains on this turn; it trains only on turns of the assistant.
+        calls: For an assistant that calls tools, its message as JSON, for templates that can write calls: ``content``
+            without the calls, and ``tool_calls``. The turn's own ``content`` has the calls as text.
     """
 
     role: Role
@@ -32,10 +32,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a row came from, for messages and for counts.
+    """The place of a row in its source, for messages and for counts.
 
     Args:
-        source: The path or hub name as the recipe gives it.
+        source: The path, or the name on the hub, as the recipe gives it.
         row: ``line 12`` of a JSON Lines file, ``row 12`` of anything else; counted from 1.
     """
 
@@ -48,12 +48,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation to imitate; what SFT trains on.
+    """A conversation to imitate; SFT trains on these.
 
     Args:
-        turns: At least one of them the assistant's.
-        origin: Where it came from.
-        tools: What the assistant may call, as a JSON list that the chat template is given; empty for none.
+        turns: The turns, at least one of them the assistant's.
+        origin: The place of its row.
+        tools: The tools that the assistant may call, as a JSON list for the chat template; empty for none.
     """
 
     turns: tuple[Turn, ...]
@@ -62,26 +62,25 @@ class Dialogue:
 
     @property
     def last_answer(self) -> int:
-        """Which turn is the last one that is learnt; what follows it teaches nothing."""
+        """The index of the last turn that is trained on; the turns behind it teach nothing."""
         return max(k for k, turn in enumerate(self.turns) if turn.role == "assistant" and turn.train)
 
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt and answers to it, of which people preferred some to others; what the reward model trains on.
+    """A prompt, and answers to it of which people preferred some to others; reward models train on these.
 
-    A pair is the smallest one; a ranking of K answers is one preference with up to K (K - 1) / 2 comparisons, so
+    The smallest preference is a pair. A ranking of K answers is one preference with up to K (K - 1) / 2 comparisons, so
     that its prompt is stored and computed once.
 
     Args:
-        prompt: The conversation so far, ending with a turn that is not the assistant's.
-        answers: At least two, the best first.
-        order: Comparisons ``(better, worse)`` as indices into ``answers``, at least one; ties are not in it.
-        origin: Where it came from.
-        margins: By how much the better one is preferred, one number per comparison; empty where the data does not
-            say.
-        kind: A label to report accuracy by (``wrong``, ``rude`` ...), where the data has one.
-        tools: What the assistant may call, as a JSON list that the chat template is given; empty for none.
+        prompt: The conversation so far; its last turn is not the assistant's.
+        answers: The answers, at least two, the best first.
+        order: Comparisons ``(better, worse)`` as indices into ``answers``, at least one; ties are left out.
+        origin: The place of its row.
+        margins: For each comparison, how much the better answer is preferred; empty if the data does not say.
+        kind: A label to report accuracy by (``wrong``, ``rude`` ...), if the data has one.
+        tools: The tools that the assistant may call, as a JSON list for the chat template; empty for none.
     """
 
     prompt: tuple[Turn, ...]
@@ -102,7 +101,16 @@ class Preference:
         margin: float | None = None,
         kind: str | None = None,
     ) -> Preference:
-        """One comparison of two answers."""
+        """Make a preference of two answers.
+
+        Args:
+            prompt: The conversation so far.
+            chosen: The better answer.
+            rejected: The worse answer.
+            origin: The place of its row.
+            margin: How much the better answer is preferred; ``None`` if the data does not say.
+            kind: A label to report accuracy by, if the data has one.
+        """
         return cls(prompt, (chosen, rejected), ((0, 1),), origin, () if margin is None else (margin,), kind)
 
     @classmethod
@@ -114,17 +122,17 @@ class Preference:
         origin: Origin,
         kind: str | None = None,
     ) -> Preference:
-        """All comparisons of answers with scores: the higher score is preferred, by the difference of the scores.
+        """Make a preference of scored answers: the higher score is preferred, by the difference of the scores.
 
         Args:
             prompt: The conversation so far.
-            answers: In any order.
-            scores: One for each answer. Answers of the same score, or of the same text, are not compared.
-            origin: Where it came from.
-            kind: A label, where the data has one.
+            answers: The answers, in any order.
+            scores: A score for each answer. Answers with the same score, or with the same text, are not compared.
+            origin: The place of its row.
+            kind: A label to report accuracy by, if the data has one.
 
         Returns:
-            A preference whose ``order`` may be empty, if nothing is preferred to anything.
+            A preference; its ``order`` is empty if no answer is preferred to another.
         """
         best_first = sorted(range(len(answers)), key=lambda k: -scores[k])
         texts, points = [answers[k] for k in best_first], [scores[k] for k in best_first]
@@ -138,10 +146,14 @@ class Preference:
         return cls(prompt, tuple(texts), order, origin, margins, kind)
 
     def preferred(self) -> Dialogue:
-        """The dialogue that ends with the best answer: what SFT learns from a preference."""
+        """Return the dialogue that ends with the best answer; SFT trains on that."""
         return Dialogue((*self.prompt, Turn("assistant", self.answers[0])), self.origin, self.tools)
 
 
 def is_plain(turns: Sequence[Turn]) -> bool:
-    """Whether a dialogue is plain text: the assistant says all of it, and nobody asked."""
+    """Return whether a dialogue is plain text: a single turn of the assistant, without a prompt.
+
+    Args:
+        turns: The turns of the dialogue.
+    """
     return len(turns) == 1 and turns[0].role == "assistant"

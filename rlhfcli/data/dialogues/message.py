@@ -1,4 +1,4 @@
-"""One message of a row: who speaks, what is said, what was thought before, and whether it is to be learnt."""
+"""Read messages of a row: the speaker, the text, reasoning, calls of tools, and whether SFT trains on the turn."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CONTENT = ("content", "value")
 CALLS = ("tool_calls", "function_call")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 LEARNT = ("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_mask", "loss_scale")
-"""Keys that say with 0 or ``false`` that a turn is not learnt."""
+"""Keys with which 0 or ``false`` excludes a turn from training."""
 NOT_LEARNT = ("masked",)
-"""Keys that say so with ``true``."""
+"""Keys with which ``true`` excludes a turn from training."""
 _DETAILS = ("train_detail", "training_detail")
 KEYS = frozenset((*SPEAKER, *CONTENT, *CALLS, *REASONING, *LEARNT, *NOT_LEARNT))
-"""What is read of a message."""
+"""All keys of a message that are read."""
 _CALLERS = ("function_call", "tool_call")
-"""Speakers whose content is the JSON of a call."""
+"""Speakers whose content is a call, as JSON."""
 _TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
@@ -29,14 +29,14 @@ def read_turn(message: Any, what: str) -> Turn | None:
     """Read one message: ``role``/``content`` or ``from``/``value``.
 
     Args:
-        message: What the row holds.
-        what: How to call it in a message, such as ``turn 3``.
+        message: The value in the row.
+        what: The name of the message in an error, such as ``turn 3``.
 
     Returns:
-        The turn; ``None`` for a system turn without text, which says nothing.
+        The turn; ``None`` for a system turn without text.
 
     Raises:
-        RowProblem: It is no message, its role is unknown, or it has no text.
+        RowProblem: The value is not a message, its role is unknown, or it has no text.
     """
     if not isinstance(message, Mapping):
         raise RowProblem(f"{what} is {describe_type(message)}, not a message with a role and its content")
@@ -63,14 +63,14 @@ def read_turns(messages: Any, what: str) -> tuple[Turn, ...]:
     """Read a list of messages.
 
     Args:
-        messages: What the row holds.
-        what: The column's name.
+        messages: The value in the row.
+        what: The name of the column.
 
     Returns:
         At least one turn.
 
     Raises:
-        RowProblem: It is not a list of messages.
+        RowProblem: The value is not a list of messages.
     """
     messages = as_list(parse_cell(messages, what))
     if not isinstance(messages, Sequence) or isinstance(messages, str):
@@ -83,14 +83,14 @@ def read_turns(messages: Any, what: str) -> tuple[Turn, ...]:
 
 
 def is_trained(message: Mapping[str, Any], what: str) -> bool:
-    """Whether SFT is to learn a turn, as the row says; it is where the row does not say.
+    """Return whether SFT trains on a turn; it does unless the row says otherwise.
 
     Args:
-        message: What the row holds.
-        what: How to call it in a message.
+        message: The message in the row.
+        what: The name of the message in an error.
 
     Raises:
-        RowProblem: It says something between yes and no, such as a weight of 0.5.
+        RowProblem: The row says something between yes and no, such as a weight of 0.5.
     """
     learnt = True
     for key in (*LEARNT, *NOT_LEARNT):
@@ -108,12 +108,20 @@ def is_trained(message: Mapping[str, Any], what: str) -> bool:
 
 
 def as_bool(value: Any) -> bool | None:
-    """What a value says: ``true``, 1, or a text with one of these; ``None`` where it is neither yes nor no."""
+    """Return a value as a truth value: ``true``, 1, or a text with one of these; ``None`` if it is neither yes nor no.
+
+    Args:
+        value: A value of a row.
+    """
     return _TRUTH.get(str(value).strip().lower())
 
 
 def has_reasoning(message: Mapping[str, Any]) -> bool:
-    """Whether a message says what was thought before its answer."""
+    """Return whether a message has reasoning.
+
+    Args:
+        message: The message in the row.
+    """
     content = _first(message, CONTENT)
     parts = content if isinstance(content, list) else []
     return any(message.get(key) for key in REASONING) or any(
@@ -122,14 +130,21 @@ def has_reasoning(message: Mapping[str, Any]) -> bool:
 
 
 def without_nulls(value: Any) -> Any:
-    """The same without keys that are null: Arrow tables give every object the keys of all others."""
+    """Remove keys that are null, at every depth: Arrow tables give every object the keys of all others.
+
+    Args:
+        value: A value of a row.
+
+    Returns:
+        A copy without these keys.
+    """
     if isinstance(value, Mapping):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _first(message: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    """The first of several keys that is there and not null; tables that were joined have both spellings."""
+    """Return the value of the first key that is not null; tables that were concatenated have both spellings."""
     return next((message[key] for key in keys if message.get(key) is not None), None)
 
 
@@ -143,7 +158,7 @@ def _reasoning(message: Mapping[str, Any], thought: str, what: str) -> str:
 
 
 def _native_calls(speaker: str, content: Any, message: Mapping[str, Any]) -> str:
-    """A message that calls tools as chat templates take it; empty where it calls none, or in an unknown form."""
+    """Return a message with calls as chat templates take it; empty if it has none, or in an unknown form."""
     found, said = _first(message, CALLS), content if isinstance(content, str) else ""
     if speaker in _CALLERS and not found:
         found, said = _json(content), ""
@@ -155,7 +170,7 @@ def _native_calls(speaker: str, content: Any, message: Mapping[str, Any]) -> str
 
 
 def _native_call(call: Any) -> dict[str, Any] | None:
-    """One call: OpenAI's ``{"type": "function", "function": …}`` or the function alone; its arguments as an object."""
+    """Read a call: OpenAI's ``{"type": "function", "function": …}``, or the function alone."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         return None
@@ -175,7 +190,7 @@ def _json(text: Any) -> Any:
 
 
 def _with_calls(content: Any, message: Mapping[str, Any]) -> Any:
-    """The content, with the tools that the assistant calls as JSON below it."""
+    """Return the content, with the assistant's calls of tools as JSON below it."""
     calls = _first(message, CALLS)
     if not calls:
         return content

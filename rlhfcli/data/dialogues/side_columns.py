@@ -1,4 +1,4 @@
-"""Columns beside the texts of a row whose meaning is known: tools, labels of good and bad answers, pictures."""
+"""Read the columns beside the texts of a row: tools, labels of wanted and unwanted answers, pictures."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ MEDIA = ("images", "image", "audios", "audio", "videos", "video")
 
 
 def with_side_columns(example: Dialogue | Preference, row: WatchedRow) -> Dialogue | Preference:
-    """Use what a row says beside its texts.
+    """Apply the columns beside the texts of a row to its example.
 
     Args:
-        example: What its texts became.
-        row: Its columns; those that are used here count as read.
+        example: The dialogue or preference that the texts became.
+        row: The row; the columns that are used here count as read.
 
     Returns:
         The example with its tools.
 
     Raises:
-        RowProblem: The row holds pictures or sound, or a bad answer that SFT must not imitate.
+        RowProblem: The row has pictures or sound, or an unwanted answer that SFT must not imitate.
     """
     refuse_media(row)
     if isinstance(example, Dialogue):
@@ -39,10 +39,13 @@ def with_side_columns(example: Dialogue | Preference, row: WatchedRow) -> Dialog
 
 
 def refuse_media(row: WatchedRow) -> None:
-    """Refuse a row of pictures, sound or film.
+    """Reject a row that has pictures, sound or video.
+
+    Args:
+        row: The row.
 
     Raises:
-        RowProblem: It is one.
+        RowProblem: It has some.
     """
     for column in MEDIA:
         if column not in row.read and has_value(row.peek(column)):
@@ -50,31 +53,31 @@ def refuse_media(row: WatchedRow) -> None:
 
 
 def _refuse_bad(row: WatchedRow) -> None:
-    """KTO's data: one answer a row, with a label that says whether people want it."""
+    """Reject an unwanted answer of KTO data: one answer for each row, with a label that says whether it is wanted."""
     for column in LABELS:
         value = row.peek(column)
         if column in row.read or not _is_label(column, value):
             continue
         if as_bool(row[column]) is False:
-            raise RowProblem(f"{column} is false: an unwanted answer, which SFT does not imitate", fault=False)
+            raise RowProblem(f"{column} is false: an unwanted answer, which SFT does not imitate", invalid=False)
 
 
 def _refuse_rejected(row: WatchedRow) -> None:
-    """A rejected answer that the shape does not read: such a row is a preference, and not what it seems."""
+    """Reject a row with a rejected answer that its shape does not read: it is a preference, not a dialogue."""
     for column in row:
         if column not in row.read and str(column).startswith("reject") and has_value(row.peek(column)):
             raise RowProblem(f"{column} is not read, and makes the row a preference: name it in data.sources.columns")
 
 
 def _is_label(column: str, value: Any) -> bool:
-    """Whether a value says good or bad; numbers in a column ``label`` may be classes of anything."""
+    """Return whether a value means wanted or unwanted; numbers in a column ``label`` may be classes of anything."""
     if column == "label" and (not isinstance(value, bool | str) or str(value).strip()[:1] in ("0", "1")):
         return False
     return value is not None and as_bool(value) is not None
 
 
 def _tools(row: WatchedRow) -> str:
-    """What the assistant may call, as OpenAI's list in JSON; empty where the row has none."""
+    """Return the tools that the assistant may call, as OpenAI's list in JSON; empty if the row has none."""
     for column in TOOLS:
         if column not in row.read and has_value(row.peek(column)):
             return read_tools(row[column], column)
@@ -90,13 +93,13 @@ def read_tools(value: Any, what: str) -> str:
     Args:
         value: A list of functions, each OpenAI's ``{"type": "function", "function": …}`` or the function alone; an
             object, a JSON text, or a list of JSON texts stand for these.
-        what: The column's name.
+        what: The name of the column.
 
     Returns:
         OpenAI's list as JSON; empty for none.
 
     Raises:
-        RowProblem: It is something else.
+        RowProblem: The value is not a list of tools.
     """
     value = parse_cell(value, what)
     if value == "":

@@ -1,4 +1,4 @@
-"""Texts of a row, and dialogues that are written as one text; ``message`` reads lists of messages."""
+"""Read texts of a row, and dialogues that are written as one text; ``message`` reads lists of messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROLES: dict[str, Role] = {
     "system": "system", "developer": "system",
     "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool", "tool_response": "tool",
 }  # fmt: skip
-"""Other tools' words for who speaks."""
+"""Names of speakers that other tools use."""
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 _THOUGHT_PARTS = ("thinking", "reasoning")
 _PART_TEXTS = ("text", "value", "content")
@@ -27,14 +27,14 @@ _AS_PRINTED = re.compile(r"\s*\[?\s*\{\s*'|\s*\[\s*'")  # as pandas writes lists
 
 @dataclass(frozen=True)
 class Speakers:
-    """The words that begin the turns of a dialogue which is written as one text; each stands before a colon.
+    """The words, each before a colon, that begin the turns of a dialogue which is written as one text.
 
     The colon may be the full-width one of Chinese and Japanese.
 
     Args:
-        user: The user's word.
-        assistant: The assistant's.
-        unmistakable: They begin a turn wherever they stand; else only where they cannot be a part of a sentence.
+        user: The word that begins the user's turns.
+        assistant: The word that begins the assistant's turns.
+        unmistakable: Whether they begin a turn anywhere; if not, only where they cannot be part of a sentence.
     """
 
     user: str
@@ -43,22 +43,22 @@ class Speakers:
 
     @property
     def roles(self) -> dict[str, Role]:
-        """Who each word stands for."""
+        """The role that each word stands for."""
         return {self.user: "user", self.assistant: "assistant"}
 
     @cached_property
     def first(self) -> re.Pattern[str]:
-        """The word at the beginning of a text."""
+        """A pattern for a word at the beginning of a text."""
         return re.compile(rf"\s*({self._either})[:：]")
 
     @cached_property
     def at_line_start(self) -> re.Pattern[str]:
-        """A word that begins a line."""
+        """A pattern for a word that begins a line."""
         return re.compile(rf"\n[ \t\u3000]*({self._either})[:：]")
 
     @cached_property
     def anywhere(self) -> re.Pattern[str]:
-        """A word within a line, where it cannot be a part of a sentence."""
+        """A pattern for a word within a line, where it cannot be part of a sentence."""
         if self.unmistakable:
             return re.compile(rf"({self._either}):")
         # Chinese and Japanese have no space after a full stop, nor after a colon.
@@ -75,30 +75,27 @@ GUANACO_SPEAKERS = Speakers("### Human", "### Assistant", unmistakable=True)
 
 
 class RowProblem(Exception):
-    """A single row that cannot be used; its text is the reason. The other rows are not touched by it.
+    """A single row cannot be used; its text is the reason. The other rows are not affected.
 
     Args:
-        reason: For people.
-        fault: Whether something is wrong with the row; else it has nothing to teach, such as a tie.
+        reason: The text of the error.
+        invalid: Whether something is wrong with the row; if not, it is skipped since it teaches nothing, as a tie.
     """
 
-    def __init__(self, reason: str, *, fault: bool = True) -> None:
+    def __init__(self, reason: str, *, invalid: bool = True) -> None:
         super().__init__(reason)
-        self.fault = fault
+        self.invalid = invalid
 
 
 def read_text(value: Any, what: str) -> str:
-    """Check that a value is text that says something.
+    """Return a value that is text; the text parts of a multimodal content are joined.
 
     Args:
-        value: What the row holds.
-        what: How to call it in a message.
-
-    Returns:
-        The text as it is.
+        value: The value in the row.
+        what: The name of the value in an error.
 
     Raises:
-        RowProblem: It is not text, or is blank.
+        RowProblem: The value is not text, or is blank.
     """
     if isinstance(value, list) and value and all(map(_is_part, value)):
         value, thought = join_parts(value, what)
@@ -112,17 +109,14 @@ def read_text(value: Any, what: str) -> str:
 
 
 def check_characters(text: str, what: str) -> str:
-    r"""Check that a text has whole characters: JSON can write ``\ud83d`` alone, which no tokenizer and no file takes.
+    r"""Return a text that has no torn character: JSON can write ``\ud83d`` alone, which cannot be encoded.
 
     Args:
-        text: What the row holds.
-        what: How to call it in a message.
-
-    Returns:
-        The text as it is.
+        text: The text in the row.
+        what: The name of the text in an error.
 
     Raises:
-        RowProblem: It has half a one.
+        RowProblem: It has half a surrogate pair.
     """
     try:
         text.encode()
@@ -135,14 +129,14 @@ def join_parts(parts: Sequence[Any], what: str) -> tuple[str, str]:
     """Join the parts of a content, as multimodal templates and Anthropic write it: ``[{"type": "text", "text": …}]``.
 
     Args:
-        parts: Objects; a bare text counts as one.
-        what: How to call the content in a message.
+        parts: The parts, objects or bare texts.
+        what: The name of the content in an error.
 
     Returns:
-        The text, and what was thought before it (parts of the type ``thinking``).
+        The text, and the reasoning before it (parts of the type ``thinking``).
 
     Raises:
-        RowProblem: A part is neither.
+        RowProblem: A part is neither text nor reasoning.
     """
     said: list[str] = []
     thought: list[str] = []
@@ -162,7 +156,12 @@ def join_parts(parts: Sequence[Any], what: str) -> tuple[str, str]:
 
 
 def is_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT_SPEAKERS) -> bool:
-    """Whether a text is a dialogue that begins with ``Human:`` or ``Assistant:``."""
+    """Return whether a text is a dialogue that begins with the word of a speaker.
+
+    Args:
+        text: The text.
+        speakers: The words that begin the turns.
+    """
     return speakers.first.match(text) is not None
 
 
@@ -170,12 +169,9 @@ def split_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT_SPEAKERS) -
     r"""Split ``\n\nHuman: … \n\nAssistant: …`` into turns; a text without speakers is one user turn.
 
     Args:
-        text: Anthropic's and DeepSpeed-Chat's way to write a dialogue. A last ``Assistant:`` with nothing
-            after it only announces the answer, and is left out.
+        text: The dialogue, as Anthropic and DeepSpeed-Chat write it. A last ``Assistant:`` with nothing after it only
+            announces the answer, and is left out.
         speakers: The words that begin the turns.
-
-    Returns:
-        The turns.
 
     Raises:
         RowProblem: A turn before the last one is empty.
@@ -199,17 +195,25 @@ def split_transcript(text: str, speakers: Speakers = HUMAN_ASSISTANT_SPEAKERS) -
 
 
 def as_list(value: Any) -> Any:
-    """A list of objects where the datasets library made an object of lists of it; else the value as it is."""
+    """Return a list of objects where the datasets library made an object of lists of it; else the value as it is.
+
+    Args:
+        value: A value of a row.
+    """
     if isinstance(value, Mapping) and value and all(isinstance(cells, list) for cells in value.values()):
         return [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=False)]
     return value
 
 
 def parse_cell(value: Any, what: str) -> Any:
-    """A list or an object that stands as JSON in a text, as CSV files have it; else the value as it is.
+    """Return the list or object that a text has as JSON, as in CSV files; else the value as it is.
+
+    Args:
+        value: A value of a row.
+        what: The name of the value in an error.
 
     Raises:
-        RowProblem: It looks like a list of objects, and is no JSON.
+        RowProblem: The text looks like a list or an object, but is not JSON.
     """
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
@@ -227,7 +231,7 @@ def _is_part(part: Any) -> bool:
 
 
 def _part_text(part: Mapping[str, Any], keys: Sequence[str], what: str) -> str:
-    """The text of a part; Arrow tables have null where a part has none."""
+    """Return the text of a part; Arrow tables have null where a part has none."""
     value = next((part[key] for key in keys if part.get(key) not in (None, "")), "")
     if not isinstance(value, str):
         raise RowProblem(f"{what} has a part whose text is {describe_type(value)}")
@@ -235,7 +239,11 @@ def _part_text(part: Mapping[str, Any], keys: Sequence[str], what: str) -> str:
 
 
 def describe_type(value: Any) -> str:
-    """What to call the kind of a value in a message."""
+    """Return the name of a value's JSON type for an error, such as ``a list``.
+
+    Args:
+        value: The value in the row.
+    """
     names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", dict: "an object",
              list: "a list", str: "text"}  # fmt: skip
     return names.get(type(value), type(value).__name__)

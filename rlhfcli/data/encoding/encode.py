@@ -18,7 +18,7 @@ from rlhfcli.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SAME_ANSWERS", "Encoder", "EncodingResult", "answer_lead", "encode_prompt", "end_token", "too_long_reason"]
+__all__ = ["SAME_ANSWERS", "Encoder", "EncodingResult", "answer_lead", "end_token", "too_long_reason"]
 NOTHING_LEARNT = "no answer of this dialogue is to be learnt"
 _MANY = 16  # turns of a dialogue that is worth a look at what has room
 Both = tuple[EncodingResult[EncodedDialogue] | None, EncodingResult[EncodedPreference] | None]
@@ -234,9 +234,9 @@ class Encoder:
     ) -> EncodingResult[EncodedDialogue]:
         """A dialogue, or the best answer of a preference."""
         if isinstance(row, str):
-            if isinstance(example, Preference) and others:  # perhaps another answer is to blame
+            if isinstance(example, Preference) and others:  # perhaps only another answer is invalid
                 return self.dialogues([example.preferred()])[0]
-            return EncodingResult(None, reason=row, fault=row != NOTHING_LEARNT)
+            return EncodingResult(None, reason=row, invalid=row != NOTHING_LEARNT)
         last = row.examples[-1]
         ids = [*row.ids[:-1], row.ids[-1][: len(last.pieces)]]
         try:
@@ -255,23 +255,6 @@ class Encoder:
             return self._fitter.preference(preference, row.ids[-1])
         except RowProblem as problem:
             return EncodingResult(None, reason=str(problem))
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], max_length: int) -> Ids:
-    """Encode a conversation that a model is to answer; exactly what training saw as ``EncodedPreference.prompt``.
-
-    Args:
-        tokenizer: With a chat template.
-        turns: Ends with a turn that is not the assistant's.
-        max_length: Tokens; the oldest turns are left out if they do not fit.
-
-    Returns:
-        Ids up to where the answer begins.
-
-    Raises:
-        DataError: The chat template refuses these turns.
-    """
-    return Encoder(tokenizer, max_length).prompt(turns)
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:

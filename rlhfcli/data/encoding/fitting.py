@@ -37,7 +37,7 @@ class EncodingResult(Generic[Encoded]):
         reason: Why it cannot be used; empty where it can.
         merged: Comparisons of a ranking that are left out, since cutting made their answers the same.
         earlier: Examples of a dialogue's earlier answers, where the template does not append them to one another.
-        fault: Whether the row is to blame for the reason; else the recipe does not want it.
+        invalid: Whether something is wrong with the row; if not, the recipe filters it out.
     """
 
     example: Encoded | None
@@ -45,7 +45,7 @@ class EncodingResult(Generic[Encoded]):
     reason: str = ""
     merged: int = 0
     earlier: tuple[Encoded, ...] = ()
-    fault: bool = True
+    invalid: bool = True
 
 
 def too_long_reason(max_length: int) -> str:
@@ -112,7 +112,7 @@ class Fitter:
         if sum(map(len, parts)) <= self._max_length:
             return EncodingResult(_with_spans(parts, segments.learnt))
         if self._policy == "drop":
-            return EncodingResult(None, reason=too_long_reason(self._max_length), fault=False)
+            return EncodingResult(None, reason=too_long_reason(self._max_length), invalid=False)
         turns = segments.turns
         if self._policy == "drop_oldest_turns" and not is_plain(turns):
             prompt = self._shortener.shorten(turns[:-1], self._max_length - len(parts[-1]), tools)
@@ -138,7 +138,7 @@ class Fitter:
         longest = max(map(len, answers))
         cut = sum(map(len, given)) + longest > self._max_length
         if cut and self._policy == "drop":
-            return EncodingResult(None, reason=too_long_reason(self._max_length), fault=False)
+            return EncodingResult(None, reason=too_long_reason(self._max_length), invalid=False)
         if cut and self._policy == "drop_oldest_turns":
             room = self._max_length - longest
             prompt = self._shortener.shorten(preference.prompt, room, preference.tools)

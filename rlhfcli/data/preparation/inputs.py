@@ -141,8 +141,8 @@ def present_fingerprint(folder: Path, inputs: Inputs) -> str:
         manifest = read_manifest(folder, sealed=False)
     except (OSError, DataError):
         return ""
-    fault = damage(folder) if "sum" in manifest else damage_of_unsealed(folder, manifest)
-    return "" if fault or not inputs.differ_only_in_code(manifest) else str(manifest["fingerprint"])
+    broken = damage(folder) if "sum" in manifest else damage_of_unsealed(folder, manifest)
+    return "" if broken or not inputs.differ_only_in_code(manifest) else str(manifest["fingerprint"])
 
 
 def records_sources(folder: Path) -> bool:

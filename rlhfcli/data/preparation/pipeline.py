@@ -92,7 +92,7 @@ class RowPipeline:
         self._encoder = encoder
         self._sink = sink
         self._seen: dict[Phase, DuplicateFilter] = {phase: DuplicateFilter(data.duplicates) for phase in PHASES}
-        self._first_fault = ""
+        self._first_lost = ""
         self._writers = {(phase, part): Writer(folder, phase, part) for phase in PHASES for part in PARTS}
         self._prompts = PromptWriter(folder)
         self._rejected = (folder / REJECTED).open("w", encoding="utf-8", errors="backslashreplace")
@@ -118,7 +118,7 @@ class RowPipeline:
         """
         count = SourceCount(source.path)
         self.counts.append(count)
-        self._first_fault = ""
+        self._first_lost = ""
         done, total = 0, sum(stream.meter.size for stream in streams)
         self._sink.begin(f"preparing {Path(source.path).name}", total, streams[0].meter.unit)
         shaping = Shaping(source, count.columns)
@@ -134,7 +134,7 @@ class RowPipeline:
         self._sink.end()
         shaping.finish()
         unusable = sum(number for reason, number in count.dropped.items() if reason not in DUPLICATES)
-        if count.read and unusable == count.read and self._first_fault:
+        if count.read and unusable == count.read and self._first_lost:
             raise self._none_left(count)
 
     def _none_left(self, count: SourceCount) -> DataError:
@@ -145,7 +145,7 @@ class RowPipeline:
         what += "".join(f"\n{rows} of them: {other}" for other, rows in others)
         return DataError(
             what,
-            where=self._first_fault,
+            where=self._first_lost,
             hint="Is this the file, and the format, that you mean?" if fits else "Raise data.max_length.",
         )
 
@@ -180,7 +180,7 @@ class RowPipeline:
             wanted, copies = self._wanted(example, key, source)
             phases = self._not_seen(example, wanted, count, unread)
         except RowProblem as problem:
-            self._drop(count, raw, origin, str(problem), fault=problem.fault)
+            self._drop(count, raw, origin, str(problem), invalid=problem.invalid)
             return None
         except _NotWanted as reason:
             count.dropped[str(reason)] += 1
@@ -212,7 +212,7 @@ class RowPipeline:
         phases = [phase for phase, reason in found.items() if reason is None]
         reasons = [reason for reason in found.values() if reason is not None]
         if not phases:
-            raise RowProblem(reasons[-1], fault=False)
+            raise RowProblem(reasons[-1], invalid=False)
         for phase, reason in found.items():
             if reason is not None:
                 count.phases[phase].dropped[reason] += 1
@@ -238,7 +238,7 @@ class RowPipeline:
             lost = failed.get("reward") or failed["sft"]
             for phase in failed:
                 count.phases[phase].lost += 1
-            self._drop(count, row.raw, origin, lost.reason, fault=lost.fault)
+            self._drop(count, row.raw, origin, lost.reason, invalid=lost.invalid)
             return
         count.kept += 1
         if row.part == "train":
@@ -246,21 +246,21 @@ class RowPipeline:
         count.cut += any(outcome.cut for outcome in results.values())
         for phase, outcome in failed.items():
             count.phases[phase].dropped[short_reason(outcome.reason)] += 1
-            self._reject(row.raw, origin, outcome.reason, phase, fault=outcome.fault)
+            self._reject(row.raw, origin, outcome.reason, phase, invalid=outcome.invalid)
 
     # --- rows that are not used -----------------------------------------------------------------------------
 
-    def _drop(self, count: SourceCount, raw: Any, origin: Origin, reason: str, *, fault: bool) -> None:
+    def _drop(self, count: SourceCount, raw: Any, origin: Origin, reason: str, *, invalid: bool) -> None:
         """Count a row that nobody can use, and write it down."""
         count.dropped[short_reason(reason)] += 1
-        count.faults += fault
-        self._first_fault = self._first_fault or str(origin)
-        self._reject(raw, origin, reason, fault=fault)
+        count.invalid += invalid
+        self._first_lost = self._first_lost or str(origin)
+        self._reject(raw, origin, reason, invalid=invalid)
 
-    def _reject(self, raw: Any, origin: Origin, reason: str, phase: str = "", *, fault: bool = True) -> None:
+    def _reject(self, raw: Any, origin: Origin, reason: str, phase: str = "", *, invalid: bool = True) -> None:
         """Write down a row that is not used."""
         text = raw.start if isinstance(raw, Unreadable) else json.dumps(raw, ensure_ascii=False, default=str)
-        line = {"file": origin.source, "row": origin.row, "phase": phase, "reason": reason, "fault": fault}
+        line = {"file": origin.source, "row": origin.row, "phase": phase, "reason": reason, "fault": invalid}
         self._rejected.write(json.dumps(line | {"start": text[:_START]}, ensure_ascii=False) + "\n")
 
 

@@ -67,10 +67,10 @@ def _open_sources(recipe: Recipe, folder: Path) -> list[list[Stream]]:
     try:
         return [open_source(source, recipe.seed, number) for number, source in enumerate(recipe.data.sources)]
     except DataError as error:
-        fault = damage(folder) if folder.is_dir() and any(folder.iterdir()) else None
-        if fault is None:
+        broken = damage(folder) if folder.is_dir() and any(folder.iterdir()) else None
+        if broken is None:
             raise
-        lost = f"{folder} is damaged, too ({fault}), and can only be made anew from all of its sources."
+        lost = f"{folder} is damaged, too ({broken}), and can only be made anew from all of its sources."
         raise DataError(error.what, where=error.where, hint=f"{lost}\n{error.hint or ''}".rstrip()) from None
 
 
@@ -208,5 +208,5 @@ def _why_anew(folder: Path, fingerprint: str) -> str | None:
         stored = None
     if stored not in (None, fingerprint):
         return "was made of other inputs"
-    fault = damage(folder)
-    return f"cannot be used ({fault})" if fault else ""
+    broken = damage(folder)
+    return f"cannot be used ({broken})" if broken else ""

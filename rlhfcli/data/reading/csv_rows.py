@@ -50,19 +50,19 @@ class _Lines(Iterator[str]):
         return line.decode("utf-8-sig" if self.number == 0 else "utf-8", "surrogateescape")
 
 
-class _Fault(Exception):
+class _CsvProblem(Exception):
     """A row that cannot be used.
 
     Args:
         what: Is wrong with it.
         hint: What to do about it.
-        to_blame: Whether something is wrong with the row itself.
+        invalid: Whether something is wrong with the row itself.
     """
 
-    def __init__(self, what: str, hint: str, *, to_blame: bool = True) -> None:
+    def __init__(self, what: str, hint: str, *, invalid: bool = True) -> None:
         super().__init__(what)
         self.hint = hint
-        self.to_blame = to_blame
+        self.invalid = invalid
 
 
 def csv_rows(path: Path, lines: Iterator[bytes], *, tabs: bool = False) -> Rows:
@@ -91,11 +91,11 @@ def csv_rows(path: Path, lines: Iterator[bytes], *, tabs: bool = False) -> Rows:
                 header = _header(fields)
                 continue
             row: dict[str, str] | Unreadable = _row(header, fields)
-        except _Fault as fault:
+        except _CsvProblem as problem:
             if number < 2:  # then the file is hardly what its name says
                 where = f"{place}: {'row 1' if number else 'the header'}{ends}"
-                raise DataError(str(fault), where=where, hint=fault.hint) from None
-            row = Unreadable(f"{fault}{ends}", start, fault.to_blame)
+                raise DataError(str(problem), where=where, hint=problem.hint) from None
+            row = Unreadable(f"{problem}{ends}", start, problem.invalid)
         yield row, Origin(place, f"row {number}")
 
 
@@ -126,12 +126,12 @@ def _records(feed: _Lines, *, tabs: bool) -> Iterator[list[str] | csv.Error]:
 
 def _fields(record: list[str] | csv.Error, text: str) -> list[str]:
     if isinstance(record, csv.Error):
-        raise _Fault(f"not CSV: {record}", _QUOTES)
+        raise _CsvProblem(f"not CSV: {record}", _QUOTES)
     try:
         text.encode("utf-8", "surrogateescape").decode()
     except UnicodeDecodeError as error:
         found = not_utf8("", error)
-        raise _Fault(found.what, str(found.hint)) from None
+        raise _CsvProblem(found.what, str(found.hint)) from None
     return record
 
 
@@ -140,17 +140,17 @@ def _header(fields: list[str]) -> list[str]:
     names = [name.strip() for name in fields]
     for name in names:
         if name and names.count(name) > 1:
-            raise _Fault(f"the header names the column {name} twice", "Give each column a name of its own.")
+            raise _CsvProblem(f"the header names the column {name} twice", "Give each column a name of its own.")
     return names
 
 
 def _row(header: list[str], fields: list[str]) -> dict[str, str]:
     if [field.strip() for field in fields] == header:
         hint = "Is this one file appended to itself?"
-        raise _Fault("the header stands here once more", hint, to_blame=False)
+        raise _CsvProblem("the header stands here once more", hint, invalid=False)
     kept = fields[: len(header)]
     if len(kept) == len(header) and not any(fields[len(header) :]):  # programs write commas at the end, too
         return dict(zip(header, kept, strict=True))
     many = "more" if len(fields) > len(header) else "fewer"
     what = f"the row has {many} fields than the header's {len(header)}"
-    raise _Fault(what, 'Quote fields that hold commas or line breaks: "…".')
+    raise _CsvProblem(what, 'Quote fields that hold commas or line breaks: "…".')

@@ -22,12 +22,12 @@ class Unreadable:
     Args:
         reason: What is wrong with it.
         start: Its first characters.
-        fault: Whether something is wrong with it; see ``RowProblem``.
+        invalid: Whether something is wrong with it; see ``RowProblem``.
     """
 
     reason: str
     start: str
-    fault: bool = True
+    invalid: bool = True
 
 
 def check_readable(row: Any) -> Any:
@@ -37,7 +37,7 @@ def check_readable(row: Any) -> Any:
         RowProblem: It could not.
     """
     if isinstance(row, Unreadable):
-        raise RowProblem(row.reason, fault=row.fault)
+        raise RowProblem(row.reason, invalid=row.invalid)
     return row
 
 

@@ -31,7 +31,7 @@ class ArenaTexts:
         votes = [number_at(row, column) for column in ("winner_model_a", "winner_model_b")]
         row.get("winner_tie")
         if votes[0] == votes[1]:
-            raise RowProblem("the vote was a tie: none is preferred", fault=False)
+            raise RowProblem("the vote was a tie: none is preferred", invalid=False)
         return _preference(both, int(votes[1] > votes[0]), origin)
 
     def _dialogue(self, asked: Sequence[str], said: Sequence[str], column: str) -> Turns:
@@ -54,7 +54,7 @@ class ArenaConversations:
         """Read a row."""
         winner = str(value_at(row, "winner"))
         if winner.startswith(("tie", "both_bad", "both bad")):
-            raise RowProblem(f"the vote was {winner}: none is preferred", fault=False)
+            raise RowProblem(f"the vote was {winner}: none is preferred", invalid=False)
         if winner not in _WINNERS:
             raise RowProblem(f"winner is {winner!r}: it names none of the answers")
         both = [read_dialogue(value_at(row, column), column) for column in ("conversation_a", "conversation_b")]
@@ -63,13 +63,15 @@ class ArenaConversations:
 
 def _preference(both: Sequence[Turns], better: int, origin: Origin) -> Preference:
     if both[0][:-1] != both[1][:-1]:
-        raise RowProblem("the two conversations part before their last answer: they have no common prompt", fault=False)
+        raise RowProblem(
+            "the two conversations part before their last answer: they have no common prompt", invalid=False
+        )
     prompt, texts = both[0][:-1], [dialogue[-1].content for dialogue in both]
     if not prompt:
         raise RowProblem("the conversations have no prompt before the answer")
     check_prompt(prompt)
     if texts[0].strip() == texts[1].strip():
-        raise RowProblem("both answers are the same text", fault=False)
+        raise RowProblem("both answers are the same text", invalid=False)
     return Preference.pair(prompt, texts[better], texts[1 - better], origin)
 
 

@@ -79,7 +79,7 @@ class Compared:
         """Read a row."""
         strength = number_at(row, self.strength)
         if strength == 0:
-            raise RowProblem(f"{self.strength} is 0: none of the answers is preferred", fault=False)
+            raise RowProblem(f"{self.strength} is 0: none of the answers is preferred", invalid=False)
         return _pair(self, row, origin, int(strength > 0), abs(strength))
 
 
@@ -88,7 +88,7 @@ def _pair(reader: Labelled | Compared, row: Row, origin: Origin, better: int, ma
     prompt = reader.prompt(row)
     check_prompt(prompt)
     if texts[0].strip() == texts[1].strip():
-        raise RowProblem(no_preference_reason(texts), fault=False)
+        raise RowProblem(no_preference_reason(texts), invalid=False)
     return Preference.pair(prompt, texts[better], texts[1 - better], origin, margin, report_label(row, reader.kind))
 
 

@@ -157,7 +157,7 @@ class Ranked:
             points, measured = [-float(place) for place in range(len(texts))], False
         found = Preference.ranking(prompt, texts, points, origin, report_label(row, self.kind))
         if not found.order:
-            raise RowProblem(no_preference_reason(texts), fault=False)
+            raise RowProblem(no_preference_reason(texts), invalid=False)
         return found if measured else replace(found, margins=())  # a rank says who is better, not by how much
 
     def _has(self, row: Row, paths: str | tuple[str, ...]) -> bool:
@@ -207,7 +207,7 @@ def _margin(row: Row) -> float | None:
                 raise RowProblem(f"{columns[0]} is {numbers[0]:g}, below zero: the row contradicts itself")
             return numbers[0]
         if numbers[0] == numbers[1]:
-            raise RowProblem("both answers have the same score: none is preferred", fault=False)
+            raise RowProblem("both answers have the same score: none is preferred", invalid=False)
         if numbers[0] < numbers[1]:
             raise RowProblem(f"{columns[0]} is below {columns[1]}: the row contradicts itself")
         return numbers[0] - numbers[1]

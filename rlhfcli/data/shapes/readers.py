@@ -109,7 +109,7 @@ def _dialogue(turns: Turns, origin: Origin) -> Dialogue:
         raise RowProblem("no turn is the assistant's: there is nothing to learn")
     check_beginning(turns)
     if not any(turn.role == "assistant" and turn.train for turn in turns):
-        raise RowProblem("the row says that none of the assistant's turns is to be learnt", fault=False)
+        raise RowProblem("the row says that none of the assistant's turns is to be learnt", invalid=False)
     return Dialogue(turns, origin)
 
 
@@ -200,7 +200,7 @@ class Only:
     def __call__(self, row: Row, origin: Origin) -> Example:
         """Read a row."""
         if row[self.column] != self.value:
-            raise RowProblem(f"its {self.column} is {row[self.column]}, not {self.value}", fault=False)
+            raise RowProblem(f"its {self.column} is {row[self.column]}, not {self.value}", invalid=False)
         return self.reader(row, origin)
 
 

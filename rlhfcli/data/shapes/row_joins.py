@@ -146,4 +146,4 @@ def _message(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _left_out(row: Mapping[str, Any], origin: Origin, reason: str) -> Located:
-    return Unreadable(reason, str(row["text"])[:_START], fault=False), origin
+    return Unreadable(reason, str(row["text"])[:_START], invalid=False), origin

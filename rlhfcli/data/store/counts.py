@@ -63,7 +63,7 @@ class SourceCount:
         kept: Rows that at least one phase uses.
         cut: Kept rows that at least one phase shortened.
         dropped: Rows that none uses, by reason.
-        faults: Those of them that are to blame on the row: not duplicates, nor what the recipe does not want.
+        invalid: Dropped rows that something is wrong with: neither duplicates nor filtered by the recipe.
         phases: The same by phase.
         columns: Which columns are not read, and what is used beside the texts.
     """
@@ -74,7 +74,7 @@ class SourceCount:
     kept: int = 0
     cut: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    faults: int = 0
+    invalid: int = 0
     phases: dict[Phase, PhaseCount] = field(default_factory=lambda: {phase: PhaseCount() for phase in PHASES})
     columns: ColumnUse = field(default_factory=ColumnUse)
 
@@ -87,7 +87,7 @@ class SourceCount:
             "kept": self.kept,
             "cut": self.cut,
             "dropped": _sorted(self.dropped),
-            "faults": self.faults,
+            "faults": self.invalid,
             "columns_not_read": self.columns.shares(),
             "carried": _sorted(self.columns.carried),
             **{phase: count.as_json() for phase, count in self.phases.items()},

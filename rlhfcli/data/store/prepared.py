@@ -143,14 +143,6 @@ class _Stored(Sequence[Encoded], Generic[Encoded]):
         batch, row = self._find(index)
         return str(batch.column("origin")[row].as_py())
 
-    def lengths(self, column: str) -> list[int]:
-        """How many values each example's list in a column has, without reading the values.
-
-        Args:
-            column: ``ids``, ``prompt``, ``answers`` ...
-        """
-        return [n for batch in self._batches for n in pc.list_value_length(batch.column(column)).to_pylist()]
-
     def _find(self, index: int) -> tuple[Any, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
@@ -261,27 +253,23 @@ class DataStore:
             )
         return found
 
-    def refuse_faults(self) -> None:
+    def refuse_invalid(self) -> None:
         """Make it an error if a row could not be used and is itself to blame.
 
         Raises:
             DataError: Names the first such rows with their reasons.
         """
         with (self.folder / REJECTED).open(encoding="utf-8") as file:
-            faults = [row for line in file if (row := json.loads(line))["fault"]]
-        if faults:
-            shown = [f"{row['file']}: {row['row']}: {row['reason']}" for row in faults[:_SHOWN]]
-            rows = "1 row" if len(faults) == 1 else f"{len(faults):,} rows"
-            more = [f"... and {len(faults) - _SHOWN:,} more"] if len(faults) > _SHOWN else []
+            invalid = [row for line in file if (row := json.loads(line))["fault"]]
+        if invalid:
+            shown = [f"{row['file']}: {row['row']}: {row['reason']}" for row in invalid[:_SHOWN]]
+            rows = "1 row" if len(invalid) == 1 else f"{len(invalid):,} rows"
+            more = [f"... and {len(invalid) - _SHOWN:,} more"] if len(invalid) > _SHOWN else []
             raise DataError(
                 "\n".join([f"{rows} cannot be used:", *shown, *more]),
                 where=str(self.folder / REJECTED),
                 hint="Fix these rows, or take them out; without --strict the others are used.",
             )
-
-    def summary(self) -> list[dict[str, Any]]:
-        """One row for each source, for a table: path, shapes, read, kept, cut, dropped, and by phase."""
-        return list(self.manifest["sources"])
 
 
 def damage_of_unsealed(folder: Path, manifest: Mapping[str, Any]) -> str | None:

@@ -97,7 +97,7 @@ def test_answers_that_people_do_not_want_are_not_imitated(row, label):
     for bad in (False, "false", "False"):
         with pytest.raises(RowProblem, match=f"{label} is false: an unwanted answer") as caught:
             read({**row, label: bad})
-        assert not caught.value.fault
+        assert not caught.value.invalid
 
 
 PROBLEMS = {

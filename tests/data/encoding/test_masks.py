@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.encoding.encode import Encoder, encode_prompt, end_token
+from rlhfcli.data.encoding.encode import Encoder, end_token
 from rlhfcli.data.templates.template import HUMAN_ASSISTANT, render, set_template, trim
 from rlhfcli.errors import DataError
 from tests.data.conftest import TEXTS
@@ -105,7 +105,7 @@ def test_the_prompt_is_the_same_in_pairs_in_dialogues_and_in_use(family):
     preference = Preference.pair(TURNS[:3], "東京です。", "I don't know", HERE)
     encoder = Encoder(tokenizer, 512)
     found = encoder.preferences([preference])[0].example
-    assert found.prompt == encode_prompt(tokenizer, TURNS[:3], 512)
+    assert found.prompt == Encoder(tokenizer, 512).prompt(TURNS[:3])
     assert tokenizer.decode(found.answers[0]) == f"{lead}東京です。{end}"
     assert tokenizer.decode(found.answers[1]) == f"{lead}I don't know{end}"
     dialogue = encoder.dialogues([preference.preferred()])[0].example
@@ -142,13 +142,13 @@ def test_pieces_of_a_dialogue_get_no_spaces_of_their_own(kind):
     assert ["".join(tokens) for tokens in said] == ["▁Paris.</s>", "▁red</s>"]
     if kind != "legacy":  # which puts a space behind every special token
         assert example.ids == tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert encode_prompt(tokenizer, turns[:3], 512) == example.ids[: example.spans[-1][0]]
+    assert Encoder(tokenizer, 512).prompt(turns[:3]) == example.ids[: example.spans[-1][0]]
 
 
 def test_template_words_behind_the_generation_prompt_are_generated(make_tokenizer):
     tokenizer = make_tokenizer(None, "<|endoftext|>")
     tokenizer.chat_template = QWEN3
-    ids = encode_prompt(tokenizer, TURNS[:1], 512)
+    ids = Encoder(tokenizer, 512).prompt(TURNS[:1])
     assert tokenizer.decode(ids) == render(tokenizer, TURNS[:1], True)
     example = Encoder(tokenizer, 512).dialogues([Dialogue(TURNS[:2], HERE)])[0].example
     assert example.ids[: len(ids)] == ids and example.spans == [(len(ids), len(example.ids))]
@@ -247,7 +247,7 @@ def test_whatever_a_template_does_is_told_of_the_row(make_tokenizer, template, r
         assert outcome.example is None and re.search(reason, outcome.reason)
     if "elsewhere" not in reason and template != BROKEN["an answer elsewhere"][0]:
         with pytest.raises(DataError, match=reason):
-            encode_prompt(tokenizer, TURNS[:1], 512)
+            Encoder(tokenizer, 512).prompt(TURNS[:1])
 
 
 def test_a_template_without_end_token_is_refused(make_tokenizer):
@@ -308,7 +308,7 @@ def test_what_is_typed_is_text(make_tokenizer, template, eos, end, word):
     said = [tokenizer.decode(typed.ids[a:b]).strip() for a, b in typed.spans]
     assert said == [f"I say {word}{end}", f"{word}{end}"]
     turns = (Turn("user", word), Turn("assistant", f"I say {word}"), Turn("user", "so?"))
-    assert encode_prompt(tokenizer, turns, 512) == typed.ids[: typed.spans[1][0]]
+    assert Encoder(tokenizer, 512).prompt(turns) == typed.ids[: typed.spans[1][0]]
     pair = Preference.pair(turns, word, "no", HERE)
     preference = encoder.preferences([pair])[0].example
     assert preference.prompt + preference.answers[0] == typed.ids
@@ -345,8 +345,8 @@ def test_the_saved_tokenizer_carries_the_template(tokenizer, tmp_path):
 
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    assert encode_prompt(again, TURNS[:3], 512) == encode_prompt(tokenizer, TURNS[:3], 512)
+    assert Encoder(again, 512).prompt(TURNS[:3]) == Encoder(tokenizer, 512).prompt(TURNS[:3])
     told = [{"role": turn.role, "content": turn.content} for turn in TURNS[:3]]
-    assert again.apply_chat_template(told, add_generation_prompt=True)["input_ids"] == encode_prompt(
-        again, TURNS[:3], 512
+    assert again.apply_chat_template(told, add_generation_prompt=True)["input_ids"] == Encoder(again, 512).prompt(
+        TURNS[:3]
     )

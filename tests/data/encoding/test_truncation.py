@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.encoding.encode import Encoder, encode_prompt
+from rlhfcli.data.encoding.encode import Encoder
 
 HERE = Origin("test", "row 1")
 SYSTEM = Turn("system", "Be kind.")
@@ -118,10 +118,10 @@ def test_drop_leaves_out_what_is_too_long(tokenizer):
 
 def test_a_prompt_in_use_is_shortened_as_in_training(tokenizer):
     turns = (SYSTEM, *exchange(1), *exchange(2), *exchange(3)[:1])
-    whole = encode_prompt(tokenizer, turns, 10_000)
-    shorter = encode_prompt(tokenizer, turns, len(whole) - 1)
-    assert shorter == encode_prompt(tokenizer, (SYSTEM, *exchange(2), *exchange(3)[:1]), 10_000)
-    assert len(encode_prompt(tokenizer, (Turn("user", "one " * 500),), 64)) <= 64
+    whole = Encoder(tokenizer, 10_000).prompt(turns)
+    shorter = Encoder(tokenizer, len(whole) - 1).prompt(turns)
+    assert shorter == Encoder(tokenizer, 10_000).prompt((SYSTEM, *exchange(2), *exchange(3)[:1]))
+    assert len(Encoder(tokenizer, 64).prompt((Turn("user", "one " * 500),))) <= 64
 
 
 texts = st.text(alphabet="ab 首\n.", min_size=1, max_size=60).filter(str.strip)

@@ -24,9 +24,9 @@ DIALOGUES = [
 
 
 def add_up(prepared):
-    for source in prepared.summary():
+    for source in prepared.manifest["sources"]:
         assert source["read"] == source["kept"] + sum(source["dropped"].values())
-    return prepared.summary()
+    return prepared.manifest["sources"]
 
 
 def test_a_round_trip_through_the_store(tokenizer, make_recipe, write_lines, tmp_path):
@@ -234,7 +234,7 @@ def test_what_counts_as_a_duplicate(tokenizer, make_recipe, write_lines, tmp_pat
     others = [{"prompt": f"other {number}", "response": "yes"} for number in range(20)]
     rows = [{"prompt": "repeat", "response": code} for code in CODE]
     recipe = make_recipe(write_lines([*rows, *others]), duplicates=policy)
-    (source,) = prepare(recipe, tokenizer, tmp_path / "data", Silent()).summary()
+    (source,) = prepare(recipe, tokenizer, tmp_path / "data", Silent()).manifest["sources"]
     assert (source["kept"] - len(others), source["dropped"]) == (kept, dropped)
 
 

@@ -75,7 +75,7 @@ def file_with(tmp_path):
 def test_a_bad_row_is_named_and_counted(tokenizer, make_recipe, file_with, tmp_path, row, reason):
     path = file_with(row)
     prepared = prepare(make_recipe(path, max_length=64), tokenizer, tmp_path / "data", Silent())
-    (source,) = prepared.summary()
+    (source,) = prepared.manifest["sources"]
     assert (source["read"], source["reward"]["train"] + source["reward"]["validation"]) == (42, 41)
     (rejected,) = [json.loads(line) for line in (tmp_path / "data" / REJECTED).read_text().splitlines()]
     assert rejected["file"] == str(path) and rejected["row"] == "line 41" and rejected["start"]
@@ -83,10 +83,10 @@ def test_a_bad_row_is_named_and_counted(tokenizer, make_recipe, file_with, tmp_p
     (counted,) = (source["dropped"] or source["reward"]["dropped"]).items()
     assert counted[1] == 1 and counted[0] == re.sub(r"turn \d", "a turn", rejected["reason"])
     if "duplicate" in reason:
-        prepared.refuse_faults()  # not the row's fault
+        prepared.refuse_invalid()  # not the row's fault
         return
     with pytest.raises(DataError) as caught:
-        prepared.refuse_faults()
+        prepared.refuse_invalid()
     assert f"1 row cannot be used:\n{path}: line 41: {rejected['reason']}" in str(caught.value)
     assert "take them out" in caught.value.hint
 
@@ -95,7 +95,7 @@ def test_strict_names_the_first_rows_and_counts_the_others(tokenizer, make_recip
     path = write_lines([*GOOD, *({"prompt": f"{k}", "chosen": "", "rejected": "a"} for k in range(30))])
     prepared = prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent())
     with pytest.raises(DataError) as caught:
-        prepared.refuse_faults()
+        prepared.refuse_invalid()
     assert "30 rows cannot be used" in caught.value.what and "... and 10 more" in caught.value.what
     assert "line 41: chosen is empty" in caught.value.what and "line 61" not in caught.value.what
 
@@ -104,10 +104,10 @@ def test_rows_that_the_recipe_does_not_want_are_not_at_fault(tokenizer, make_rec
     path = write_lines([*GOOD, pair(50, prompt="blue " * 100)])
     recipe = make_recipe(path, max_length=64, truncation="drop")
     prepared = prepare(recipe, tokenizer, tmp_path / "data", Silent())
-    (source,) = prepared.summary()
+    (source,) = prepared.manifest["sources"]
     assert source["dropped"] == {"longer than 64 tokens": 1}
     assert source["sft"]["dropped"] == source["reward"]["dropped"] == {}  # a row that nobody uses is counted once
-    prepared.refuse_faults()
+    prepared.refuse_invalid()
 
 
 def test_a_bad_row_in_the_middle_of_a_csv_file(tokenizer, make_recipe, tmp_path):
@@ -116,6 +116,6 @@ def test_a_bad_row_in_the_middle_of_a_csv_file(tokenizer, make_recipe, tmp_path)
     path.write_text("\n".join(lines) + "\n")
     prepared = prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent())
     with pytest.raises(DataError) as caught:
-        prepared.refuse_faults()
+        prepared.refuse_invalid()
     assert "row 41: the row has fewer fields than the header's 3 (ends on line 42)" in caught.value.what
     assert "row 42: the row has more fields than the header's 3 (ends on line 44)" in caught.value.what

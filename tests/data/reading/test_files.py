@@ -189,8 +189,8 @@ def test_a_header_that_is_repeated_is_no_fault(tokenizer, make_recipe, tmp_path)
     lines = ["prompt,chosen,rejected", *(f"question {k}?,yes {k},no" for k in range(30))]
     (tmp_path / "x.csv").write_text("\n".join(lines * 2) + "\n")
     prepared = prepare(make_recipe(tmp_path / "x.csv"), tokenizer, tmp_path / "data", Silent())
-    assert prepared.summary()[0]["dropped"]["the header stands here once more"] == 1
-    prepared.refuse_faults()
+    assert prepared.manifest["sources"][0]["dropped"]["the header stands here once more"] == 1
+    prepared.refuse_invalid()
 
 
 @pytest.mark.parametrize("place", ["folder", "file"])
@@ -200,7 +200,7 @@ def test_names_that_are_not_utf8(tokenizer, make_recipe, tmp_path, place):
     path = folder / os.fsdecode(b"r\xe9.jsonl" if place == "file" else b"r.jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in [*map(pair, range(30)), {"prompt": 1}]))
     prepared = prepare(make_recipe(tmp_path / "set"), tokenizer, tmp_path / "data", Silent())
-    assert "\\xe9" in prepared.dialogues("train").origin(0) and prepared.summary()[0]["kept"] == 30
+    assert "\\xe9" in prepared.dialogues("train").origin(0) and prepared.manifest["sources"][0]["kept"] == 30
     assert "\\xe9" in json.loads((tmp_path / "data" / REJECTED).read_text())["file"]
 
 
@@ -210,7 +210,7 @@ def test_empty_files_beside_others(tokenizer, make_recipe, write_lines, tmp_path
         write_lines(rows, f"set/{name}")
     sink = Notes()
     prepared = prepare(make_recipe(tmp_path / "set"), tokenizer, tmp_path / "data", sink)
-    assert prepared.summary()[0]["kept"] == 30
+    assert prepared.manifest["sources"][0]["kept"] == 30
     assert sink.notes == [f"{tmp_path}/set/train-{k}.jsonl has no rows" for k in (0, 2)]
     write_lines([], "set/train-1.jsonl")
     with pytest.raises(DataError, match="none of its 3 files has rows"):
@@ -245,7 +245,7 @@ def test_the_first_rows_need_not_show_the_shape(tokenizer, make_recipe, tmp_path
             prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent())
         assert said in str(caught.value)
         return
-    assert prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent()).summary()[0]["kept"] == 30
+    assert prepare(make_recipe(path), tokenizer, tmp_path / "data", Silent()).manifest["sources"][0]["kept"] == 30
 
 
 # --- files that are damaged ---------------------------------------------------------------------------------

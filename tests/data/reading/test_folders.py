@@ -216,7 +216,7 @@ def test_what_is_left_alone_is_said(tokenizer, make_recipe, write_lines, tmp_pat
         write_lines([pair(number, prompt=f"{name} {number}") for number in range(30)], f"set/{name}.jsonl")
     sink = Notes()
     prepared = prepare(make_recipe(tmp_path / "set"), tokenizer, tmp_path / "data", sink)
-    assert prepared.summary()[0]["read"] == 30
+    assert prepared.manifest["sources"][0]["read"] == 30
     assert sink.notes == [f"{tmp_path / 'set'}: reading ships_train.jsonl; left alone: ships_test.jsonl, .old.jsonl"]
 
 

@@ -147,7 +147,7 @@ NOT_IN_ARROW = {"parts in some", "calls of other kinds"}
 
 def stored(recipe, tokenizer, folder):
     prepared = prepare(recipe, tokenizer, folder, Silent())
-    (source,) = prepared.summary()
+    (source,) = prepared.manifest["sources"]
     phases = {"sft": prepared.dialogues, "reward": prepared.pairs}
     found = {
         f"{phase}_{part}": [str(example) for example in read(part)]

@@ -140,5 +140,5 @@ def test_every_data_set_of_the_catalogue_can_be_prepared(
     monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: datasets.Dataset.from_list(ROWS[name]))
     (tmp_path / "x").mkdir()
     prepared = prepare(make_recipe({"path": name}, other), tokenizer, tmp_path / "x" / "data", Silent())
-    source = prepared.summary()[0]
+    source = prepared.manifest["sources"][0]
     assert source["kept"] >= 1 and source["shapes"][0].lower() == name.lower()

@@ -10,7 +10,7 @@ from time import process_time
 import pytest
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
-from rlhfcli.data.encoding.encode import Encoder, encode_prompt, end_token
+from rlhfcli.data.encoding.encode import Encoder, end_token
 from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.data.templates.template import set_template
 from rlhfcli.progress import Silent
@@ -90,7 +90,7 @@ def test_each_answer_is_learnt_once_as_in_use(load, name, head):
     alone = name == "mistral" and head  # its system turn wanders to the last question
     assert len(outcome.earlier) == (0 if together and not alone else 2)
     last = outcome.example
-    assert last.ids[: last.spans[-1][0]] == encode_prompt(tokenizer, turns[:-1], 4096)
+    assert last.ids[: last.spans[-1][0]] == Encoder(tokenizer, 4096).prompt(turns[:-1])
     assert end_token(tokenizer) == tokenizer.convert_tokens_to_ids(ENDS[name][1] if name != "gemma3" else end)
     pair = Preference.pair(turns[:-1], "Yes.", "No.", HERE)
     preference = Encoder(tokenizer, 4096).preferences([pair])[0].example
@@ -162,7 +162,7 @@ def test_only_what_is_to_be_learnt_is(load, name):
     assert [text for _, text in learnt(tokenizer, last_is_quiet)] == said[:2]
     none = tuple(Turn(turn.role, turn.content, train=False) for turn in TURNS)
     outcome = Encoder(tokenizer, 4096).dialogues([Dialogue(none, HERE)])[0]
-    assert outcome.reason == "no answer of this dialogue is to be learnt" and not outcome.fault
+    assert outcome.reason == "no answer of this dialogue is to be learnt" and not outcome.invalid
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -175,7 +175,7 @@ def test_one_row_that_a_template_refuses_is_one_row(load, make_recipe, write_lin
     ]
     tokenizer = load(name)
     prepared = prepare(make_recipe(write_lines(rows), max_length=4096), tokenizer, tmp_path / "data", Silent())
-    (source,) = prepared.summary()
+    (source,) = prepared.manifest["sources"]
     assert source["kept"] >= 20 and source["kept"] + sum(source["dropped"].values()) == 23
     assert source["sft"]["divided"] == (0 if ENDS[name][2] else source["sft"]["divided"])
     if not ENDS[name][2]:
@@ -186,7 +186,7 @@ def test_one_row_that_a_template_refuses_is_one_row(load, make_recipe, write_lin
 def test_a_date_in_a_template_is_the_same_on_every_day(load, make_recipe, write_lines, tmp_path):
     for name, date in (("llama3_2", "26 Jul 2024"), ("smollm3", "26 July 2024")):
         tokenizer = load(name)
-        assert f"Today Date: {date}\n" in tokenizer.decode(encode_prompt(tokenizer, TURNS[:1], 4096))
+        assert f"Today Date: {date}\n" in tokenizer.decode(Encoder(tokenizer, 4096).prompt(TURNS[:1]))
         rows = [{"prompt": f"q {number}", "response": "a"} for number in range(20)]
         recipe = make_recipe(write_lines(rows), max_length=4096)
         assert prepare(recipe, tokenizer, tmp_path / name, Silent()).manifest["date"]
@@ -261,7 +261,7 @@ def test_answers_that_fit_are_learnt_though_later_ones_do_not(load):
     assert outcome.cut and 5 < len(learnt) < 41
     assert tokenizer.decode(learnt[3][0][slice(*learnt[3][1])]).startswith("<think>\n\n</think>\n\n6 done")
     dropped = Encoder(tokenizer, 300, "drop").dialogues([Dialogue(turns, HERE)])[0]
-    assert dropped.reason == "longer than 300 tokens" and not dropped.fault
+    assert dropped.reason == "longer than 300 tokens" and not dropped.invalid
 
 
 LONG_CALLS = [
