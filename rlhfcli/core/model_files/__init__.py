@@ -1,6 +1,6 @@
-"""Folders of models, adapters and reward heads, before anything of them is loaded and after it is saved.
+"""Files of models, adapters and reward heads: checks before loading, and the last steps of saving.
 
-Nothing that a folder claims is believed before it is checked. Imports no other room of ``core``.
+Everything in a folder is checked before it is used. Imports no other room of ``core``.
 """
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "peft_adapters",
     "peft_format",
     "reward_heads",
+    "reward_metadata",
     "saved_folder",
 ]

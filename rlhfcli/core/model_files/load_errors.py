@@ -1,4 +1,4 @@
-"""What goes wrong when transformers loads a folder, in words of ours: its own say neither where nor what to do."""
+"""Errors of loading with transformers, translated: its own messages say neither where nor what to do."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rlhfcli.words import shortened
 
 
 def check_shapes(name: str, report: dict[str, Any]) -> None:
-    """Refuse a model some of whose weights have other shapes than its config says.
+    """Refuse a model whose weights have other shapes than its config says.
 
     Args:
         name: Folder or hub name.
-        report: What transformers says of the loading, with ``ignore_mismatched_sizes``: else it hides which.
+        report: The loading info of transformers, with ``ignore_mismatched_sizes``; without it the names are lost.
 
     Raises:
         ModelError: There are such weights.
@@ -39,10 +39,14 @@ def check_shapes(name: str, report: dict[str, Any]) -> None:
 
 
 def check_filled(name: str, missing: Iterable[str]) -> None:
-    """Refuse a model that transformers filled up with random numbers where the folder has no weights.
+    """Refuse a model in which transformers initialised weights at random because the folder lacks them.
+
+    Args:
+        name: Folder or hub name.
+        missing: Names of the tensors that the folder lacks.
 
     Raises:
-        ModelError: Something is missing.
+        ModelError: A tensor is missing.
     """
     names = sorted(missing)
     if names:
@@ -57,7 +61,7 @@ def check_filled(name: str, missing: Iterable[str]) -> None:
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Silence warnings inside the block, and remarks of transformers from here on."""
+    """Silence warnings within a ``with`` block, and the log of transformers from then on."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     with warnings.catch_warnings():
@@ -66,11 +70,11 @@ def silenced() -> Iterator[None]:
 
 
 class explained:
-    """Turns what transformers and the hub client raise into one clear error.
+    """Context manager that turns exceptions of transformers and of the Hub client into one clear error.
 
     Args:
         name: Folder or hub name, as the user gave it.
-        what: What is loaded from there.
+        what: The part that is loaded: ``model`` or ``tokenizer``.
     """
 
     def __init__(self, name: str, what: str) -> None:
@@ -83,19 +87,26 @@ class explained:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.quiet.__exit__(kind, error, trace)
         if isinstance(error, Exception) and not is_out_of_memory(error):
-            # a file with anything in it makes transformers raise anything
+            # with arbitrary files transformers raises arbitrary exceptions
             raise self.explain(error) from error
 
     def explain(self, error: Exception) -> ModelError:
-        """What went wrong, and what to do."""
+        """Translate an exception.
+
+        Args:
+            error: Raised by transformers or the Hub client.
+
+        Returns:
+            The error to raise, which says what went wrong and what to do.
+        """
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             return ModelError(PICKLE, where=self.name, hint=PICKLE_HINT)
         if self.name.startswith(PREFIX) or os.path.isdir(os.path.expanduser(self.name)):
             return ModelError(f"the {self.what} cannot be loaded: {first}", where=self.name)
         return ModelError(
-            f"the {self.what} is neither a local folder nor to be had from the hub",
+            f"the {self.what} was not found locally or on the Hub",
             where=self.name,
             hint="Without a network, name a local folder: --set model.name=path/to/folder. "
-            f"What the hub client said: {first}",
+            f"The Hub client reports: {first}",
         )

@@ -1,6 +1,6 @@
-"""The files of a model folder before anything is loaded: are they there, are they what they seem, what do they hold?
+"""Checking and reading the files of a model folder before the model is loaded.
 
-Nothing here computes or downloads more than what loading the model needs anyway.
+Nothing here downloads more than loading the model needs anyway.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from rlhfcli.errors import ModelError
 from rlhfcli.files import checksums, model_path
 
 PICKLE = "the file is a pickle that holds more than tensors"
-PICKLE_HINT = "It could run code, and is not read any further. Ask its maker for safetensors."
-_POINTER = b"version https://git-lfs.github.com/spec/"
-_POINTER_SIZE = 1024  # bytes; a pointer has about 130
+PICKLE_HINT = "It could run code and is not read. Ask its maker for safetensors."
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_POINTER_SIZE = 1024  # bytes; a pointer has about 130
 _INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Found:
-    """A tensor in a file.
+class TensorInFile:
+    """The place and the shape of a tensor that has not been read.
 
     Args:
-        file: Which.
-        shape: Its shape.
+        file: The file that holds it.
+        shape: The shape, read from the header of the file.
     """
 
     file: Path
@@ -44,22 +44,22 @@ class Found:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what cannot be the folder of a whole model.
+    """Refuse a folder that cannot be that of a whole model.
 
     Args:
-        folder: It exists.
+        folder: An existing folder.
 
     Raises:
-        ModelError: It has no config or no weights, they are damaged, or it holds something else.
+        ModelError: It has no config or no weights, or they are damaged.
     """
     refuse_pointers(folder)
     model_path.check(folder)
     config = folder / "config.json"
     try:
-        read = json.loads(config.read_text(encoding="utf-8"), parse_constant=_constant)
+        content = json.loads(config.read_text(encoding="utf-8"), parse_constant=_parse_constant)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"config.json is not JSON: {error}", where=str(config)) from None
-    if not isinstance(read, dict):
+    if not isinstance(content, dict):
         raise ModelError("config.json holds no keys", where=str(config))
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
         raise ModelError(
@@ -73,11 +73,14 @@ def check_folder(folder: Path) -> None:
 def refuse_pointers(folder: Path) -> None:
     """Refuse a folder that was cloned without its large files.
 
+    Args:
+        folder: An existing folder.
+
     Raises:
         ModelError: One of its files is a pointer of Git LFS.
     """
     for file in sorted(folder.iterdir()):
-        if file.is_file() and file.stat().st_size < _POINTER_SIZE and file.read_bytes().startswith(_POINTER):
+        if file.is_file() and file.stat().st_size < _MAX_POINTER_SIZE and file.read_bytes().startswith(_LFS_POINTER):
             raise ModelError(
                 f"{file.name} is a pointer of Git LFS, not the file itself",
                 where=str(file),
@@ -86,10 +89,13 @@ def refuse_pointers(folder: Path) -> None:
 
 
 def check_sentencepiece(folder: Path) -> None:
-    """Refuse a folder whose tokenizer only the package sentencepiece can read, where that is missing.
+    """Refuse a tokenizer that needs the package sentencepiece, where that is not installed.
+
+    Args:
+        folder: An existing folder.
 
     Raises:
-        ModelError: It is; transformers would ask for another package.
+        ModelError: The package is missing; transformers would ask for another one.
     """
     if (folder / "tokenizer.json").is_file() or find_spec("sentencepiece") is not None:
         return
@@ -103,26 +109,32 @@ def check_sentencepiece(folder: Path) -> None:
                 )
 
 
-def tensors_of(name: str) -> dict[str, Found]:
-    """The tensors of a model by name, with their shapes; read from the heads of its files.
+def tensors_of(name: str) -> dict[str, TensorInFile]:
+    """List the tensors of a model by the headers of its files.
 
     Args:
         name: Folder or hub name.
 
     Returns:
-        All of a folder's; of a hub name those of the file that may hold a head.
+        All tensors of a folder, by name; of a model on the Hub those in the files that may hold a head.
 
     Raises:
         ModelError: A file cannot be read.
     """
-    found: dict[str, Found] = {}
+    tensors: dict[str, TensorInFile] = {}
     for file in _weight_files(name):
-        found |= tensors_in(file)
-    return found
+        tensors |= tensors_in(file)
+    return tensors
 
 
-def tensors_in(file: Path) -> dict[str, Found]:
-    """The tensors of one file.
+def tensors_in(file: Path) -> dict[str, TensorInFile]:
+    """List the tensors of one file by its header.
+
+    Args:
+        file: Safetensors, or a pickle (``.bin``).
+
+    Returns:
+        The tensors by name.
 
     Raises:
         ModelError: It cannot be read.
@@ -130,47 +142,72 @@ def tensors_in(file: Path) -> dict[str, Found]:
     return _in_pickle(file) if file.suffix == ".bin" else _in_safetensors(file)
 
 
-def read_tensor(found: Found, name: str) -> Tensor:
+def read_tensor(entry: TensorInFile, name: str) -> Tensor:
     """Read one tensor.
 
     Args:
-        found: Where it lies.
-        name: What it is called there.
+        entry: The place of the tensor.
+        name: The name of the tensor in its file.
+
+    Returns:
+        The tensor, on the CPU.
 
     Raises:
         ModelError: It contains NaN or infinite values.
     """
-    if found.file.suffix == ".bin":
-        tensor = read_pickle(found.file)[name]
+    if entry.file.suffix == ".bin":
+        tensor = read_pickle(entry.file)[name]
     else:
-        with safe_open(found.file, "pt") as file:
+        with safe_open(entry.file, "pt") as file:
             tensor = file.get_tensor(name)
     if not tensor.isfinite().all():
-        raise ModelError(f"{name} contains NaN or infinite values", where=str(found.file))
+        raise ModelError(f"{name} contains NaN or infinite values", where=str(entry.file))
     return tensor
 
 
 def read_pickle(file: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle file, and nothing else: it could run anything.
+    """Read a pickle of tensors. Pickles of anything else, which could run code, are refused.
+
+    Args:
+        file: The pickle; mapped into memory where its format allows it.
+
+    Returns:
+        The tensors by name, on the CPU.
 
     Raises:
         ModelError: It cannot be read, or holds something else.
     """
     try:
-        with warnings.catch_warnings():  # of odd pickles, which are refused anyway
+        with warnings.catch_warnings():  # about unusual pickles, which are refused anyway
             warnings.simplefilter("ignore")
-            read = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError:
         raise ModelError(PICKLE, where=str(file), hint=PICKLE_HINT) from None
-    except Exception as error:  # a damaged pickle raises anything
+    except Exception as error:  # damaged pickles raise arbitrary exceptions
         raise ModelError(f"the file cannot be read: {error}", where=str(file)) from error
-    if not isinstance(read, dict) or not all(isinstance(tensor, Tensor) for tensor in read.values()):
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise ModelError("the file holds no tensors by name", where=str(file))
-    return {str(name): tensor for name, tensor in read.items()}
+    return {str(name): tensor for name, tensor in content.items()}
 
 
-def _constant(name: str) -> float:
-    if name == "NaN":  # Infinity is the value of a few families
+def json_or_empty(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        file: Any file.
+
+    Returns:
+        The object; empty where the file is missing, damaged, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _parse_constant(name: str) -> float:
+    if name == "NaN":  # a few families have Infinity in their configs
         raise ValueError("a value is NaN")
     return float(name)
 
@@ -180,28 +217,28 @@ def _weight_files(name: str) -> list[Path]:
         folder = Path(name)
         files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
         return [file for file in files if not file.name.startswith("adapter_")]
-    index = _of_hub(name, _INDEX)
+    index = _from_hub(name, _INDEX)
     if index is None:
-        whole = (_of_hub(name, file) for file in ("model.safetensors", "pytorch_model.bin"))
+        whole = (_from_hub(name, file) for file in ("model.safetensors", "pytorch_model.bin"))
         return [file for file in whole if file is not None][:1]
-    placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    shards = sorted({shard for tensor, shard in placed.items() if tensor.count(".") <= 2})  # a head is no deeper
-    return [file for shard in shards if (file := _of_hub(name, shard)) is not None]
+    shard_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    shards = sorted({shard for tensor, shard in shard_of.items() if tensor.count(".") <= 2})  # a head is no deeper
+    return [file for shard in shards if (file := _from_hub(name, shard)) is not None]
 
 
-def _of_hub(name: str, file: str) -> Path | None:
-    found: Any = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
+def _from_hub(name: str, file: str) -> Path | None:
+    path: Any = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
 
 
-def _in_safetensors(file: Path) -> dict[str, Found]:
+def _in_safetensors(file: Path) -> dict[str, TensorInFile]:
     try:
         with safe_open(file, "pt") as content:
             names = list(content.keys())
-            return {name: Found(file, tuple(content.get_slice(name).get_shape())) for name in names}
+            return {name: TensorInFile(file, tuple(content.get_slice(name).get_shape())) for name in names}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"the weights cannot be read: {error}", where=str(file)) from None
 
 
-def _in_pickle(file: Path) -> dict[str, Found]:
-    return {name: Found(file, tuple(tensor.shape)) for name, tensor in read_pickle(file).items()}
+def _in_pickle(file: Path) -> dict[str, TensorInFile]:
+    return {name: TensorInFile(file, tuple(tensor.shape)) for name, tensor in read_pickle(file).items()}

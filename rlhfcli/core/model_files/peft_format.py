@@ -1,4 +1,4 @@
-"""Reading the files of a LoRA adapter in PEFT's format: nothing in them is believed before it is checked."""
+"""Reading the files of an adapter in PEFT's format: everything in them is checked before it is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rlhfcli.core.model_files.model_folder import refuse_pointers
+from rlhfcli.core.model_files.model_folder import json_or_empty, refuse_pointers, tensors_in
 from rlhfcli.errors import ModelError
 from rlhfcli.files import checksums, run_layout
 from rlhfcli.files.run_layout import SFT
@@ -19,50 +19,100 @@ from rlhfcli.recipe.schema import LoraSection
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-REWARDS = "rlhf.json"  # of an adapter: what a reward model's config says beside its shapes
-_HEADS = {"score", "classifier"}  # PEFT names both for every sequence classifier
-_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the base weights, too
-_HIGHEST_ALPHA = 1e5  # usual are 8 to 256; scores of a damaged one would overflow
+HEAD = "base_model.model.score.weight"  # key of a reward head
+_HEAD_MODULES = {"score", "classifier"}  # PEFT names both for every sequence classifier
+_PLAIN_INITS = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the base weights, too
+_MAX_ALPHA = 1e5  # common are 8 to 256; with a damaged value scores would overflow
+_KINDS = {True: "a reward model: it gives scores, it cannot talk", False: "a language model"}
+_TASK_TYPES = {True: "SEQ_CLS", False: "CAUSAL_LM"}
 _UNSUPPORTED = (
     "layers_to_transform", "layers_pattern", "exclude_modules", "use_dora", "rank_pattern", "alpha_pattern",
     "layer_replication", "lora_bias", "use_qalora", "trainable_token_indices", "use_bdlora",
     "alora_invocation_tokens",
     "arrow_config", "megatron_config", "velora_config", "monteclora_config", "kasa_config",
 )  # fmt: skip
-_PEFTS_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora"}
+_PEFT_NAMES = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora"}
 
 
 def is_adapter(name: str | Path) -> bool:
-    """Whether a folder holds an adapter; transformers, too, looks for this file first."""
+    """Check whether a folder holds an adapter, by the file that transformers looks for first as well.
+
+    Args:
+        name: Folder or hub name.
+    """
     return (Path(name) / ADAPTER_CONFIG).is_file()
 
 
 def base_of(adapter: Path) -> str:
-    """The base model that an adapter names; in a run, the fine-tuned model of this run even if it was moved."""
-    named = str(read_json(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    """Return the base model that an adapter names; within a run, this run's fine-tuned model even if the run was moved.
+
+    Args:
+        adapter: The folder of the adapter.
+
+    Returns:
+        Hub name or folder; empty if the adapter names none.
+    """
+    named = str(json_or_empty(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     moved = run_layout.final(run_layout.run_of(adapter.resolve().parent), SFT)
     if run_layout.is_final(Path(named), SFT) and not Path(named).is_dir() and moved.is_dir():
         return str(moved)
     return named
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """What a file says; empty where it is not there, or cannot be read."""
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return read if isinstance(read, dict) else {}
+def is_reward_adapter(adapter: Path) -> bool:
+    """Check whether an adapter belongs to a reward model; without a task type its tensors decide.
+
+    Args:
+        adapter: The folder of the adapter.
+
+    Raises:
+        ModelError: It belongs to a model of another kind, or cannot be read.
+    """
+    task = read_config(adapter).get("task_type")
+    if task not in (*_TASK_TYPES.values(), None):
+        raise ModelError(
+            f"this is the adapter of another kind of model: task_type {task}",
+            where=str(adapter),
+            hint="Reward models have SEQ_CLS in adapter_config.json, language models CAUSAL_LM.",
+        )
+    return task == _TASK_TYPES[True] or (task is None and HEAD in tensors_in(weights_of(adapter)))
+
+
+def config_of_kind(adapter: Path, *, reward: bool) -> dict[str, Any]:
+    """Read the configuration of an adapter that must belong to a model of one kind.
+
+    Args:
+        adapter: The folder of the adapter.
+        reward: Whether it must belong to a reward model, else to a language model.
+
+    Returns:
+        The content of ``adapter_config.json``.
+
+    Raises:
+        ModelError: It is of the other kind, or names no base model other than itself.
+    """
+    found = is_reward_adapter(adapter)
+    if found != reward:
+        raise ModelError(
+            f"this is the adapter of {_KINDS[found]}",
+            where=str(adapter),
+            hint=f"Give one whose adapter_config.json says task_type: {_TASK_TYPES[reward]}.",
+        )
+    base = base_of(adapter)
+    if not base or Path(base).resolve() == adapter.resolve():
+        what = f"the adapter does not say what its base model is: base_model_name_or_path is {base!r}"
+        raise ModelError(what, where=str(adapter / ADAPTER_CONFIG))
+    return read_config(adapter)
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], LoraSection, dict[str, Tensor]]:
-    """Read an adapter that somebody else may have made.
+    """Read a plain LoRA adapter, which any program may have written.
 
     Args:
         folder: Has ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Returns:
-        Its configuration, the recipe section that says the same, and its tensors by PEFT's names.
+        Its configuration, the equivalent recipe section, and its tensors by PEFT's keys.
 
     Raises:
         ModelError: A file is missing or damaged, or the adapter is of a kind that is not supported.
@@ -75,9 +125,9 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], LoraSection, dict[str, T
     settings = settings_of(config, str(folder / ADAPTER_CONFIG))
     tensors = _read_tensors(folder)
     ranks = {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_A.weight") and tensor.dim() == 2}
-    stacks = bool(config.get("target_parameters"))  # A of several experts, one below the other
-    if not ranks or any(rank % settings.rank if stacks else rank != settings.rank for rank in ranks):
-        # before anything of this size is made
+    stacked = bool(config.get("target_parameters"))  # the A of all experts, one below the other
+    if not ranks or any(rank % settings.rank if stacked else rank != settings.rank for rank in ranks):
+        # checked before anything of this size is allocated
         found = ", ".join(str(rank) for rank in sorted(ranks)) or "none"
         raise ModelError(
             f"the adapter's configuration says rank {settings.rank}, its weights have {found}", where=str(folder)
@@ -86,14 +136,14 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], LoraSection, dict[str, T
 
 
 def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> LoraSection:
-    """The recipe section that corresponds to an ``adapter_config.json``.
+    """Convert an ``adapter_config.json`` into the equivalent recipe section.
 
     Args:
-        config: What the file says.
-        where: Its path, for the error.
+        config: The content of the file.
+        where: Its path, for errors.
 
     Raises:
-        ModelError: It lacks something, or says what cannot be.
+        ModelError: A value is missing or invalid.
     """
     targets, parameters = config.get("target_modules"), config.get("target_parameters") or []
     if not isinstance(parameters, list) or not all(isinstance(name, str) for name in parameters):
@@ -106,27 +156,33 @@ def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> LoraSect
         "targets": [] if parameters and targets is None else targets,
     }
     alpha = values["alpha"]
-    if isinstance(alpha, int | float) and alpha > _HIGHEST_ALPHA:
+    if isinstance(alpha, int | float) and alpha > _MAX_ALPHA:
         shown = f"{alpha:g}" if isinstance(alpha, float) else str(alpha)[:20]
         raise ModelError(f"lora_alpha cannot be {shown}: no training makes such an update", where=where)
     try:
         return LoraSection.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = _PEFTS_NAMES.get(str(first["loc"][0]), "target_modules")
+        key = _PEFT_NAMES.get(str(first["loc"][0]), "target_modules")
         raise ModelError(f"{key} cannot be {config.get(key)!r:.60}: {first['msg'].lower()}", where=where) from None
 
 
 def _number(value: Any) -> Any:
-    """PEFT writes whole numbers where we have any; what is no number stays what it is, and is refused."""
+    """Convert an integer, which PEFT may write, to a float; other values are left to the schema to refuse."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else value
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What the ``adapter_config.json`` of a folder says, whose files are what was saved.
+    """Read the ``adapter_config.json`` of a folder, and verify the folder's checksums.
+
+    Args:
+        folder: The folder of the adapter.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        ModelError: There is none, or it cannot be read.
+        ModelError: There is no such file, it cannot be read, or a file was changed since it was saved.
     """
     if folder.is_dir():
         refuse_pointers(folder)
@@ -146,20 +202,23 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def beyond_plain(config: dict[str, Any]) -> list[str]:
-    """What an adapter uses that this program's own LoRA does not have; empty for plain LoRA.
+    """List the features of an adapter that go beyond plain LoRA, as this program trains it.
 
     Args:
-        config: What its ``adapter_config.json`` says.
+        config: The content of ``adapter_config.json``.
+
+    Returns:
+        Keys with their values; empty for plain LoRA.
     """
     if config.get("peft_type") != "LORA":
         return [f"peft_type: {config.get('peft_type')}"]
     found = [key for key in _UNSUPPORTED if config.get(key)]
     if config.get("bias", "none") != "none":
         found.append("bias")
-    if config.get("init_lora_weights") not in _PLAIN_STARTS:
+    if config.get("init_lora_weights") not in _PLAIN_INITS:
         found.append(f"init_lora_weights: {config['init_lora_weights']}")
     saved = config.get("modules_to_save") or []
-    if not isinstance(saved, list) or not set(map(str, saved)) <= _HEADS:
+    if not isinstance(saved, list) or not set(map(str, saved)) <= _HEAD_MODULES:
         found.append(f"modules_to_save: {saved}")
     targets = config.get("target_modules")
     if isinstance(targets, str) and targets != "all-linear":  # a pattern
@@ -168,15 +227,18 @@ def beyond_plain(config: dict[str, Any]) -> list[str]:
 
 
 def weights_of(folder: Path) -> Path:
-    """The file of an adapter's weights: safetensors alone, a pickle could run anything.
+    """Return the file of an adapter's weights: safetensors only, because a pickle can run code.
+
+    Args:
+        folder: The folder of the adapter.
 
     Raises:
-        ModelError: There is none.
+        ModelError: There is no such file.
     """
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file():
         if (folder / "adapter_model.bin").is_file():
-            hint = "Let the one who made it save it as safetensors: adapter_model.bin could run code."
+            hint = "Ask its maker for safetensors: adapter_model.bin could run code."
             raise ModelError("the adapter's weights are a pickle file, which is not read", where=str(folder), hint=hint)
         raise ModelError("the adapter folder has no weights", where=str(file))
     return file

@@ -1,4 +1,4 @@
-"""Loading what a folder holds: a whole model, an adapter that belongs to one, or DeepSpeed-Chat's own format."""
+"""Loading a model from whatever a folder holds: a whole model, an adapter of one, or DeepSpeed-Chat's own format."""
 
 from __future__ import annotations
 
@@ -9,91 +9,77 @@ from transformers import PreTrainedModel, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from rlhfcli.core.hardware import computes_bf16, device
-from rlhfcli.core.model_files import deepspeed_chat_format, peft_adapters
-from rlhfcli.core.model_files.model_folder import Found, tensors_in
-from rlhfcli.core.model_files.peft_format import (  # fmt: skip
-    ADAPTER_CONFIG,
-    REWARDS,
-    base_of,
-    beyond_plain,
-    is_adapter,
-    read_config,
-    read_json,
-    settings_of,
-    weights_of,
-)
-from rlhfcli.core.model_files.reward_heads import Head, chosen_row, find_head, put
+from rlhfcli.core.model_files import deepspeed_chat_format, peft_adapters, peft_format, reward_metadata
+from rlhfcli.core.model_files.model_folder import TensorInFile, tensors_in
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, base_of, is_adapter, is_reward_adapter
+from rlhfcli.core.model_files.reward_heads import Head, choose_row, find_head, set_head
 from rlhfcli.core.models import deepspeed_chat, lora, lora_files, lora_targets
 from rlhfcli.core.models import loading as models
-from rlhfcli.core.models import reward_model as rewarding
+from rlhfcli.core.models import reward_model as whole_reward_model
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model
 from rlhfcli.core.models.sequence_classifier import load_classifier, load_for_scoring, set_one_output
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import ModelSection
 
-_KINDS = {True: "a reward model: it gives scores, it cannot talk", False: "a language model"}
-_TASKS = {True: "SEQ_CLS", False: "CAUSAL_LM"}
-_HEAD = "base_model.model.score.weight"
-
 
 def language_model(name: str, *, trust_remote_code: bool = False, dropout: float = 0.0) -> PreTrainedModel:
-    """Load a language model, from its folder or from its adapter's.
+    """Load a language model.
 
     Args:
-        name: Folder or hub name.
+        name: Hub name, or folder of a whole model or of an adapter.
         trust_remote_code: Run code that comes with the model.
-        dropout: Sets the dropout of the model.
+        dropout: The dropout rate, in the place of the model's own.
 
     Returns:
         The model in evaluation mode; an adapter is merged into its base model.
 
     Raises:
-        ModelError: It cannot be loaded, or gives scores.
+        ModelError: It cannot be loaded, or it is a reward model.
     """
-    if not is_adapter(models.resolve(name)):
-        return models.load_causal_lm(name, trust_remote_code=trust_remote_code, dropout=dropout)
     folder = Path(models.resolve(name))
-    config = _config_of(folder, scores=False)
+    if not is_adapter(folder):
+        return models.load_causal_lm(name, trust_remote_code=trust_remote_code, dropout=dropout)
+    config = peft_format.config_of_kind(folder, reward=False)
     try:
         base = language_model(base_of(folder), trust_remote_code=trust_remote_code, dropout=dropout)
     except ModelError as error:
-        raise _of_base(folder, error) from error
+        raise _about_base(folder, error) from error
     model: PreTrainedModel = _merge(base, folder, config)
     return model
 
 
 def reward_model(name: str, *, label: str | int | None = None, trust_remote_code: bool = False) -> RewardModel:
-    """Load a reward model, from its folder or from its adapter's.
+    """Load a reward model.
 
     Args:
-        name: Folder or hub name.
-        label: Which of several outputs is the reward: its name or its number.
+        name: Hub name, or folder of a whole model, of an adapter, or in DeepSpeed-Chat's format.
+        label: The output that is the reward, where the model has several: its name or its number.
         trust_remote_code: Run code that comes with the model.
 
     Returns:
         The reward model in evaluation mode; an adapter is merged into its base model.
 
     Raises:
-        ModelError: It cannot be loaded, or gives no scores.
+        ModelError: It cannot be loaded, or it is a language model.
     """
     section = ModelSection(name=name, dtype="fp32", label=label, trust_remote_code=trust_remote_code)
     if is_adapter(name):
         return _adapted_reward_model(section, Path(name))
     if deepspeed_chat_format.is_checkpoint(Path(name)):
         return deepspeed_chat.load(Path(name))[0]
-    return rewarding.load_reward_model(name, label=label, trust_remote_code=trust_remote_code)
+    return whole_reward_model.load_reward_model(name, label=label, trust_remote_code=trust_remote_code)
 
 
 def reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) -> RewardModel:
-    """A reward model to train, with the head that a folder has; one that has none gets a new one.
+    """Load a reward model to train; a language model gets a new head.
 
     Args:
         section: The recipe's model section.
-        init_from: Hub name or folder of a language model or a reward model, an adapter, DeepSpeed-Chat's.
-        seed: Of a new head's weights.
+        init_from: Hub name, or folder of a language model or a reward model in any of the formats.
+        seed: Seed of a new head's weights.
 
     Returns:
-        The reward model, float32 weights; its ``head`` says which.
+        The reward model with float32 weights; its ``head`` describes where the head comes from.
 
     Raises:
         ModelError: It cannot be loaded, or has several outputs of which ``model.label`` names none.
@@ -102,18 +88,18 @@ def reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) 
     if is_adapter(folder):
         return _adapted_reward_model(section, folder, seed)
     if not deepspeed_chat_format.is_checkpoint(folder):
-        return rewarding.reward_model_to_train(section, init_from, seed)
-    _refuse_pieces(folder)
+        return whole_reward_model.reward_model_to_train(section, init_from, seed)
+    _refuse_zero3(folder)
     model = deepspeed_chat.load(folder)[0]
-    bf16 = computes_bf16(section.dtype)
-    return RewardModel(model.model, bf16=bf16, head=f"the head of {init_from} ({deepspeed_chat_format.HEAD})").eval()
+    head = f"the head of {init_from} ({deepspeed_chat_format.HEAD})"
+    return RewardModel(model.model, bf16=computes_bf16(section.dtype), head=head).eval()
 
 
 def is_reward_model(name: str, *, trust_remote_code: bool = False) -> bool:
-    """Whether a folder holds what gives scores: a whole model, whatever its head is called, or an adapter.
+    """Check whether a model gives scores: a whole model, whatever its head is called, or an adapter.
 
     Args:
-        name: Folder or hub name.
+        name: Hub name or folder.
         trust_remote_code: Run code that comes with the model.
 
     Raises:
@@ -121,17 +107,20 @@ def is_reward_model(name: str, *, trust_remote_code: bool = False) -> bool:
     """
     folder = Path(models.resolve(name))
     if is_adapter(folder):
-        return gives_scores(folder)
+        return is_reward_adapter(folder)
     config = models.load_config(name, trust_remote_code=trust_remote_code)
     return models.is_reward_model(config) or find_head(models.resolve(name), config) is not None
 
 
 def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
-    """The config of a model; of an adapter, that of its base model.
+    """Load the config of a model, or of an adapter's base model.
 
     Args:
-        name: Folder or hub name.
+        name: Hub name or folder.
         trust_remote_code: Run code that comes with the model.
+
+    Returns:
+        The transformers config.
 
     Raises:
         ModelError: There is none.
@@ -139,85 +128,66 @@ def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
     folder = Path(models.resolve(name))
     if not is_adapter(folder):
         return models.load_config(name, trust_remote_code=trust_remote_code)
-    read_config(folder)
+    peft_format.read_config(folder)
     try:
         return models.load_config(base_of(folder), trust_remote_code=trust_remote_code)
     except ModelError as error:
-        raise _of_base(folder, error) from error
+        raise _about_base(folder, error) from error
 
 
-def gives_scores(adapter: Path) -> bool:
-    """Whether an adapter belongs to a reward model; one that does not say is judged by its tensors.
+def refuse_lora(section: ModelSection, base: str) -> None:
+    """Refuse to train an adapter on a base on which other programs could not load it.
 
-    Raises:
-        ModelError: It belongs to neither kind, or cannot be read.
-    """
-    config = read_config(adapter)
-    task = config.get("task_type")
-    if task not in (*_TASKS.values(), None):
-        raise ModelError(
-            f"this is the adapter of another kind of model: task_type {task}",
-            where=str(adapter),
-            hint="Reward models have SEQ_CLS in adapter_config.json, language models CAUSAL_LM.",
-        )
-    return task == _TASKS[True] or (task is None and _HEAD in tensors_in(weights_of(adapter)))
-
-
-def _config_of(folder: Path, *, scores: bool) -> dict[str, Any]:
-    """The configuration of an adapter of one kind.
+    Args:
+        section: The recipe's model section.
+        base: Hub name or folder of the model that is trained.
 
     Raises:
-        ModelError: It is of the other kind, or its base model is itself.
+        ModelError: The base is an adapter itself, has DeepSpeed-Chat's format, or is one output of several.
     """
-    found = gives_scores(folder)
-    if found != scores:
+    folder = Path(models.resolve(base))
+    reason = "is an adapter itself" if is_adapter(folder) else ""
+    reason = reason or ("has DeepSpeed-Chat's format" if deepspeed_chat_format.is_checkpoint(folder) else "")
+    reason = reason or ("has several outputs" if section.label is not None else "")
+    if reason:
         raise ModelError(
-            f"this is the adapter of {_KINDS[found]}",
-            where=str(folder),
-            hint=f"Give one whose adapter_config.json says task_type: {_TASKS[scores]}.",
+            f"no adapter can be trained on a base that {reason}: other programs could not load the adapter",
+            where=base,
+            hint="Write it as a plain model first: rlhf export FOLDER TO, then model.name=TO. Or train without lora.",
         )
-    base = base_of(folder)
-    if not base or Path(base).resolve() == folder.resolve():
-        what = f"the adapter does not say what its base model is: base_model_name_or_path is {base!r}"
-        raise ModelError(what, where=str(folder / ADAPTER_CONFIG))
-    return read_config(folder)
 
 
 def _adapted_reward_model(section: ModelSection, folder: Path, seed: int | None = None) -> RewardModel:
-    """A reward model from its adapter; with a seed, for training: that of a language model gets a new head then."""
-    bf16 = computes_bf16(section.dtype)
+    """Load a reward model from its adapter; with a seed, also from a language model's, which gets a new head."""
     training = seed is not None
     if training:
-        _refuse_pieces(folder)
-    config = _config_of(folder, scores=True if not training else gives_scores(folder))
-    head = tensors_in(weights_of(folder)).get(_HEAD)
+        _refuse_zero3(folder)
+    reward = is_reward_adapter(folder) if training else True
+    config = peft_format.config_of_kind(folder, reward=reward)
+    head = tensors_in(peft_format.weights_of(folder)).get(peft_format.HEAD)
     base = base_of(folder)
     try:
-        plain, known = _body(section, base, head)
+        model, base_head = _load_base(section, base, head)
     except ModelError as error:
-        raise _of_base(folder, error) from error
-    if head is None and not known and not training:
+        raise _about_base(folder, error) from error
+    if head is None and not base_head and not training:
         what = "neither the adapter nor its base model has a head that gives scores"
         raise ModelError(what, where=str(folder), hint=f"The base model is {base}.")
-    plain = _merge(plain, folder, config)
-    about = f"the head of {folder}" if head else known or "a new head"
+    model = _merge(model, folder, config)
+    about = f"the head of {folder}" if head else base_head or "a new head"
     if head and head.shape[0] > 1:
-        labels = tuple(f"LABEL_{number}" for number in range(head.shape[0]))
-        row = chosen_row(Head(_HEAD, head, None, labels), section.label, None, str(folder))
-        put(plain, row)
-        set_one_output(plain.config)
-        about = row.about
-    scored = RewardModel(plain, bf16=bf16, head=about).eval()
-    if (folder / REWARDS).is_file():  # PEFT's own have none
-        as_reward_model(scored.config, *_rewards(folder / REWARDS))
-    if seed is not None and head is None and not known:
+        about = _keep_one_output(model, head, section.label, str(folder))
+    scored = RewardModel(model, bf16=computes_bf16(section.dtype), head=about).eval()
+    if metadata := reward_metadata.read(folder):
+        as_reward_model(scored.config, metadata.pooling, (metadata.mean, metadata.std))
+    if seed is not None and head is None and not base_head:
         set_seed(seed)
         scored.init_head()
     return scored
 
 
-def _body(section: ModelSection, base: str, head: Found | None) -> tuple[PreTrainedModel, str]:
-    """The base of a reward adapter, with as many outputs as the adapter's head has; and where its own head is from."""
+def _load_base(section: ModelSection, base: str, head: TensorInFile | None) -> tuple[PreTrainedModel, str]:
+    """Load the base of a reward adapter with as many outputs as the adapter's head; return it and its own head."""
     if head is None or head.shape[0] == 1:
         loaded = load_for_scoring(section, base)
         return loaded.model, loaded.head
@@ -227,44 +197,31 @@ def _body(section: ModelSection, base: str, head: Found | None) -> tuple[PreTrai
     return model.to(device()).eval(), ""
 
 
+def _keep_one_output(model: PreTrainedModel, head: TensorInFile, label: str | int | None, where: str) -> str:
+    """Reduce a model to the chosen output of its adapter's head; return a description of it."""
+    labels = tuple(f"LABEL_{number}" for number in range(head.shape[0]))
+    row = choose_row(Head(peft_format.HEAD, head, None, labels), label, None, where)
+    set_head(model, row)
+    set_one_output(model.config)
+    return row.about
+
+
 def _merge(model: Any, folder: Path, config: dict[str, Any]) -> Any:
-    """Merge an adapter into its base model: plain LoRA by ourselves, everything else by PEFT."""
-    why = beyond_plain(config)
-    if not why:
-        settings_of(config, str(folder / ADAPTER_CONFIG))
+    """Merge an adapter into its base model: plain LoRA by our own code, everything else by PEFT."""
+    features = peft_format.beyond_plain(config)
+    if not features:
+        peft_format.settings_of(config, str(folder / ADAPTER_CONFIG))
         _, others = lora_targets.select_peft_targets(model, config)
-        why = [f"target_modules: {', '.join(others)}"] if others else []
-    if why:
-        return peft_adapters.merged(model, folder, why, tensors_in(weights_of(folder)))
+        features = [f"target_modules: {', '.join(others)}"] if others else []
+    if features:
+        return peft_adapters.merge_with_peft(model, folder, features, tensors_in(peft_format.weights_of(folder)))
     lora_files.load_adapter(model, folder)
     lora.merge(model)
     lora.remove(model)
     return model
 
 
-def refuse_lora(section: ModelSection, base: str) -> None:
-    """Refuse to train an adapter on what others could not put it on.
-
-    Args:
-        section: The recipe's model section.
-        base: Hub name or folder of what is trained.
-
-    Raises:
-        ModelError: It is an adapter itself, DeepSpeed-Chat's, or one output of several.
-    """
-    folder = Path(models.resolve(base))
-    why = "is an adapter itself" if is_adapter(folder) else ""
-    why = why or ("has DeepSpeed-Chat's format" if deepspeed_chat_format.is_checkpoint(folder) else "")
-    why = why or ("has several outputs" if section.label is not None else "")
-    if why:
-        raise ModelError(
-            f"no adapter can be trained on a base that {why}: others could not put it on",
-            where=base,
-            hint="Write it as a plain model first: rlhf export FOLDER TO, then model.name=TO. Or train without lora.",
-        )
-
-
-def _refuse_pieces(folder: Path) -> None:
+def _refuse_zero3(folder: Path) -> None:
     if is_deepspeed_zero3_enabled():
         raise ModelError(
             "at ZeRO stage 3 only whole models of the plain form can be loaded",
@@ -273,19 +230,7 @@ def _refuse_pieces(folder: Path) -> None:
         )
 
 
-def _of_base(adapter: Path, error: ModelError) -> ModelError:
-    """The same error, said of the base model of an adapter."""
-    named = f"{adapter / ADAPTER_CONFIG} names it as base_model_name_or_path: if it was moved, write there where it is."
-    return ModelError(f"the adapter's base model: {error.what}", where=error.where, hint=named)
-
-
-def _rewards(file: Path) -> tuple[str, tuple[float, float]]:
-    """How rewards are read, and their mean and standard deviation."""
-    match read_json(file):
-        case {"pooling": "last" | "mean" | "tokenwise" as pooling, "mean": float(mean), "std": float(std)}:
-            return pooling, (mean, std)
-    raise ModelError(
-        "it does not say how rewards are read",
-        where=str(file),
-        hint="Export the adapter again: rlhf export reward FOLDER --format adapter.",
-    )
+def _about_base(adapter: Path, error: ModelError) -> ModelError:
+    """Return the same error as one of an adapter's base model."""
+    hint = f"{adapter / ADAPTER_CONFIG} names it as base_model_name_or_path: if it was moved, write its new path."
+    return ModelError(f"the adapter's base model: {error.what}", where=error.where, hint=hint)

@@ -13,7 +13,7 @@ from rlhfcli.core.families.config_checks import check_finite, fix_generation_con
 from rlhfcli.core.families.dropout import set_config_dropout, set_module_dropout
 from rlhfcli.core.hardware import device
 from rlhfcli.core.model_files.load_errors import check_filled, check_shapes, explained
-from rlhfcli.core.model_files.reward_heads import PLAIN, chosen_row, find_head, put
+from rlhfcli.core.model_files.reward_heads import PLAIN, choose_row, find_head, set_head
 from rlhfcli.core.models.loading import is_reward_model, load_config, resolve
 from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import ModelSection
@@ -56,12 +56,12 @@ def load_for_scoring(section: ModelSection, folder: str) -> ScoringModel:
                 where=folder,
                 hint="Write it in that form first: rlhf export FOLDER TO (with --label), then model.name=TO.",
             )
-        row = chosen_row(head, section.label, getattr(config, "problem_type", None), folder)
+        row = choose_row(head, section.label, getattr(config, "problem_type", None), folder)
     config.num_labels = len(head.labels) if head and head.name == PLAIN else 1
     new_head = (head is None and not is_reward_model(config)) or (head is not None and head.name != PLAIN)
     model = load_classifier(section, folder, config, new_head=new_head)
     if row is not None:
-        put(model, row)
+        set_head(model, row)
         set_one_output(model.config)
     about = row.about if row else f"the head of {folder}" if head or is_reward_model(config) else ""
     return ScoringModel(model.to(device()).eval(), about)

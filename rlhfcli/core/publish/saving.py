@@ -8,13 +8,13 @@ import tempfile
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhfcli.core.families.config_checks import remove_notes
 from rlhfcli.core.families.dropout import restore_config_dropout
-from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, REWARDS, read_config
+from rlhfcli.core.model_files import reward_metadata
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, read_config
 from rlhfcli.core.model_files.saved_folder import finish
 from rlhfcli.core.models import lora, lora_files
 from rlhfcli.data.dialogues.turns import RowProblem
@@ -68,7 +68,7 @@ def save_model(
             lora_files.save_adapter(model, adapter_of(partial), adapter.settings, adapter.base_model, adapter.task_type)
             tokenizer.save_pretrained(adapter_of(partial))
             if adapter.task_type == "SEQ_CLS":
-                _save_rewards(model.config, adapter_of(partial) / REWARDS)
+                reward_metadata.write(model.config, adapter_of(partial))
             lora.merge(model)
             lora.remove(model)
             _save_stops(model, tokenizer, adapter_of(partial))
@@ -144,11 +144,6 @@ def rehearse_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
             reason = " ".join(str(error).split())[:300]
             where = str(model.config.name_or_path)
             raise ModelError(f"the trained model could not be saved: {reason}", where=where) from error
-
-
-def _save_rewards(config: Any, file: Path) -> None:
-    rewards = {"mean": config.mean, "std": config.std, **config.rlhf}
-    file.write_text(json.dumps(rewards, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -111,11 +111,11 @@ def test_of_two_classes_that_exclude_each_other_the_odds_count(tmp_path: Path) -
     both = outputs_of(classifier(tmp_path, 2, problem_type="single_label_classification"))
     model = load_reward_model(tmp_path, label=1)
     torch.testing.assert_close(model.rewards(SEQUENCES), both[:, 1] - both[:, 0], rtol=1e-4, atol=1e-4)
-    assert "the logarithm of the odds" in model.head
+    assert "the log-odds" in model.head
 
 
 REFUSED: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
-    (lambda f: classifier(f, 2), {}, "gives 2 numbers, and one of them has to be the reward: 0 LABEL_0, 1 LABEL_1"),
+    (lambda f: classifier(f, 2), {}, "has 2 outputs, and one of them must be the reward: 0 LABEL_0, 1 LABEL_1"),
     (lambda f: classifier(f, 5), {}, "gives 5 numbers"),
     (lambda f: classifier(f, 5), {"label": 5}, "has no output 5: it has 0 LABEL_0"),
     (lambda f: classifier(f, 5), {"label": "helpful"}, "has no output 'helpful'"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlhfcli.chat.session import ChatOptions, ChatSession
-from rlhfcli.core.model_files.peft_format import REWARDS
+from rlhfcli.core.model_files.reward_metadata import FILE as REWARDS
 from rlhfcli.core.models import adapters, lora
 from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import load_reward_model
