@@ -19,7 +19,7 @@ from rlhfcli.progress import Sink
 from rlhfcli.words import shortened
 
 if TYPE_CHECKING:
-    from rlhfcli.core.publish.conformance import Report
+    from rlhfcli.core.publish.conformance import ConformanceReport
     from rlhfcli.core.publish.exporter import Source
     from rlhfcli.runs.run_folder import RunFolder
 
@@ -119,13 +119,13 @@ def _write(source: Source, target: Target, options: ExportOptions) -> Exported:
 
     with target.locked():
         target.check()  # once more: another command may have been in there
-        how = exporter.How(options.form, options.shard_size, options.label, compare=options.check)
+        how = exporter.ExportSettings(options.form, options.shard_size, options.label, compare=options.check)
         stage = f"writing {target.folder}" + (", and loading it elsewhere" if options.check else "")
         with target.sink.stage(stage):
-            return Exported(target.folder, exporter.write(source, target.folder, how))
+            return Exported(target.folder, exporter.export(source, target.folder, how))
 
 
-def check(folder: Path, label: str | None, sink: Sink) -> Report:
+def check(folder: Path, label: str | None, sink: Sink) -> ConformanceReport:
     """Load a folder here and in other programs, and compare the numbers.
 
     Args:

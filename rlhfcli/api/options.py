@@ -10,7 +10,7 @@ from rlhfcli.errors import UserError
 
 if TYPE_CHECKING:
     from rlhfcli.core.checkpoints.manager import TrainingSession
-    from rlhfcli.core.publish.model_card import Form
+    from rlhfcli.core.publish.card_code import Form
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rlhfcli.progress import Silent, Sink
 
 if TYPE_CHECKING:
     from rlhfcli.chat.session import ChatSession
-    from rlhfcli.core.publish.model_card import Form
+    from rlhfcli.core.publish.card_code import Form
     from rlhfcli.recipe.loader import Loaded
     from rlhfcli.recipe.schema import Recipe
 

@@ -12,7 +12,7 @@ from rlhfcli.files.run_layout import REWARD, SFT, Phase
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rlhfcli.core.publish.conformance import Report
+    from rlhfcli.core.publish.conformance import ConformanceReport
     from rlhfcli.data.store.prepared import DataStore
 
 
@@ -124,4 +124,4 @@ class Exported:
     """
 
     folder: Path
-    report: Report | None = None
+    report: ConformanceReport | None = None

@@ -117,7 +117,7 @@ def test_the_evaluation(trained: Project) -> None:
 def test_an_export(trained: Project, tmp_path: Path) -> None:
     done = trained.export("reward", tmp_path / "exported")
     assert (done.folder / "model.safetensors").is_file()
-    assert done.report is not None and done.report.holds
+    assert done.report is not None and done.report.agrees
     with pytest.raises(OutputError, match="this folder exists"):
         trained.export("reward", tmp_path / "exported")
     assert trained.export("sft", str(tmp_path / "adapter"), "adapter").folder == tmp_path / "adapter"

@@ -133,7 +133,9 @@ def test_other_numbers_end_with_1(copy, rlhf, monkeypatch):
     assert "gives other numbers elsewhere" in done.err and "differs" in done.out
     done = rlhf("export", "reward", "out", folder=copy)
     assert done.code == 1 and "differs" in done.out
-    assert "others would get other numbers from this export" in done.err and "Nothing was written" in done.err
+    assert (
+        "other programs would compute other numbers from this export" in done.err and "Nothing was written" in done.err
+    )
     assert not (copy / "out").exists()
 
 

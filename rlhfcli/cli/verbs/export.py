@@ -27,7 +27,7 @@ from rlhfcli.files.run_layout import PHASES, REWARD, SFT
 if TYPE_CHECKING:
     from rlhfcli.api.exporting import Target
     from rlhfcli.api.project import Project
-    from rlhfcli.core.publish.conformance import Report
+    from rlhfcli.core.publish.conformance import ConformanceReport
 
 _FORMS = "merged, the whole model; adapter, that of LoRA alone; or deepspeed-chat, what DeepSpeed-Chat reads."
 _SIZE = re.compile(r"[1-9][0-9]*(?:MB|GB|MiB|GiB)")
@@ -119,7 +119,9 @@ def _export(source: str, target: Target, options: ExportOptions, project: Projec
         else:
             done = exporting.export_folder(source, target, options)
     except ModelError as error:
-        report: Report | None = getattr(error, "report", None)  # the class of this error cannot be named without torch
+        report: ConformanceReport | None = getattr(
+            error, "report", None
+        )  # the class of this error cannot be named without torch
         if report is not None:
             console.result(report_table(report))
         raise
@@ -128,12 +130,12 @@ def _export(source: str, target: Target, options: ExportOptions, project: Projec
     console.message(f"exported: {target.folder}")
 
 
-def _show_report(folder: Path, report: Report) -> None:
+def _show_report(folder: Path, report: ConformanceReport) -> None:
     """Show a comparison, and exit with 1 if others get other numbers, or nothing could be compared."""
     console.result(report_table(report))
     if not report.compared:
         console.message(f"nothing could be compared: {folder} is not checked", style="bold red")
-    elif not report.holds:
+    elif not report.agrees:
         console.message(f"{folder} gives other numbers elsewhere", style="bold red")
-    if not report.holds:
+    if not report.agrees:
         raise typer.Exit(1)

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rlhfcli.core.publish.conformance import Outcome, Report
+    from rlhfcli.core.publish.conformance import ClientResult, ConformanceReport
 
 _STYLES = {"the same": "green", "differs": "bold red"}
 
 
-def report_table(report: Report) -> RenderableType:
+def report_table(report: ConformanceReport) -> RenderableType:
     """Draw a report: one row for each program that has loaded the export.
 
     Args:
@@ -26,14 +26,14 @@ def report_table(report: Report) -> RenderableType:
     drawn.add_column("loaded by", overflow="fold")
     drawn.add_column("largest difference", justify="right")
     drawn.add_column("", overflow="fold")
-    for outcome in report.outcomes:
-        drawn.add_row(*_row(outcome))
+    for result in report.results:
+        drawn.add_row(*_row(result))
     return Group(drawn, Text(f"Compared: {report.about}.", style="dim"))
 
 
-def _row(outcome: Outcome) -> tuple[Text, Text, Text]:
-    difference = outcome.difference
-    verdict = "not checked" if difference is None else "the same" if outcome.agrees else "differs"
+def _row(result: ClientResult) -> tuple[Text, Text, Text]:
+    difference = result.difference
+    verdict = "not checked" if difference is None else "the same" if result.agrees else "differs"
     shown = "" if difference is None or difference != difference else f"{difference:.1e}"  # NaN has no size
-    about = f"{verdict}: {outcome.note}" if outcome.note else verdict
-    return Text(outcome.client), Text(shown), Text(about, style=_STYLES.get(verdict, "yellow"))
+    about = f"{verdict}: {result.note}" if result.note else verdict
+    return Text(result.client), Text(shown), Text(about, style=_STYLES.get(verdict, "yellow"))

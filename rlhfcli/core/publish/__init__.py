@@ -1,4 +1,4 @@
-"""Folders for others: saving, model cards, and the proof that other programs compute the same numbers.
+"""Folders for other programs: saving, model cards, export, and the check that others compute the same numbers.
 
 May import ``core.generation`` and what lies below it.
 """

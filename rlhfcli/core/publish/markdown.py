@@ -1,4 +1,4 @@
-"""Foreign text in Markdown: a name of a model, a file or a column is shown as it is, and is never a link or a tag."""
+"""Escaping untrusted text in Markdown, so that names of models, files and columns never become links or tags."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _ACTIVE = re.compile(r"([\\`*\[\]<>|#!~&$]|(?<!\w)_|_(?!\w))")
 
 
 def plain(text: str) -> str:
-    """Text within a line or a cell of a table.
+    """Escape text within a line or a cell of a table.
 
     Args:
-        text: Anything; its line breaks become spaces.
+        text: Any text; its line breaks become spaces.
     """
     return _ACTIVE.sub(r"\\\1", _one_line(text))
 
 
 def code(text: str, *, cell: bool = False) -> str:
-    """Text as code within a line; its own backticks do not end it.
+    """Format text as code within a line; backticks inside it do not end the code.
 
     Args:
-        text: Anything; its line breaks become spaces.
-        cell: It stands in a table, where even code may not hold a bar.
+        text: Any text; its line breaks become spaces.
+        cell: The code is in a table, where vertical bars must be escaped even in code.
     """
     line = _one_line(text)
     if cell:
@@ -34,11 +34,11 @@ def code(text: str, *, cell: bool = False) -> str:
 
 
 def block(text: str, language: str = "") -> str:
-    """Text as a block of code; its own fences do not end it.
+    """Format text as a block of code; fences inside it do not end the block.
 
     Args:
-        text: Anything.
-        language: For colours.
+        text: Any text.
+        language: The language to highlight.
     """
     fence = _longer_than("`", text, 3)
     return f"{fence}{language}\n{visible(text).rstrip()}\n{fence}"

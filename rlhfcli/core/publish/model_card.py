@@ -1,4 +1,4 @@
-"""The README.md that lies in every model folder: what it is, how it was made, how good it is, how to load it."""
+"""The model card, the ``README.md`` of a model folder: what the model is, how it was trained, its figures, its use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import ModelCardData
 
 from rlhfcli import __version__
 from rlhfcli.core.publish import markdown
+from rlhfcli.core.publish.card_code import Form, loading_section
 from rlhfcli.files import strict_yaml
 from rlhfcli.files.redact import without_secrets
 from rlhfcli.files.run_layout import REWARD, SFT, Phase
@@ -20,30 +23,11 @@ from rlhfcli.recipe.schema import PhaseSection, Recipe
 if TYPE_CHECKING:
     from rlhfcli.core.result import Result
 
-Form = Literal["merged", "adapter", "deepspeed-chat"]
 _PACKAGES = ("torch", "deepspeed", "transformers")
 _LICENCE = (
-    "The licence and the terms of use of the base model hold for this one, too, and those of the data may: see where "
-    "they come from."
+    "The licence and the terms of use of the base model apply to this model as well, and those of the data may: see "
+    "where they come from."
 )
-_LOADING = {
-    "sft": """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # where this file lies
-tokenizer = AutoTokenizer.from_pretrained(folder)
-{load}
-dialogue = [{{"role": "user", "content": "Hello!"}}]
-inputs = tokenizer.apply_chat_template(dialogue, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100{stops})[0]))""",
-    "reward": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-folder = "."  # where this file lies
-tokenizer = AutoTokenizer.from_pretrained(folder)
-{load}
-dialogue = [{{"role": "user", "content": "Hello!"}}, {{"role": "assistant", "content": "Hello! How can I help you?"}}]
-inputs = tokenizer.apply_chat_template(dialogue, return_tensors="pt", return_dict=True)
-print(model(**inputs).logits.item())""",
-}
 _FIGURES = {
     "sft": (
         ("perplexity", "{perplexity:,.3f} (base model: {base_perplexity:,.3f})"),
@@ -59,30 +43,30 @@ _FIGURES = {
         ("verdict", "{verdict}: {reason}"),
     ),
 }
-_TRAINING = {
+_VALIDATION_FIGURES = {
     "sft": (("loss on the validation part", "{eval_loss:.4f} nats per token"),),
     "reward": (
         ("ranking accuracy on the validation part (a tie counts as half)", "{eval_accuracy:.3f}"),
         ("nll on the validation part (guessing: 0.6931)", "{eval_nll:.4f}"),
     ),
 }
-_CLASSES = {"sft": "AutoModelForCausalLM", "reward": "AutoModelForSequenceClassification"}
-_TAGS = {"sft": ("text-generation", "[rlhf, sft]"), "reward": ("text-classification", "[rlhf, reward-model]")}
+_TASKS = {"sft": "text-generation", "reward": "text-classification"}  # names of the Hub
+_TAGS = {"sft": ["rlhf", "sft"], "reward": ["rlhf", "reward-model"]}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What is known of a model when its card is written.
+    """A trained model, as its card describes it.
 
     Args:
         recipe: All settings.
         phase: ``sft`` or ``reward``.
-        steps: Optimizer steps.
-        tokens: Tokens trained on.
-        validation: Figures of the weights on the validation part.
-        sources: What the prepared data's manifest says of each source.
-        measured: What ``rlhf eval`` found, if it ran.
-        best: Which step's weights these are and why, where the recipe asks for the best; see ``Result.best``.
+        steps: Number of optimizer steps.
+        tokens: Number of tokens trained on.
+        validation: Figures on the validation part, measured during training.
+        sources: The sources of the data, from the manifest of the prepared data.
+        evaluation: Results of ``rlhf eval``, if it ran.
+        best: The step of the weights and the criterion, where the recipe asks for the best step (``Result.best``).
     """
 
     recipe: Recipe
@@ -91,98 +75,125 @@ class Trained:
     tokens: int
     validation: Mapping[str, float]
     sources: Sequence[Mapping[str, Any]] = ()
-    measured: Mapping[str, Any] | None = None
+    evaluation: Mapping[str, Any] | None = None
     best: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def section(self) -> PhaseSection:
-        """The recipe's section of the phase."""
+        """The section of the recipe for this phase."""
         return self.recipe.sft if self.phase == "sft" else self.recipe.reward
 
 
 def sft_card(recipe: Recipe, result: Result) -> str:
-    """Model card of a fine-tuned language model, as training leaves it."""
+    """Write the card of a fine-tuned language model at the end of its training.
+
+    Args:
+        recipe: All settings.
+        result: The outcome of the training.
+
+    Returns:
+        Markdown.
+    """
     return card(Trained(recipe, SFT, result.steps, result.tokens, result.evaluation, best=result.best))
 
 
 def reward_card(recipe: Recipe, result: Result) -> str:
-    """Model card of a reward model, as training leaves it."""
+    """Write the card of a reward model at the end of its training.
+
+    Args:
+        recipe: All settings.
+        result: The outcome of the training.
+
+    Returns:
+        Markdown.
+    """
     return card(Trained(recipe, REWARD, result.steps, result.tokens, result.evaluation, best=result.best))
 
 
-def card(made: Trained, form: Form = "merged", base: str = "") -> str:
-    """A model card.
+def card(trained: Trained, form: Form = "merged", base: str = "") -> str:
+    """Write a model card.
 
     Args:
-        made: What is known of the model.
-        form: What lies beside the card: a model, an adapter, or DeepSpeed-Chat's keys.
-        base: What an adapter belongs to.
+        trained: The model.
+        form: The format of the folder: a whole model, an adapter, or DeepSpeed-Chat's format.
+        base: Hub name or folder of the model that an adapter belongs to.
 
     Returns:
-        Markdown, with the header that the hub reads.
+        Markdown, with the metadata that the Hub reads.
     """
-    name = public(made.recipe.model.name)
-    task, tags = _TAGS[made.phase]
-    library = "peft" if form == "adapter" else "transformers"
-    header = ["---", f"library_name: {library}", f"pipeline_tag: {task}", f"tags: {tags}"]
-    if "/" in name and not name.startswith((".", "~")):  # the hub knows no other names
-        header.append(strict_yaml.write({"base_model": name}).rstrip())
+    name = public(trained.recipe.model.name)
     shown = markdown.plain(name)
-    title = f"# {shown}, fine-tuned to hold a dialogue" if made.phase == "sft" else f"# Reward model on {shown}"
+    on_hub = "/" in name and not name.startswith((".", "~"))
     parts = [
-        "\n".join([*header, "---"]),
-        title,
-        _summary(made, form),
-        "## Figures\n\n" + _figures(made),
-        "## How to load it\n\n" + _loading(made.phase, form, base),
-        "## Data\n\n" + _data(made),
-        f"## Recipe\n\n{markdown.block(strict_yaml.write(_settings(made)), 'yaml')}",
+        _metadata(trained.phase, form, name if on_hub else None),
+        f"# {shown}, fine-tuned to hold a dialogue" if trained.phase == "sft" else f"# Reward model on {shown}",
+        _summary(trained, form),
+        "## Figures\n\n" + _figures(trained),
+        "## How to load it\n\n" + loading_section(trained.phase, form, base),
+        "## Data\n\n" + _data(trained),
+        f"## Recipe\n\n{markdown.block(strict_yaml.write(_settings(trained)), 'yaml')}",
         f"## Licence and versions\n\n{_LICENCE}\n\nMade with {_versions()}.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def converted_card(source: str) -> str:
-    """Model card of a reward model that was read from DeepSpeed-Chat's format.
+    """Write the card of a reward model that was read from DeepSpeed-Chat's format.
 
     Args:
-        source: The folder's name.
+        source: Name of the folder in that format.
+
+    Returns:
+        Markdown, with the metadata that the Hub reads.
     """
-    task, tags = _TAGS["reward"]
     return (
-        f"---\nlibrary_name: transformers\npipeline_tag: {task}\ntags: {tags}\n---\n\n"
+        f"{_metadata('reward', 'merged', None)}\n\n"
         f"# Reward model, converted from DeepSpeed-Chat's {markdown.plain(source)}\n\n"
         "The weights are unchanged; the score is read at the last token. DeepSpeed-Chat trains on texts that end with "
         "the letters `<|endoftext|>`: so does the chat template, if the tokenizer came without one.\n\n"
-        f"## How to load it\n\n{_loading('reward', 'merged', '')}\n\n"
+        f"## How to load it\n\n{loading_section('reward', 'merged', '')}\n\n"
         f"## Licence and versions\n\n{_LICENCE}\n\nConverted with {_versions()}.\n"
     )
 
 
+def _metadata(phase: Phase, form: Form, base_model: str | None) -> str:
+    """Write the YAML header that the Hub reads."""
+    library = "peft" if form == "adapter" else "transformers"
+    data = ModelCardData(base_model=base_model, library_name=library, pipeline_tag=_TASKS[phase], tags=_TAGS[phase])
+    return f"---\n{data.to_yaml()}\n---"
+
+
 def public(name: str) -> str:
-    """A name without the folders of the machine it is on."""
+    """Remove the folders of this machine from a name.
+
+    Args:
+        name: Hub name, folder or file.
+
+    Returns:
+        The last part of a local path; other names unchanged.
+    """
     path = Path(name)
     return path.name if path.is_absolute() or name.startswith("~") else name
 
 
-def _summary(made: Trained, form: Form) -> str:
-    phase = made.section
+def _summary(trained: Trained, form: Form) -> str:
+    phase = trained.section
     how = "full fine-tuning" if phase.lora is None else f"LoRA of rank {phase.lora.rank}"
     if phase.lora is not None and form == "merged":
         how += ", merged into the weights"
     text = (
-        f"Trained by rlhf with {how}: {made.steps:,} steps of {phase.batch_size}, {made.tokens:,} tokens, learning "
-        f"rate {phase.learning_rate:g} ({phase.schedule.name}), seed {made.recipe.seed}."
+        f"Trained by rlhf with {how}: {trained.steps:,} steps of {phase.batch_size}, {trained.tokens:,} tokens, "
+        f"learning rate {phase.learning_rate:g} ({phase.schedule.name}), seed {trained.recipe.seed}."
     )
     with suppress(LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
-        text += " The weights are those after step {step:,}, with the {by}.".format_map(made.best)
-    if made.phase == "reward":
+        text += " The weights are those after step {step:,}, with the {by}.".format_map(trained.best)
+    if trained.phase == "reward":
         text += (
-            " Only differences between answers to the same prompt mean something; `mean` and `std` in config.json are "
+            " Only differences between answers to the same prompt are meaningful; `mean` and `std` in config.json are "
             "those of the rewards of the validation answers. Pad on the right: some families give other scores when "
             "padded on the left."
         )
-        if made.recipe.reward.pooling == "mean":
+        if trained.recipe.reward.pooling == "mean":
             text += (
                 "\n\nTrained with mean pooling: `rlhf` reads the mean over the answer, other programs the last "
                 "token's score."
@@ -195,23 +206,24 @@ def _summary(made: Trained, form: Form) -> str:
     return text
 
 
-def _figures(made: Trained) -> str:
-    """What was measured; without ``rlhf eval`` what training saw."""
-    found = made.measured or {}
-    rows = _filled(_FIGURES[made.phase], found)
-    if made.phase == "reward":
-        shares = found.get("baselines") if isinstance(found.get("baselines"), dict) else {}
-        named = {name.replace("_", " "): share for name, share in (shares or {}).items()}
-        rows += _filled(tuple((f"the same of a baseline: {name}", f"{{{name}:.3f}}") for name in named), named)
+def _figures(trained: Trained) -> str:
+    """Write a table of the results of ``rlhf eval``, or of the validation during training where it did not run."""
+    results = trained.evaluation or {}
+    rows = _fill(_FIGURES[trained.phase], results)
+    if trained.phase == "reward":
+        shares = results.get("baselines") if isinstance(results.get("baselines"), dict) else {}
+        baselines = {name.replace("_", " "): share for name, share in (shares or {}).items()}
+        forms = tuple((f"ranking accuracy of a baseline: {name}", f"{{{name}:.3f}}") for name in baselines)
+        rows += _fill(forms, baselines)
     if not rows:
-        rows = _filled(_TRAINING[made.phase], made.validation)
+        rows = _fill(_VALIDATION_FIGURES[trained.phase], trained.validation)
     if not rows:
         return "Not measured."
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {markdown.plain(value)} |" for name, value in rows)])
 
 
-def _filled(forms: Sequence[tuple[str, str]], figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The rows whose figures are there."""
+def _fill(forms: Sequence[tuple[str, str]], figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows whose figures are available and valid."""
     rows = []
     for name, form in forms:
         with suppress(LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
@@ -219,38 +231,13 @@ def _filled(forms: Sequence[tuple[str, str]], figures: Mapping[str, Any]) -> lis
     return rows
 
 
-def _loading(phase: str, form: Form, base: str) -> str:
-    if form == "deepspeed-chat":
-        return (
-            "DeepSpeed-Chat's phase 3 reads it: `--critic_model_name_or_path` with this folder. Nothing else does; "
-            "`rlhf export FOLDER TO` makes a plain transformers model of it."
-        )
-    load = f"model = {_CLASSES[phase]}.from_pretrained(folder)"
-    if form == "adapter":
-        options = ", num_labels=1" if phase == "reward" else ""
-        load = (
-            f"base = {_CLASSES[phase]}.from_pretrained({base!r}{options})\n"
-            "model = PeftModel.from_pretrained(base, folder).eval()"
-        )
-    if form != "adapter":
-        return markdown.block(_LOADING[phase].format(load=load, stops=""), "python")
-    stops = ""
-    if phase == "sft":  # the base model's own settings do not know the end token that the adapter has learnt
-        load += "\nsettings = GenerationConfig.from_pretrained(folder)"
-        stops = ", generation_config=settings"
-    code = f"from peft import PeftModel\n{_LOADING[phase].format(load=load, stops=stops)}"
-    if phase == "sft":
-        code = code.replace("AutoTokenizer\n", "AutoTokenizer, GenerationConfig\n", 1)
-    return markdown.block(code, "python")
-
-
-def _data(made: Trained) -> str:
-    if not made.sources:
-        names = ", ".join(markdown.code(public(source.path)) for source in made.recipe.data.sources)
+def _data(trained: Trained) -> str:
+    if not trained.sources:
+        names = ", ".join(markdown.code(public(source.path)) for source in trained.recipe.data.sources)
         return f"Trained on {names}."
     rows = ["| source | shape of its rows | read | to train | to validate | left out |", "|---|---|---|---|---|---|"]
-    for source in made.sources:
-        used = source.get(made.phase) or {}
+    for source in trained.sources:
+        used = source.get(trained.phase) or {}
         shapes = ", ".join(source.get("shapes") or []) or "none"
         reasons = {**(source.get("dropped") or {}), **(used.get("dropped") or {})}
         left = "; ".join(f"{count:,}: {markdown.plain(reason)}" for reason, count in reasons.items()) or "none"
@@ -260,10 +247,10 @@ def _data(made: Trained) -> str:
     return "\n".join(rows)
 
 
-def _settings(made: Trained) -> dict[str, Any]:
-    """What the weights depend on; folders of this machine are nobody's business."""
-    recipe = without_secrets(made.recipe.model_dump(mode="json"))
-    kept = {key: recipe[key] for key in ("seed", "model", "data", made.phase, "deepspeed")}
+def _settings(trained: Trained) -> dict[str, Any]:
+    """Return the settings that the weights depend on; local paths are not published."""
+    recipe = without_secrets(trained.recipe.model_dump(mode="json"))
+    kept = {key: recipe[key] for key in ("seed", "model", "data", trained.phase, "deepspeed")}
     kept["model"]["name"] = public(kept["model"]["name"])
     for source in kept["data"]["sources"]:
         source["path"] = public(source["path"])

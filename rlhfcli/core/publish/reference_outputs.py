@@ -1,4 +1,4 @@
-"""What other programs have to find when they load a model: examples, and what this program computes for them."""
+"""Reference outputs: examples, and the scores or logits that other programs must compute for them."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from rlhfcli.errors import DataError
 
 EXAMPLES = 32
 Messages = list[dict[str, str]]
-DIALOGUES = (
+_DIALOGUES = (
     ("Hello!", "Hello! How can I help you?"),
     ("What is two and two?", "Four."),
     ("Is the sky blue?", "Yes, on a clear day.", "And at night?", "No, it is dark then."),
 )
-_LONGEST = 48  # of the examples that are drawn, where there are no others
+_LONGEST = 48  # tokens of an example that is drawn at random
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """Examples, and what this program computes for them.
+    """Examples, and the outputs that this program computes for them.
 
     Args:
         sequences: Token ids.
         values: ``(n,)`` scores at the last token, or ``(n, vocabulary)`` logits there.
-        texts: The same as text, for programs that tokenise by themselves.
-        of_texts: The values of their token ids.
-        of_data: How many of them are prepared data; the others are drawn.
-        dialogues: Messages, as a user has them, for a reward model.
-        of_dialogues: The values at the token where this program reads their scores.
-        mean: The reward model is meant to be read by the mean over the answer.
+        texts: The sequences as text, for programs that tokenise by themselves.
+        text_scores: ``(n,)`` scores of the texts, tokenised again; empty for a language model.
+        num_validation: Number of sequences that are validation data; the others are drawn at random.
+        mean: The reward model's own reward is the mean over the answer.
+        dialogues: Messages to score, for a reward model.
+        dialogue_values: Their scores, at the token where this program reads them.
     """
 
     sequences: list[list[int]]
@@ -53,82 +53,91 @@ class ReferenceOutputs:
     num_validation: int
     mean: bool
     dialogues: tuple[Messages, ...] = ()
-    of_dialogues: Tensor = field(default_factory=lambda: torch.empty(0))
+    dialogue_values: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def scores(self) -> bool:
-        """Whether they are a reward model's."""
+        """Whether they belong to a reward model."""
         return self.values.dim() == 1
 
     @property
-    def with_dialogues(self) -> Tensor:
-        """The values of the sequences, and of the dialogues behind them."""
-        return torch.cat([self.values, self.of_dialogues]) if self.dialogues else self.values
+    def all_values(self) -> Tensor:
+        """The values of the sequences, followed by those of the dialogues."""
+        return torch.cat([self.values, self.dialogue_values]) if self.dialogues else self.values
 
     @property
     def about(self) -> str:
-        """What is compared, for people."""
-        rest = len(self.sequences) - self.num_validation
-        parts = [
-            f"{count} {what}"
-            for count, what in ((self.num_validation, "of the validation data"), (rest, "drawn at random"))
-            if count
-        ]
+        """A description for the user of the outputs that are compared."""
+        counts = {
+            "of the validation data": self.num_validation,
+            "drawn at random": len(self.sequences) - self.num_validation,
+        }
+        parts = [f"{count} {origin}" for origin, count in counts.items() if count]
         text = f"{'scores' if self.scores else 'logits'} at the last token of {' and '.join(parts)}"
         text += f", and of {len(self.dialogues)} dialogues as messages" if self.dialogues else ""
         return text + (": this model's reward is the mean over the answer, which only rlhf reads" if self.mean else "")
 
 
-def drawn(tokenizer: PreTrainedTokenizerBase, longest: int) -> list[list[int]]:
-    """Token ids to compare with, where there is no prepared data.
+def draw_sequences(tokenizer: PreTrainedTokenizerBase, longest: int) -> list[list[int]]:
+    """Draw token ids at random, for models without prepared data.
 
     Args:
-        tokenizer: No special token is among them.
-        longest: Tokens that the model can take.
+        tokenizer: The tokenizer of the model; its special tokens are not drawn.
+        longest: Largest number of tokens that the model can read.
+
+    Returns:
+        ``EXAMPLES`` sequences, always the same ones.
     """
     rng = random.Random(EXAMPLES)
-    words = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
-    longest = max(2, min(_LONGEST, longest // 4))  # as text they may become more tokens
-    return [rng.choices(words, k=rng.randint(2, longest)) for _ in range(EXAMPLES)]
+    ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    longest = max(2, min(_LONGEST, longest // 4))  # tokenised again, the text may be longer
+    return [rng.choices(ids, k=rng.randint(2, longest)) for _ in range(EXAMPLES)]
 
 
 def longest_of(config: Any) -> int:
-    """How many tokens a model can take; a usual number where its config sets no limit."""
+    """Return the largest number of tokens that a model can read; a common number where its config sets no limit.
+
+    Args:
+        config: The transformers config of the model.
+    """
     return context_length(config) or 2048
 
 
 def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Sequence[int]] = ()) -> ReferenceOutputs:
-    """Compute what other programs have to find.
+    """Compute the reference outputs of a model.
 
     Args:
         model: A ``RewardModel``, or a transformers ``…ForCausalLM``.
-        tokenizer: Belongs to it.
-        data: Token ids to compare with, if there are any.
+        tokenizer: The tokenizer of the model.
+        data: Token ids of validation examples, if there are any.
+
+    Returns:
+        ``EXAMPLES`` sequences with their outputs; of a reward model also some dialogues.
     """
     longest = longest_of(model.config)
     known = [list(ids) for ids in data if 0 < len(ids) <= longest and max(ids) < len(tokenizer)][:EXAMPLES]
-    chosen = [*known, *drawn(tokenizer, longest)][:EXAMPLES]
+    chosen = [*known, *draw_sequences(tokenizer, longest)][:EXAMPLES]
     texts = [tokenizer.decode(ids) for ids in chosen]
     ids = [tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts]
-    text_scores = _computed(model, ids) if isinstance(model, RewardModel) else torch.empty(0)
+    text_scores = _compute(model, ids) if isinstance(model, RewardModel) else torch.empty(0)
     reference = ReferenceOutputs(
-        chosen, _computed(model, chosen), texts, text_scores, len(known), _by_mean(model.config)
+        chosen, _compute(model, chosen), texts, text_scores, len(known), _pools_mean(model.config)
     )
-    return _with_dialogues(reference, model, tokenizer) if reference.scores and tokenizer.chat_template else reference
+    return _add_dialogues(reference, model, tokenizer) if reference.scores and tokenizer.chat_template else reference
 
 
-def _by_mean(config: Any) -> bool:
+def _pools_mean(config: Any) -> bool:
     return bool((getattr(config, "rlhf", None) or {}).get("pooling") == "mean")
 
 
-def _with_dialogues(
+def _add_dialogues(
     reference: ReferenceOutputs, model: RewardModel, tokenizer: PreTrainedTokenizerBase
 ) -> ReferenceOutputs:
-    """The same with those dialogues that the chat template can write."""
+    """Add the dialogues that the chat template can express."""
     reader, roles = Reader(model, tokenizer), ("user", "assistant")
     kept: list[Messages] = []
     read: list[list[int]] = []
-    for contents in DIALOGUES:
+    for contents in _DIALOGUES:
         turns = [Turn(roles[number % 2], content) for number, content in enumerate(contents)]  # type: ignore[arg-type]
         try:
             found = reader.read(turns)
@@ -137,11 +146,11 @@ def _with_dialogues(
         if found is not None and len(found[0]) <= longest_of(model.config):
             kept.append([{"role": turn.role, "content": turn.content} for turn in turns])
             read.append(found[0])
-    return replace(reference, dialogues=tuple(kept), of_dialogues=_computed(model, read)) if kept else reference
+    return replace(reference, dialogues=tuple(kept), dialogue_values=_compute(model, read)) if kept else reference
 
 
 @torch.no_grad()
-def _computed(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
+def _compute(model: Any, sequences: Sequence[Sequence[int]]) -> Tensor:
     language = not isinstance(model, RewardModel)
     inner = model if language else model.model
     strategy = choose_strategy(inner, max(map(len, sequences), default=0))

@@ -1,4 +1,4 @@
-"""Turning what was trained into folders that others can load: plain transformers models and PEFT adapters."""
+"""Saving trained models in folders that other programs load: plain transformers models and PEFT adapters."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from rlhfcli.files.atomic import complete_or_absent
 from rlhfcli.files.run_layout import SUMS, adapter_of
 from rlhfcli.recipe.schema import LoraSection
 
-SHARD_SIZE = "5GB"  # of one file of weights, unless somebody asks for another
+SHARD_SIZE = "5GB"  # default of the largest size of one file of weights
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is written beside the merged model when LoRA was used.
+    """Settings of the adapter that is saved beside the merged model.
 
     Args:
         settings: The recipe's LoRA section.
-        base_model: What the adapter belongs to.
+        base_model: Hub name or folder of the model that the adapter belongs to.
         task_type: ``CAUSAL_LM`` or ``SEQ_CLS``.
     """
 
@@ -50,13 +50,13 @@ def save_model(
     card: str,
     shard_size: str = SHARD_SIZE,
 ) -> None:
-    """Write a model as a plain transformers folder, with the adapter in ``adapter/`` where LoRA was used.
+    """Save a model as a plain transformers folder, with its adapter in ``adapter/`` if it was trained with LoRA.
 
     Args:
-        model: With its LoRA layers still in place; afterwards they are merged and gone.
-        tokenizer: Saved with its chat template.
-        folder: Where to.
-        adapter: The LoRA part, if any.
+        model: The model; its LoRA layers are merged and removed.
+        tokenizer: The tokenizer, with its chat template.
+        folder: The folder to write; it appears when it is complete.
+        adapter: Settings of the adapter; ``None`` for a model without LoRA layers.
         card: Text of ``README.md``.
         shard_size: Largest size of one file of weights, such as ``5GB``.
 
@@ -71,7 +71,7 @@ def save_model(
                 reward_metadata.write(model.config, adapter_of(partial))
             lora.merge(model)
             lora.remove(model)
-            _save_stops(model, tokenizer, adapter_of(partial))
+            _save_generation_config(model, tokenizer, adapter_of(partial))
             finish(adapter_of(partial), None)
         write_model(model, tokenizer, partial, card, shard_size)
 
@@ -79,12 +79,12 @@ def save_model(
 def write_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str, shard_size: str = SHARD_SIZE
 ) -> None:
-    """Write a whole model into a folder that is there.
+    """Save a whole model in an existing folder.
 
     Args:
-        model: Without LoRA layers.
-        tokenizer: Saved with its chat template.
-        folder: Where to.
+        model: A model without LoRA layers.
+        tokenizer: The tokenizer, with its chat template.
+        folder: An existing folder.
         card: Text of ``README.md``.
         shard_size: Largest size of one file of weights.
     """
@@ -97,64 +97,64 @@ def write_model(
 
 
 def stop_at_end_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a language model's own settings for generation stop at the end token of its chat template, too.
+    """Add the end token of the chat template to the tokens at which a language model stops generating.
 
     Args:
-        model: Changed in place; of a reward model nothing is.
-        tokenizer: The template may end answers with another token than the tokenizer's EOS: ChatML on a base model.
+        model: The model; its generation config is changed in place. A reward model has none.
+        tokenizer: Its template may end answers with another token than EOS, as ChatML does on a base model.
     """
     settings = model.generation_config if model.can_generate() else None
     if settings is None or not tokenizer.chat_template:
         return
     try:
         end = end_token(tokenizer)
-    except (DataError, RowProblem):  # a template may end answers with words, or refuse
+    except (DataError, RowProblem):  # the template ends answers with words, or refuses the dialogue
         return
     known = settings.eos_token_id
-    before = list(known) if isinstance(known, list | tuple) else [known] if known is not None else []
-    if end not in before:
-        settings.eos_token_id = [end, *before] if before else end
+    stops = list(known) if isinstance(known, list | tuple) else [known] if known is not None else []
+    if end not in stops:
+        settings.eos_token_id = [end, *stops] if stops else end
 
 
-def _save_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Put the settings for generation beside an adapter: those of its base model do not know the end token."""
+def _save_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save the generation config beside an adapter: that of the base model lacks the end token."""
     if model.can_generate() and model.generation_config is not None:
         stop_at_end_token(model, tokenizer)
         model.generation_config.save_pretrained(folder)
 
 
 def rehearse_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Save all but the weights, so that what cannot be saved is known before training.
+    """Save everything but the weights in a temporary folder, so that errors come before the training.
 
     Args:
         model: The model that will be saved.
-        tokenizer: Its tokenizer.
+        tokenizer: The tokenizer that will be saved.
 
     Raises:
-        ModelError: Something cannot be saved.
+        ModelError: The config or the tokenizer cannot be saved.
     """
     with tempfile.TemporaryDirectory(prefix="rlhf-save-") as folder:
         try:
             for part in (deepcopy(model.config), getattr(model, "generation_config", None), tokenizer):
                 if part is not None:
                     part.save_pretrained(folder)
-        except OSError:  # of the folder for temporary files
+        except OSError:  # the temporary folder is full or read-only
             return
-        except Exception as error:  # whatever a family's own code raises
+        except Exception as error:  # a family's own code may raise arbitrary exceptions
             reason = " ".join(str(error).split())[:300]
             where = str(model.config.name_or_path)
             raise ModelError(f"the trained model could not be saved: {reason}", where=where) from error
 
 
 @dataclass(frozen=True)
-class Copy:
-    """An adapter that is exported.
+class AdapterCopy:
+    """An adapter to export.
 
     Args:
-        source: Its folder: PEFT's files.
-        base_model: Hub name or folder of the model that it belongs to, as it can be found now.
-        merged: The model that both make together.
-        tokenizer: Saved with it.
+        source: The folder of the adapter.
+        base_model: Current hub name or folder of the model that it belongs to.
+        merged: The base model with the adapter merged into it.
+        tokenizer: The tokenizer to save with it.
     """
 
     source: Path
@@ -163,12 +163,12 @@ class Copy:
     tokenizer: PreTrainedTokenizerBase
 
 
-def copy_adapter(adapter: Copy, folder: Path, card: str) -> None:
-    """Copy an adapter into a folder that is there.
+def copy_adapter(adapter: AdapterCopy, folder: Path, card: str) -> None:
+    """Copy an adapter into an existing folder.
 
     Args:
-        adapter: What is copied.
-        folder: Where to.
+        adapter: The adapter.
+        folder: An existing folder.
         card: Text of ``README.md``.
 
     Raises:
@@ -180,5 +180,5 @@ def copy_adapter(adapter: Copy, folder: Path, card: str) -> None:
             shutil.copyfile(file, folder / file.name)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     adapter.tokenizer.save_pretrained(folder)
-    _save_stops(adapter.merged, adapter.tokenizer, folder)
+    _save_generation_config(adapter.merged, adapter.tokenizer, folder)
     finish(folder, card)

@@ -66,10 +66,10 @@ def test_a_reward_model_is_read_at_the_end_token_and_its_export_by_everybody(our
     expected = float(adapters.reward_model(str(ours)).rewards([ids])[0])
     assert judged(ours) == pytest.approx(expected, abs=1e-4)
     assert abs(typed(ours) - expected) > 1e-2
-    outcomes = {outcome.client: outcome.agrees for outcome in exporter.check(ours).outcomes}
+    outcomes = {outcome.client: outcome.agrees for outcome in exporter.check(ours).results}
     assert outcomes.pop(MESSAGES) is False and all(outcomes.values())
-    report = exporter.write(exporter.of_folder(ours), tmp_path / "out")
-    assert report and report.holds
+    report = exporter.export(exporter.of_folder(ours), tmp_path / "out")
+    assert report and report.agrees
     assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
     assert judged(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
 
@@ -80,9 +80,9 @@ def test_an_export_whose_readers_get_another_text_is_refused(tmp_path: Path) -> 
     model = classifier()
     as_reward_model(model.config, "last", (0.0, 1.0))
     save_model(model, words, tmp_path / "ours", None, "")
-    with pytest.raises(exporter.NotTheSame) as caught:
-        exporter.write(exporter.of_folder(tmp_path / "ours"), tmp_path / "out")
-    agrees = {outcome.client: outcome.agrees for outcome in caught.value.report.outcomes}
+    with pytest.raises(exporter.ExportMismatch) as caught:
+        exporter.export(exporter.of_folder(tmp_path / "ours"), tmp_path / "out")
+    agrees = {outcome.client: outcome.agrees for outcome in caught.value.report.results}
     assert agrees.pop(MESSAGES) is False and all(agrees.values())
     assert not (tmp_path / "out").exists()
 
@@ -90,8 +90,8 @@ def test_an_export_whose_readers_get_another_text_is_refused(tmp_path: Path) -> 
 def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     assert judged(tmp_path / "theirs") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
-    report = exporter.write(exporter.of_folder(tmp_path / "theirs"), tmp_path / "out")
-    assert report and report.holds
+    report = exporter.export(exporter.of_folder(tmp_path / "theirs"), tmp_path / "out")
+    assert report and report.agrees
     assert typed(tmp_path / "out") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
 
 
@@ -112,8 +112,8 @@ def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> N
     ids = folders.chatml().apply_chat_template(MESSAGES_OF)["input_ids"] + [2]
     expected = float(Network(model).eval().rewards([ids])[0])
     assert judged(tmp_path / "theirs") == pytest.approx(expected, abs=1e-4)
-    report = exporter.write(exporter.of_folder(tmp_path / "theirs"), tmp_path / "out")
-    assert report and report.holds
+    report = exporter.export(exporter.of_folder(tmp_path / "theirs"), tmp_path / "out")
+    assert report and report.agrees
     assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
 
 

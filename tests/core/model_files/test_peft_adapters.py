@@ -81,8 +81,8 @@ def test_what_goes_beyond_plain_lora(name: str, tmp_path: Path) -> None:
     ours = adapters.language_model(str(tmp_path / "adapter"))
     torch.testing.assert_close(logits(ours), expected, rtol=1e-4, atol=1e-4)
     folders.tokenizer().save_pretrained(tmp_path / "adapter")
-    report = exporter.write(exporter.of_folder(tmp_path / "adapter"), tmp_path / "out")
-    assert report and report.holds, report
+    report = exporter.export(exporter.of_folder(tmp_path / "adapter"), tmp_path / "out")
+    assert report and report.agrees, report
     torch.testing.assert_close(logits(load_causal_lm(str(tmp_path / "out"))), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -121,15 +121,17 @@ def test_a_reward_adapter_with_several_outputs(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = torch.stack([theirs(torch.tensor([ids])).logits[0, 1] for ids in SEQUENCES])
     name = str(tmp_path / "adapter")
-    with pytest.raises(ModelError, match="gives 2 numbers"):
+    with pytest.raises(ModelError, match="has 2 outputs"):
         adapters.reward_model(name)
     ours = adapters.reward_model(name, label=1)
     torch.testing.assert_close(ours.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     again = adapters.reward_model_to_train(ModelSection(name=name, label=1, dtype="fp32"), name)
     torch.testing.assert_close(again.eval().rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     folders.tokenizer().save_pretrained(name)
-    report = exporter.write(exporter.of_folder(tmp_path / "adapter"), tmp_path / "out", exporter.How(label="1"))
-    assert report and report.holds, report
+    report = exporter.export(
+        exporter.of_folder(tmp_path / "adapter"), tmp_path / "out", exporter.ExportSettings(label="1")
+    )
+    assert report and report.agrees, report
     torch.testing.assert_close(load_reward_model(tmp_path / "out").rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -116,7 +116,7 @@ def test_of_two_classes_that_exclude_each_other_the_odds_count(tmp_path: Path) -
 
 REFUSED: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
     (lambda f: classifier(f, 2), {}, "has 2 outputs, and one of them must be the reward: 0 LABEL_0, 1 LABEL_1"),
-    (lambda f: classifier(f, 5), {}, "gives 5 numbers"),
+    (lambda f: classifier(f, 5), {}, "has 5 outputs"),
     (lambda f: classifier(f, 5), {"label": 5}, "has no output 5: it has 0 LABEL_0"),
     (lambda f: classifier(f, 5), {"label": "helpful"}, "has no output 'helpful'"),
     (lambda f: _several(f), {}, "the head that gives the scores is not one linear layer: score.0"),

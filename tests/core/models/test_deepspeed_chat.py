@@ -61,7 +61,7 @@ def test_their_third_phase_gets_our_scores(family: str, tmp_path: Path) -> None:
     assert (back.rewards(SEQUENCES) - before).abs().max() <= 1e-4
     assert tokenizer.chat_template == folders.tokenizer().chat_template
     assert (back.config.mean, back.config.std) == (0.25, 1.5)
-    assert exporter.check(tmp_path / "theirs").holds
+    assert exporter.check(tmp_path / "theirs").agrees
 
 
 @pytest.mark.parametrize("words", [128, 129])
@@ -99,8 +99,8 @@ def test_a_reward_model_of_theirs_becomes_a_plain_one(tmp_path: Path) -> None:
     tokenizer.save_pretrained(base)
     critic = upstream(tmp_path / "theirs", _name_or_path=str(base))
     source = exporter.of_folder(tmp_path / "theirs")
-    report = exporter.write(source, tmp_path / "plain")
-    assert report and report.holds and len(report.outcomes) == 5
+    report = exporter.export(source, tmp_path / "plain")
+    assert report and report.agrees and len(report.results) == 5
     plain = load_reward_model(tmp_path / "plain")
     expected = torch.stack([critic.score(ids) for ids in SEQUENCES])
     assert (plain.rewards(SEQUENCES) - expected).abs().max() <= 1e-4
@@ -172,5 +172,7 @@ def test_a_pickle_with_code_in_it_does_not_run(tmp_path: Path, write: Any) -> No
 def test_only_reward_models_have_this_form(tmp_path: Path) -> None:
     save_model(families.causal_lm("opt"), folders.tokenizer(), tmp_path / "lm", None, "")
     with pytest.raises(ModelError, match="only reward models"):
-        exporter.write(exporter.of_folder(tmp_path / "lm"), tmp_path / "out", exporter.How("deepspeed-chat"))
+        exporter.export(
+            exporter.of_folder(tmp_path / "lm"), tmp_path / "out", exporter.ExportSettings("deepspeed-chat")
+        )
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.publish import conformance, exporter, reference_outputs
-from rlhfcli.core.publish.conformance import Outcome, Report
+from rlhfcli.core.publish.conformance import ClientResult, ConformanceReport
 from rlhfcli.files.run_layout import SUMS
 from tests.core import families, folders
 
@@ -30,19 +30,19 @@ def final(tmp_path: Path) -> Path:
 
 def test_weights_that_are_not_ours_any_more_are_found(final: Path) -> None:
     reference = reference_outputs.reference(load_reward_model(final), folders.tokenizer())
-    assert exporter.check(final, reference).holds
+    assert exporter.check(final, reference).agrees
     change(final / "model.safetensors", "score.weight", 1e-2)
     report = exporter.check(final, reference)
-    assert not report.holds and report.compared
-    assert [outcome.agrees for outcome in report.outcomes] == [False] * 5 + [True]  # the adapter is still the same
+    assert not report.agrees and report.compared
+    assert [outcome.agrees for outcome in report.results] == [False] * 5 + [True]  # the adapter is still the same
 
 
 def test_a_folder_that_cannot_be_loaded_elsewhere_is_found(final: Path) -> None:
     reference = reference_outputs.reference(load_reward_model(final), folders.tokenizer())
     (final / "config.json").unlink()
     report = exporter.check(final, reference)
-    assert not report.holds
-    assert report.outcomes[0].note.startswith("failed: ")
+    assert not report.agrees
+    assert report.results[0].note.startswith("failed: ")
 
 
 def test_a_pipeline_with_another_tokenizer_is_found(final: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_pipeline_with_another_tokenizer_is_found(final: Path) -> None:
     vocabulary = said["model"]["vocab"]
     vocabulary["w5"], vocabulary["w90"] = vocabulary["w90"], vocabulary["w5"]
     (final / "tokenizer.json").write_text(json.dumps(said))
-    outcomes = {outcome.client: outcome.agrees for outcome in exporter.check(final, reference).outcomes}
+    outcomes = {outcome.client: outcome.agrees for outcome in exporter.check(final, reference).results}
     assert outcomes.pop("text-classification pipeline") is False
     assert all(outcomes.values())
 
@@ -61,27 +61,27 @@ def test_a_changed_adapter_is_found(final: Path) -> None:
     file = final / "adapter" / "adapter_model.safetensors"
     change(file, next(key for key in load_file(file) if key.endswith("lora_B.weight")), 0.1)
     report = exporter.check(final / "adapter", reference)
-    assert not report.holds
+    assert not report.agrees
 
 
 def test_an_adapter_without_its_base_is_said_not_to_be_checked(final: Path) -> None:
     config = final / "adapter" / ADAPTER_CONFIG
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "./nowhere"}))
     (final / "adapter" / SUMS).unlink()
-    outcome = exporter.check(final).outcomes[-1]
+    outcome = exporter.check(final).results[-1]
     assert outcome.difference is None and outcome.note == "its base model is not here: ./nowhere"
-    assert exporter.check(final).holds  # the model itself was compared
+    assert exporter.check(final).agrees  # the model itself was compared
 
 
 def test_without_peft_it_is_said(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "find_spec", lambda _: None)
-    assert "PEFT is not installed" in exporter.check(final).outcomes[-1].note
+    assert "PEFT is not installed" in exporter.check(final).results[-1].note
 
 
 def test_nothing_compared_is_not_a_pass() -> None:
-    assert not Report((Outcome("a", None, "no"),), "").holds
-    assert Report((Outcome("a", None, "no"), Outcome("b", 1e-6)), "").holds
-    assert not Report((Outcome("b", 1e-6), Outcome("c", float("nan"))), "").holds
+    assert not ConformanceReport((ClientResult("a", None, "no"),), "").agrees
+    assert ConformanceReport((ClientResult("a", None, "no"), ClientResult("b", 1e-6)), "").agrees
+    assert not ConformanceReport((ClientResult("b", 1e-6), ClientResult("c", float("nan"))), "").agrees
 
 
 def test_a_model_without_a_pad_token_is_asked_one_at_a_time(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_model_without_a_pad_token_is_asked_one_at_a_time(tmp_path: Path) -> N
     config.pop("pad_token_id")
     (final / "config.json").write_text(json.dumps(config))
     (final / SUMS).unlink()
-    first, second = exporter.check(final).outcomes[:2]
+    first, second = exporter.check(final).results[:2]
     assert first.agrees and (second.difference, second.note) == (None, "the model has no pad token")
 
 
@@ -100,7 +100,7 @@ def test_scores_of_mean_pooling_are_compared_where_others_read(tmp_path: Path) -
     (final / "config.json").write_text(json.dumps(config | {"rlhf": {"pooling": "mean"}}))
     (final / SUMS).unlink()
     report = exporter.check(final)
-    assert report.holds and "which only rlhf reads" in report.about
+    assert report.agrees and "which only rlhf reads" in report.about
 
 
 def test_examples_of_the_data_come_first_and_must_be_the_models() -> None:

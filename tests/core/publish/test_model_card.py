@@ -142,7 +142,7 @@ def test_the_code_of_a_card_works(
     if form == "adapter":
         folder.mkdir()
         merged = load_reward_model(final).model if reward else load_causal_lm(str(final))
-        saving.copy_adapter(saving.Copy(final / "adapter", str(base), merged, folders.tokenizer()), folder, text)
+        saving.copy_adapter(saving.AdapterCopy(final / "adapter", str(base), merged, folders.tokenizer()), folder, text)
     else:
         folder = final
         (folder / "README.md").write_text(text)

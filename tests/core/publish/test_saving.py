@@ -207,10 +207,10 @@ def test_a_language_model_gives_the_same_logits_everywhere(family: str, tmp_path
 def test_the_check_passes_for_every_family(family: str, reward: bool, tmp_path: Path) -> None:
     final, _ = folders.save(family, tmp_path, reward=reward)
     report = exporter.check(final)
-    assert report.holds, report
-    assert [outcome.client for outcome in report.outcomes if outcome.difference is None] == []
-    assert len(report.outcomes) == (6 if reward else 4)
-    left = next(outcome for outcome in report.outcomes if "left" in outcome.client)
+    assert report.agrees, report
+    assert [outcome.client for outcome in report.results if outcome.difference is None] == []
+    assert len(report.results) == (6 if reward else 4)
+    left = next(outcome for outcome in report.results if "left" in outcome.client)
     assert ("position_ids" in left.note) == (family == "gpt2")  # the only one without relative or masked positions
     adapter = exporter.check(final / "adapter")
     assert adapter.holds and len(adapter.outcomes) == 1
@@ -243,7 +243,9 @@ def test_where_the_template_ends_with_eos_nothing_is_added(tmp_path: Path) -> No
 @pytest.mark.parametrize("compare", [True, False])
 def test_the_folder_of_an_adapter_is_merged(reward: bool, compare: bool, tmp_path: Path) -> None:
     final, _ = folders.save("llama", tmp_path, reward=reward)
-    report = exporter.write(exporter.of_folder(final / "adapter"), tmp_path / "out", exporter.How(compare=compare))
+    report = exporter.export(
+        exporter.of_folder(final / "adapter"), tmp_path / "out", exporter.ExportSettings(compare=compare)
+    )
     assert (report is not None) == compare
     plain, found = (load_file(folder / "model.safetensors") for folder in (final, tmp_path / "out"))
     assert plain.keys() == found.keys()
@@ -253,8 +255,10 @@ def test_the_folder_of_an_adapter_is_merged(reward: bool, compare: bool, tmp_pat
 
 def test_an_adapters_folder_can_be_exported_as_one(tmp_path: Path) -> None:
     final, _ = folders.save("llama", tmp_path, reward=True)
-    report = exporter.write(exporter.of_folder(final / "adapter"), tmp_path / "out", exporter.How("adapter"))
-    assert report and report.holds and (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    report = exporter.export(
+        exporter.of_folder(final / "adapter"), tmp_path / "out", exporter.ExportSettings("adapter")
+    )
+    assert report and report.agrees and (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
 def test_what_fails_its_check_never_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +266,7 @@ def test_what_fails_its_check_never_takes_its_name(tmp_path: Path, monkeypatch: 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
     monkeypatch.setattr(conformance, "TOLERANCE", -1.0)
-    with pytest.raises(exporter.NotTheSame, match="others would get other numbers") as caught:
-        exporter.write(exporter.of_folder(final), tmp_path / "out")
-    assert caught.value.report.outcomes and caught.value.exit_code == 1
+    with pytest.raises(exporter.ExportMismatch, match="other programs would compute other numbers") as caught:
+        exporter.export(exporter.of_folder(final), tmp_path / "out")
+    assert caught.value.report.results and caught.value.exit_code == 1
     assert names(tmp_path / "out") == ["old"] and not list(tmp_path.glob(".out*"))

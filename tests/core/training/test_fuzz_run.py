@@ -68,8 +68,8 @@ def _opened(part: str, *, resume: bool = False) -> Callable[[Path], Any]:
 def _card(phase: str) -> Callable[[Path], str]:
     def made(folder: Path) -> str:
         source = exporter.of_run(_run(folder), phase)  # type: ignore[arg-type]
-        assert source.made is not None
-        return model_card.card(source.made, "merged", source.base)
+        assert source.trained is not None
+        return model_card.card(source.trained, "merged", source.base)
 
     return made
 
