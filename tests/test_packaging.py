@@ -17,7 +17,11 @@ def test_every_package_is_listed():
     assert set(re.findall(r'"(.+?)"', listed[1])) == expected
 
 
-DISTRIBUTIONS = {"yaml": "pyyaml", "pydantic_core": "pydantic"}  # where a module is not called as what brings it
+DISTRIBUTIONS = {
+    "yaml": "pyyaml",
+    "pydantic_core": "pydantic",
+    "huggingface_hub": "huggingface-hub",
+}  # where a module is not called as what brings it
 
 
 def test_every_library_that_is_imported_is_declared():

@@ -1,4 +1,4 @@
-"""Text from a model: greedy and sampled decoding, streaming, and where a score is read.
+"""Text from a model: greedy and sampled decoding, streaming, and the token at which a score is read.
 
 May import ``core.models`` and what lies below it.
 """

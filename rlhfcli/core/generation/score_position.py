@@ -1,8 +1,8 @@
-"""Where the score of a dialogue is read: at the token at which the maker of a reward model reads it.
+"""The token at which the score of a dialogue is read: the one at which the maker of a reward model reads it.
 
-Ours are trained on the end token of the answer. TRL, RewardBench and most others score the last token of what
-``apply_chat_template`` gives, which in ChatML is the line break behind the end token. DeepSpeed-Chat and OpenRLHF write
-an end token of their own behind the dialogue; the templates of their tokenizers do the same here.
+Ours are trained on the end token of the answer. TRL, RewardBench and most others score the last token of the text from
+``apply_chat_template``, which in ChatML is the line break behind the end token. DeepSpeed-Chat and OpenRLHF write an
+end token of their own behind the dialogue, and the chat templates of their tokenizers do so here.
 """
 
 from __future__ import annotations
@@ -23,46 +23,50 @@ from rlhfcli.data.templates.template import as_message
 from rlhfcli.data.templates.tokens import PieceTokenizer
 
 TEMPLATE = "template"  # value of ``rlhf.reads`` in config.json: the score is at the last token of the template's text
-_ENDLESS = 1_000_000  # tokens of a dialogue for a model whose positions have no end
+_UNLIMITED = 1_000_000  # tokens of a dialogue, for a model with unlimited positions
 
 
 def at_end_token(config: Any) -> bool:
-    """Whether a reward model is read at the end token of the answer: one of ours, unless its config says otherwise."""
+    """Check whether a reward model is read at the end token of the answer: ours are, unless the config says otherwise.
+
+    Args:
+        config: The transformers config of the reward model.
+    """
     ours = getattr(config, "rlhf", None) or {}
     return bool(ours) and ours.get("reads") != TEMPLATE
 
 
 class Reader:
-    """Makes token ids of dialogues, whose last one is where a reward model is read.
+    """Converts dialogues to token ids, the last of which is the one that a reward model scores.
 
     Args:
         model: The reward model.
-        tokenizer: Its own, with a chat template.
+        tokenizer: The tokenizer of the reward model, with a chat template.
     """
 
     def __init__(self, model: RewardModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        self._room = context_limit(model.model) or _ENDLESS
-        self._encoder = Encoder(tokenizer, self._room) if at_end_token(model.config) else None
+        self._max_length = context_limit(model.model) or _UNLIMITED
+        self._encoder = Encoder(tokenizer, self._max_length) if at_end_token(model.config) else None
         self._pieces = PieceTokenizer(tokenizer)
 
     def read(self, turns: Sequence[Turn]) -> tuple[list[int], int] | None:
-        """Token ids of a dialogue that ends with an answer, and where the answer begins.
+        """Convert a dialogue that ends with an answer.
 
         Args:
-            turns: Where they are too long, the oldest ones are left out.
+            turns: The dialogue; the oldest turns are left out if it is too long.
 
         Returns:
-            ``None`` where the template cannot write the dialogue.
+            Token ids, and the index at which the answer begins; ``None`` if the template cannot express the dialogue.
         """
         if self._encoder is not None:
             dialogue = Dialogue(tuple(turns), Origin("chat", f"turn {len(turns)}"))
             example = self._encoder.dialogues([dialogue])[0].example
             return None if example is None else (example.ids, example.spans[-1][0])
-        return self._written(list(turns))
+        return self._apply_template(list(turns))
 
-    def _written(self, turns: list[Turn]) -> tuple[list[int], int] | None:
-        """What ``apply_chat_template`` gives, but for special tokens that somebody typed: those stay text."""
+    def _apply_template(self, turns: list[Turn]) -> tuple[list[int], int] | None:
+        """Return the tokens of ``apply_chat_template``, except that special tokens typed by a user stay text."""
         first = 1 if turns[0].role == "system" else 0
         while len(turns) > first:
             try:
@@ -71,7 +75,7 @@ class Reader:
                 ids = self._pieces.tokenise([text])[0]
             except (jinja2.TemplateError, RowProblem, TypeError, ValueError, KeyError):
                 return None
-            if len(ids) <= self._room:
+            if len(ids) <= self._max_length:
                 return ids, 0
             del turns[first : first + 2]
         return None

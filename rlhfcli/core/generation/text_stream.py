@@ -1,4 +1,9 @@
-"""From tokens to text that people can read while it is being written."""
+"""Text from a stream of tokens, for people who read an answer while it is generated.
+
+transformers has ``TextStreamer``, which prints whole words and does not cut at stop strings. Here the pieces are
+values: together they are exactly the text of all tokens, cut at a stop string, so that a streamed answer equals the
+same answer from a batch.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +18,17 @@ from rlhfcli.data.encoding.encode import answer_lead
 from rlhfcli.data.templates.template import render
 
 _THOUGHT_ENDS = "</think>"
-_UNFINISHED = "\ufffd"  # what a tokenizer writes for bytes that are no whole character (yet)
+_INCOMPLETE = "\ufffd"  # a tokenizer's text for bytes that are not a whole character (yet)
 
 
 class TextStream:
-    """Turns a stream of tokens into pieces of text that can be shown at once.
+    """Converts a stream of tokens to pieces of text that can be shown at once.
 
-    Put together, the pieces are ``tokenizer.decode(ids, skip_special_tokens=True)``, cut before the first
-    stop string. No piece ends within a character, and what may become a stop string is held back.
+    The pieces together are ``tokenizer.decode(ids, skip_special_tokens=True)``, cut before the first stop string. No
+    piece ends within a character, and the possible beginning of a stop string is held back.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: The tokenizer of the model.
         stops: Texts that end the answer, such as the words that open the other speaker's turn.
     """
 
@@ -31,23 +36,30 @@ class TextStream:
         self._tokenizer = tokenizer
         self._stops = tuple(stops)
         self._ids: list[int] = []
-        self._shown_ids = 0  # tokens before this have been turned into text ...
-        self._context = 0  # ... and from here on they are decoded again: spaces need their left side
+        self._shown_ids = 0  # number of tokens that have been converted to text
+        self._context = 0  # the first token that is decoded again, because spaces depend on the token before
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Take a token; return the text that can be shown now (often none)."""
+        """Add a token.
+
+        Args:
+            token: The next token id.
+
+        Returns:
+            The text that can be shown now; often empty.
+        """
         self._ids.append(token)
         known = self._decode(self._context, self._shown_ids)
         text = self._decode(self._context, len(self._ids))
-        if text.endswith(_UNFINISHED) or len(text) == len(known):
+        if text.endswith(_INCOMPLETE) or len(text) == len(known):
             return ""
         self._context, self._shown_ids = self._shown_ids, len(self._ids)
         return self._release(text[len(known) :])
 
     def finish(self) -> str:
-        """No more tokens will come; return the text that was held back."""
+        """Return the text that was held back, after the last token."""
         known = self._decode(self._context, self._shown_ids)
         text = self._decode(self._context, len(self._ids))
         self._context = self._shown_ids = len(self._ids)
@@ -62,7 +74,7 @@ class TextStream:
         return text
 
     def _release(self, piece: str) -> str:
-        """Cut at a stop string, and hold back an end that may be the beginning of one."""
+        """Cut the text at a stop string, and hold back an end that may be the beginning of one."""
         if self.stopped:
             return ""
         text = self._held + piece
@@ -76,15 +88,15 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of ``text`` that ``stop`` begins with."""
+    """Return the length of the longest end of ``text`` that ``stop`` begins with."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Lead:
-    """What a model generates before the words of an answer: a thought, an empty one, the name of a channel.
+    """The text that a model generates before the words of an answer: a thought, an empty one, the name of a channel.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: A tokenizer with a chat template.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -95,17 +107,17 @@ class Lead:
 
     @property
     def empty(self) -> bool:
-        """Whether the first token of an answer is the first of its words."""
+        """Whether answers begin with their words."""
         return not self._whole
 
     def without(self, ids: Sequence[int]) -> str:
-        """The words of an answer.
+        """Return the words of an answer.
 
         Args:
-            ids: All that was generated.
+            ids: All generated tokens.
 
         Returns:
-            Its text without special tokens, and without what was thought.
+            The text without special tokens and without thoughts.
         """
         whole: str = self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
         for mark in filter(None, (self._whole, _THOUGHT_ENDS)):
@@ -115,13 +127,13 @@ class Lead:
         return text.strip()
 
     def removed(self, pieces: Iterable[str]) -> Iterator[str]:
-        """Leave an empty thought or the name of a channel out of a stream; a thought that says something stays.
+        """Remove an empty thought, or the name of a channel, from a stream; a thought with words stays.
 
         Args:
-            pieces: Of text without special tokens.
+            pieces: Pieces of text, without special tokens.
 
         Yields:
-            The rest as soon as it is known.
+            The other text, as early as possible.
         """
         held, begun = "", self.empty
         for piece in pieces:
@@ -135,18 +147,23 @@ class Lead:
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop string, without white space around it."""
+    """Cut a text before the first stop string, and strip white space.
+
+    Args:
+        text: The text of an answer.
+        stops: Texts that end an answer.
+    """
     return text[: min((at for at in map(text.find, stops) if at >= 0), default=len(text))].strip()
 
 
 def turn_stops(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The words with which the template opens the user's next turn, such as ``Human:`` on a new line.
+    """Return the words with which the template opens the user's next turn, such as ``Human:`` on a new line.
 
-    A base model does not know the end token and goes on to write both sides of the dialogue; these words say
-    where its answer ends. A template that opens turns with special tokens needs none: they end the answer.
+    A base model does not know the end token and continues with both sides of the dialogue; these words mark the end of
+    its answer. A template that opens turns with special tokens needs none: they end the answer.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: A tokenizer with a chat template.
 
     Returns:
         At most one stop string.

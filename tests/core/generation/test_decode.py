@@ -9,7 +9,15 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models
 
-from rlhfcli.core.generation.decode import BATCH_TOKENS, Decoding, context_limit, end_ids_of, generate, pick, stream
+from rlhfcli.core.generation.decode import (
+    BATCH_TOKENS,
+    Decoding,
+    context_limit,
+    end_ids_of,
+    generate,
+    pick_tokens,
+    stream,
+)
 from rlhfcli.errors import ModelError
 
 VOCABULARY, CONTEXT = 97, 48
@@ -151,7 +159,7 @@ def test_pick_follows_the_distribution() -> None:
     rows = logits.expand(1000, 4)
 
     def shares(**settings: Any) -> list[float]:
-        chosen = pick(rows, Decoding(**{"temperature": 1.0, **settings}), draws)
+        chosen = pick_tokens(rows, Decoding(**{"temperature": 1.0, **settings}), draws)
         return (torch.bincount(chosen, minlength=4) / 1000).tolist()
 
     assert shares() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=2e-3)
@@ -165,7 +173,7 @@ def test_pick_follows_the_distribution() -> None:
 
 def test_pick_survives_a_draw_that_rounds_to_one() -> None:
     logits = torch.zeros(1, 50)
-    assert int(pick(logits, Decoding(temperature=1.0, top_k=3), torch.ones(1))) == 2
+    assert int(pick_tokens(logits, Decoding(temperature=1.0, top_k=3), torch.ones(1))) == 2
 
 
 def test_end_tokens_come_from_tokenizer_template_and_generation_settings(llama: Any) -> None:

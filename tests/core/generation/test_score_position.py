@@ -137,7 +137,7 @@ def test_a_chat_says_which_output_it_reads(tmp_path: Path) -> None:
     both = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
     save_model(both, folders.tokenizer(), tmp_path / "rm", None, "")
     names = (str(tmp_path / "lm"), str(tmp_path / "rm"))
-    with pytest.raises(ModelError, match="gives 2 numbers"):
+    with pytest.raises(ModelError, match="has 2 outputs"):
         ChatSession.open(*names, ChatOptions(ChatSection(max_new_tokens=5)))
     session = ChatSession.open(*names, ChatOptions(ChatSection(max_new_tokens=5), label="LABEL_1"))
     assert "output 1 (LABEL_1) of the 2" in header(session)

@@ -208,12 +208,12 @@ def test_the_check_passes_for_every_family(family: str, reward: bool, tmp_path: 
     final, _ = folders.save(family, tmp_path, reward=reward)
     report = exporter.check(final)
     assert report.agrees, report
-    assert [outcome.client for outcome in report.results if outcome.difference is None] == []
+    assert [result.client for result in report.results if result.difference is None] == []
     assert len(report.results) == (6 if reward else 4)
-    left = next(outcome for outcome in report.results if "left" in outcome.client)
+    left = next(result for result in report.results if "left" in result.client)
     assert ("position_ids" in left.note) == (family == "gpt2")  # the only one without relative or masked positions
     adapter = exporter.check(final / "adapter")
-    assert adapter.holds and len(adapter.outcomes) == 1
+    assert adapter.agrees and len(adapter.results) == 1
 
 
 # --- where others stop --------------------------------------------------------------------------------------
