@@ -17,11 +17,12 @@ def test_every_package_is_listed():
     assert set(re.findall(r'"(.+?)"', listed[1])) == expected
 
 
+# where a module is not called as its distribution
 DISTRIBUTIONS = {
     "yaml": "pyyaml",
     "pydantic_core": "pydantic",
     "huggingface_hub": "huggingface-hub",
-}  # where a module is not called as what brings it
+}
 
 
 def test_every_library_that_is_imported_is_declared():
