@@ -142,6 +142,9 @@ def settings_of(config: dict[str, Any], where: str = ADAPTER_CONFIG) -> LoraSect
         config: The content of the file.
         where: Its path, for errors.
 
+    Returns:
+        The ``lora`` section of a recipe.
+
     Raises:
         ModelError: A value is missing or invalid.
     """

@@ -105,7 +105,7 @@ def in_transformers(folder: Path, ours: ReferenceOutputs) -> Iterator[ClientResu
             right = f"transformers, {_BATCH} at a time, padded on the right"
             yield _compare(right, lambda: _ask_padded(model, ours, "right", _BATCH), ours.values)
             yield _compare_padded_left(model, ours)
-        if ours.scores:
+        if ours.are_scores:
             yield _compare("text-classification pipeline", lambda: _ask_pipeline(model, folder, ours), ours.text_scores)
         if ours.dialogues:
             yield _compare(MESSAGES, lambda: _ask_messages(model, folder, ours), ours.dialogue_values)
@@ -165,7 +165,7 @@ def in_deepspeed_chat(folder: Path, ours: ReferenceOutputs) -> ClientResult:
 
 
 def _load(folder: Path | str, ours: ReferenceOutputs) -> PreTrainedModel:
-    if ours.scores:  # the same call as TRL's
+    if ours.are_scores:  # the same call as TRL's
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **_PLAIN)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, **_PLAIN)

@@ -56,8 +56,8 @@ class ReferenceOutputs:
     dialogue_values: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
-    def scores(self) -> bool:
-        """Whether they belong to a reward model."""
+    def are_scores(self) -> bool:
+        """Whether the values are scores of a reward model, not logits."""
         return self.values.dim() == 1
 
     @property
@@ -73,7 +73,7 @@ class ReferenceOutputs:
             "drawn at random": len(self.sequences) - self.num_validation,
         }
         parts = [f"{count} {origin}" for origin, count in counts.items() if count]
-        text = f"{'scores' if self.scores else 'logits'} at the last token of {' and '.join(parts)}"
+        text = f"{'scores' if self.are_scores else 'logits'} at the last token of {' and '.join(parts)}"
         text += f", and of {len(self.dialogues)} dialogues as messages" if self.dialogues else ""
         return text + (": this model's reward is the mean over the answer, which only rlhf reads" if self.mean else "")
 
@@ -123,7 +123,9 @@ def reference(model: Any, tokenizer: PreTrainedTokenizerBase, data: Sequence[Seq
     reference = ReferenceOutputs(
         chosen, _compute(model, chosen), texts, text_scores, len(known), _pools_mean(model.config)
     )
-    return _add_dialogues(reference, model, tokenizer) if reference.scores and tokenizer.chat_template else reference
+    return (
+        _add_dialogues(reference, model, tokenizer) if reference.are_scores and tokenizer.chat_template else reference
+    )
 
 
 def _pools_mean(config: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Decoding: batches change nothing, seeds decide, limits hold."""
+"""Decoding: independent of batching, reproducible by seed, and within the limits of the model."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def prompts(count: int = 12, longest: int = 20) -> list[list[int]]:
 
 
 def slow_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
-    """The obvious way: no cache, no padding, everything again for every token."""
+    """Reference implementation without cache and padding, which computes everything again for each token."""
     ids = list(prompt)
     for _ in range(count):
         with torch.no_grad():
@@ -88,7 +88,7 @@ def test_a_batch_of_different_lengths_gives_what_each_prompt_gets_alone(model: A
     assert len({tuple(answer) for answer in together}) > 6, "the models must say different things"
 
 
-def test_how_many_prompts_are_answered_is_told(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_after_each_batch(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BATCH_TOKENS, "cpu", 20)
     told: list[int] = []
     generate(llama, [[5, 6], [7, 8, 9], [5]], Decoding(6), END, PAD, told.append)
@@ -102,8 +102,8 @@ def test_small_batches_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatc
     assert generate(model, prompts(), settings, END, PAD) == expected
 
 
-def test_rows_that_end_early_leave_the_others_alone(llama: Any) -> None:
-    """Whatever set of end tokens: an answer is the endless one, cut before its first end token."""
+def test_rows_that_end_early_do_not_change_the_others(llama: Any) -> None:
+    """With any set of end tokens an answer is the unlimited one, cut before its first end token."""
     endless = generate(llama, prompts(), Decoding(12), frozenset(), PAD)
     ends = frozenset(answer[3] for answer in endless[:6])
     expected = []
@@ -114,7 +114,7 @@ def test_rows_that_end_early_leave_the_others_alone(llama: Any) -> None:
     assert [list(stream(llama, p, Decoding(12), ends)) for p in prompts()] == expected
 
 
-def test_seeds_decide(llama: Any) -> None:
+def test_answers_depend_on_the_seed_alone(llama: Any) -> None:
     def answers(seed: int) -> list[list[int]]:
         return generate(llama, prompts(), Decoding(12, **SAMPLING, seed=seed), END, PAD)
 
@@ -141,7 +141,7 @@ def test_models_without_positions_have_no_limit() -> None:
     assert len(generate(bloom, [[4] * 60], Decoding(3), frozenset(), PAD)[0]) == 3
 
 
-def test_an_empty_prompt_is_a_bug(llama: Any) -> None:
+def test_an_empty_prompt_is_an_error(llama: Any) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         generate(llama, [[]], Decoding(5), END, PAD)
     assert generate(llama, [], Decoding(5), END, PAD) == []

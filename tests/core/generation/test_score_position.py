@@ -1,4 +1,4 @@
-"""The score of a dialogue is the same for its maker, for us, and for whoever types the lines of the card."""
+"""The score of a dialogue is the same for the maker of the model, for us, and with the code of the model card."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def classifier() -> Any:
 
 
 def typed(folder: Path) -> float:
-    """What the lines of a model card print."""
+    """Return the score that the code of a model card prints."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
     with torch.no_grad():
@@ -53,14 +53,14 @@ def judged(folder: Path) -> float:
 
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
-    """A reward model of ours whose template was saved as it was."""
+    """Save a reward model of ours with an unchanged template."""
     model = classifier()
     as_reward_model(model.config, "last", (0.0, 1.0))
     save_model(model, folders.chatml(), tmp_path / "ours", None, "")
     return tmp_path / "ours"
 
 
-def test_a_reward_model_is_read_at_the_end_token_and_its_export_by_everybody(ours: Path, tmp_path: Path) -> None:
+def test_a_reward_model_and_its_export_are_read_at_the_end_token(ours: Path, tmp_path: Path) -> None:
     ids = ending_at_score(folders.chatml()).apply_chat_template(MESSAGES_OF)["input_ids"]
     assert ids[-1] == end_token(folders.chatml())
     expected = float(adapters.reward_model(str(ours)).rewards([ids])[0])
@@ -74,7 +74,7 @@ def test_a_reward_model_is_read_at_the_end_token_and_its_export_by_everybody(our
     assert judged(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_export_whose_readers_get_another_text_is_refused(tmp_path: Path) -> None:
+def test_an_export_that_others_would_tokenise_differently_is_refused(tmp_path: Path) -> None:
     words = folders.chatml()  # as DeepSeek R1: its prompt begins a thought, which it leaves out of what was said
     words.chat_template = folders.CHATML.replace("assistant ' }}", "assistant <think> ' }}")
     model = classifier()
@@ -87,7 +87,7 @@ def test_an_export_whose_readers_get_another_text_is_refused(tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None:
+def test_other_reward_models_are_read_where_their_maker_reads_them(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     assert judged(tmp_path / "theirs") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
     report = exporter.export(exporter.of_folder(tmp_path / "theirs"), tmp_path / "out")
@@ -95,7 +95,7 @@ def test_somebody_elses_is_read_where_its_maker_reads_it(tmp_path: Path) -> None
     assert typed(tmp_path / "out") == pytest.approx(typed(tmp_path / "theirs"), abs=1e-4)
 
 
-def test_special_tokens_that_somebody_typed_stay_text(tmp_path: Path) -> None:
+def test_typed_special_tokens_stay_text(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     model, words = (
         adapters.reward_model(str(tmp_path / "theirs")),
@@ -105,7 +105,7 @@ def test_special_tokens_that_somebody_typed_stay_text(tmp_path: Path) -> None:
     assert found is not None and found[0].count(129) == 2
 
 
-def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> None:
+def test_models_of_openrlhf_are_read_at_the_end_token_that_it_appends(tmp_path: Path) -> None:
     model = classifier()
     model.config.value_head_prefix = "score"
     save_model(model, folders.chatml(), tmp_path / "theirs", None, "")
@@ -117,7 +117,7 @@ def test_openrlhfs_are_read_at_the_end_token_that_it_writes(tmp_path: Path) -> N
     assert typed(tmp_path / "out") == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_training_says_that_the_template_is_another_one(tmp_path: Path) -> None:
+def test_a_change_of_the_template_is_reported(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     save_model(classifier(), ending_at_score(folders.chatml()), tmp_path / "ours", None, "")
     said = tokenizers.template_change(str(tmp_path / "theirs"), folders.chatml(), "model")
@@ -126,7 +126,7 @@ def test_a_training_says_that_the_template_is_another_one(tmp_path: Path) -> Non
     assert tokenizers.template_change(str(tmp_path / "ours"), folders.tokenizer(), "model") != ""
 
 
-def test_a_chat_says_which_output_it_reads(tmp_path: Path) -> None:
+def test_a_chat_reports_which_output_it_reads(tmp_path: Path) -> None:
     from rlhfcli.chat.session import ChatOptions, ChatSession
     from rlhfcli.chat.terminal import header
 
@@ -163,7 +163,7 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_follows_the_scored_token_is_left_out_of_the_template(name: str) -> None:
+def test_text_behind_the_scored_token_is_left_out_of_the_template(name: str) -> None:
     template, rest = TEMPLATES[name]
     before = folders.chatml() if template else folders.tokenizer()
     before.chat_template = template or before.chat_template

@@ -1,4 +1,4 @@
-"""Streamed text is whole: no split characters, no lost spaces, nothing after a stop string."""
+"""Streamed text is complete: no split characters, no lost spaces, nothing after a stop string."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def byte_tokenizer() -> Any:
 
 
 def metaspace_tokenizer() -> Any:
-    """Llama-2's way: a space belongs to the word after it, and the first one is dropped."""
+    """A tokenizer like Llama 2's: a space belongs to the word after it, and the first one is dropped."""
     words = ["<unk>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "▁a", "▁cat", "s", ",", "▁the"]
     tokenizer = Tokenizer(models.BPE({w: i for i, w in enumerate(words)}, [], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(
@@ -94,7 +94,7 @@ def test_stop_strings_cut_the_answer(text: str, shown: str) -> None:
         assert not any(stop in "".join(parts[:n]) for stop in stops)
 
 
-def test_a_stream_knows_that_it_was_stopped() -> None:
+def test_a_stream_records_that_it_was_stopped() -> None:
     text = TextStream(BYTES, ["END"])
     for token in BYTES.encode("abcEND"):
         assert not text.stopped

@@ -1,4 +1,4 @@
-"""Adapters and exported folders with cut, changed or missing files: a clear error, never a wrong result."""
+"""Adapters and exported folders with truncated, changed or missing files: a clear error, never a wrong result."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ LOADERS: dict[str, Callable[[Path], Tensor]] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Tensor]]:
-    """A whole folder of each kind, and what it gives."""
+    """Save a complete folder of each kind, with its outputs."""
     made = tmp_path_factory.mktemp("whole")
     final, _ = folders.save("opt", made, reward=True, shard_size="40KB")
     shutil.move(final / "adapter", made / "adapter")
@@ -66,7 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Ten
 
 @contextmanager
 def copy(folder: Path, *, sums: bool) -> Iterator[Path]:
-    """A copy to be broken; without sums it is a stranger's."""
+    """Copy a folder to damage it; without checksums it looks like one of another program."""
     with TemporaryDirectory() as place:
         target = Path(place) / "copy"
         shutil.copytree(folder, target)
@@ -98,7 +98,7 @@ BREAKS = st.tuples(
 
 
 def changed_bytes(whole: dict[str, tuple[Path, Tensor]], kind: str, file: int, how: tuple[str, float, int]) -> None:
-    """With its sums: what is loaded is what was saved, or there is an error."""
+    """With checksums the result is the one that was saved, or there is an error."""
     folder, expected = whole[kind]
     with copy(folder, sums=True) as broken:
         files = sorted(path for path in broken.iterdir() if path.name != "README.md")
@@ -112,7 +112,7 @@ def changed_bytes(whole: dict[str, tuple[Path, Tensor]], kind: str, file: int, h
 
 
 def strangers_bytes(whole: dict[str, tuple[Path, Tensor]], kind: str, file: int, how: tuple[str, float, int]) -> None:
-    """Without sums nobody can know what was meant; but whatever happens is a value, or one clear error."""
+    """Without checksums the right result is unknown, but there is a result or one clear error."""
     folder, expected = whole[kind]
     with copy(folder, sums=False) as broken:
         files = sorted(path for path in broken.iterdir() if path.name != "README.md")
@@ -130,7 +130,7 @@ KEYS += ["init_lora_weights", "rank_pattern", "use_dora", "fan_in_fan_out", "tas
 
 
 def strange_config(whole: dict[str, tuple[Path, Tensor]], key: str, value: Any) -> None:
-    """A value of an adapter's configuration that is no value: refused, or without consequence for the scores."""
+    """An invalid value in an adapter's configuration is refused, or does not change the scores."""
     folder, expected = whole["adapter"]
     scale = {"lora_alpha", "use_rslora"}  # these are meant to change the scores
     with copy(folder, sums=False) as broken:
@@ -148,7 +148,7 @@ SHAPES = st.lists(st.integers(0, 40), max_size=3)
 
 
 def strange_tensor(whole: dict[str, tuple[Path, Tensor]], number: int, shape: list[int], fill: float | None) -> None:
-    """A tensor of another shape, or with numbers that are none; or one that is missing."""
+    """A tensor of another shape or with NaN, or a missing one, is an error."""
     with copy(whole["adapter"][0], sums=False) as broken:
         tensors = load_file(broken / ADAPTER_WEIGHTS)
         key = sorted(tensors)[number % len(tensors)]

@@ -1,4 +1,4 @@
-"""Adapters that others trained with PEFT: what goes beyond plain LoRA is read by PEFT, and gives its numbers."""
+"""Adapters that were trained with PEFT: features beyond plain LoRA are read by PEFT, and give the same numbers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def logits(model: Any) -> Tensor:
 
 
 def trained(folder: Path, config: Any, family: str = "llama", kind: Any = families.causal_lm, rows: int = 0) -> Any:
-    """An adapter of PEFT's in ``folder / "adapter"``, as if trained; and its base model beside it."""
+    """Save an adapter of PEFT's, as if it had been trained, in ``folder / "adapter"``, and its base model beside it."""
     save_model(families.causal_lm(family), folders.tokenizer(), folder / "base", None, "")
     base = kind(family)
     if kind is families.causal_lm:
@@ -101,7 +101,7 @@ def test_other_methods(tmp_path: Path) -> None:
     )
 
 
-def test_names_that_fit_nothing_are_passed_over_as_peft_does(tmp_path: Path) -> None:
+def test_names_that_match_nothing_are_ignored_as_in_peft(tmp_path: Path) -> None:
     config = LoraConfig(r=4, target_modules=["q_proj", "query_key_value"], task_type="CAUSAL_LM")
     theirs = trained(tmp_path, config)
     found = adapters.language_model(str(tmp_path / "adapter"))
@@ -160,7 +160,7 @@ def _edit(folder: Path, **change: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
 
 
-def test_without_peft_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(tmp_path, LoraConfig(r=4, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM"))
     monkeypatch.setattr(peft_adapters, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match="without PEFT only plain LoRA adapters can be read") as caught:
@@ -179,7 +179,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "said", "hint"), REFUSED, ids=lambda each: str(each)[:20])
-def test_what_does_not_fit_is_said_of_the_adapter(tmp_path: Path, change: Any, said: str, hint: str) -> None:
+def test_tensors_that_do_not_fit_are_an_error_of_the_adapter(tmp_path: Path, change: Any, said: str, hint: str) -> None:
     trained(tmp_path, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     _edit(tmp_path / "adapter", **change)
     with pytest.raises(ModelError, match=said) as caught:
@@ -187,18 +187,18 @@ def test_what_does_not_fit_is_said_of_the_adapter(tmp_path: Path, change: Any, s
     assert hint in str(caught.value) and "lora.targets" not in str(caught.value)
 
 
-def test_what_cannot_be_merged_is_said(tmp_path: Path) -> None:
+def test_an_adapter_that_cannot_be_merged_is_an_error(tmp_path: Path) -> None:
     trained(tmp_path, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     with pytest.raises(ModelError, match="an adapter of this kind cannot be merged"):
         adapters.language_model(str(tmp_path / "adapter"))
 
 
-def test_an_adapter_in_the_place_of_a_model_is_called_that(tmp_path: Path) -> None:
+def test_an_adapter_in_the_place_of_a_model_is_named(tmp_path: Path) -> None:
     final, _ = folders.save("opt", tmp_path, reward=False)
     with pytest.raises(ModelError, match="this is the folder of an adapter, not of a whole model"):
         load_causal_lm(str(final / "adapter"))
 
 
-def test_the_tokenizer_of_an_adapter_without_one_is_its_bases(tmp_path: Path) -> None:
+def test_an_adapter_without_a_tokenizer_has_that_of_its_base(tmp_path: Path) -> None:
     trained(tmp_path, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     assert load_tokenizer(str(tmp_path / "adapter")).get_vocab() == folders.tokenizer().get_vocab()

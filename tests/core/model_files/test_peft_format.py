@@ -1,4 +1,4 @@
-"""Adapters of other people: what is read, and what is refused rather than read wrongly."""
+"""Adapters of other programs: which are read, and which are refused rather than read wrongly."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "said"), REFUSED, ids=[next(iter(change)) for change, _ in REFUSED])
-def test_what_cannot_be_read_rightly_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_unsupported_and_invalid_configurations_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     model = folders.adapted(families.causal_lm("opt"))
     lora_files.save_adapter(model, tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
     config = json.loads((tmp_path / ADAPTER_CONFIG).read_text()) | change
@@ -49,13 +49,13 @@ def test_what_cannot_be_read_rightly_is_refused(tmp_path: Path, change: dict[str
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{", "\udcff", "[" * 100_000])
-def test_a_configuration_that_is_none(tmp_path: Path, text: str) -> None:
+def test_a_configuration_that_is_not_a_json_object(tmp_path: Path, text: str) -> None:
     (tmp_path / ADAPTER_CONFIG).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ModelError, match=r"adapter_config.json"):
         lora_files.load_adapter(families.causal_lm("opt"), tmp_path)
 
 
-def test_weights_that_are_cut(tmp_path: Path) -> None:
+def test_truncated_weights(tmp_path: Path) -> None:
     lora_files.save_adapter(folders.adapted(families.causal_lm("opt")), tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
     content = (tmp_path / ADAPTER_WEIGHTS).read_bytes()
     (tmp_path / ADAPTER_WEIGHTS).write_bytes(content[: len(content) // 2])
@@ -64,7 +64,7 @@ def test_weights_that_are_cut(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", families.SIX)
-def test_a_reward_adapter_of_pefts_keeps_its_head(family: str, tmp_path: Path) -> None:
+def test_a_reward_adapter_from_peft_keeps_its_head(family: str, tmp_path: Path) -> None:
     # PEFT names every head that a family might have: classifier and score
     targets = {"gpt2": ["c_attn"], "gpt-neox": ["query_key_value"], "bloom": ["query_key_value"]}
     config = LoraConfig(

@@ -1,4 +1,4 @@
-"""Reward models of others: which number of theirs is the reward, and that training goes on from it."""
+"""Reward models of other makers: which of their outputs is the reward, and training that starts from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEQUENCES = families.token_ids([9, 4, 17])
 
 
 def classifier(folder: Path, outputs: int = 1, **config: Any) -> Any:
-    """A ``…ForSequenceClassification`` of somebody else's."""
+    """Save a ``…ForSequenceClassification`` of another maker."""
     chosen = families.config("llama")
     chosen.num_labels = outputs
     chosen.update(config)
@@ -44,7 +44,7 @@ def outputs_of(model: Any) -> Tensor:
 
 
 def renamed(folder: Path, name: str, architecture: str, bias: bool = False) -> None:
-    """The head under another name, as other trainers save it."""
+    """Rename the head as other trainers save it."""
     tensors = load_file(folder / "model.safetensors")
     tensors[f"{name}.weight"] = tensors.pop("score.weight")
     if bias:
@@ -89,7 +89,7 @@ def test_a_head_of_another_name(tmp_path: Path, name: str, architecture: str) ->
         assert [key for key in again if not key.startswith("model.")] == ["score.weight"]
 
 
-def test_a_bias_is_left_out_and_it_is_said(tmp_path: Path) -> None:
+def test_a_bias_is_left_out_and_reported(tmp_path: Path) -> None:
     expected = outputs_of(classifier(tmp_path))[:, 0]
     renamed(tmp_path, "v_head.summary", "LlamaForCausalLM", bias=True)
     model = to_train(tmp_path)
@@ -107,7 +107,7 @@ def test_one_of_several_outputs(tmp_path: Path, label: Any) -> None:
         assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
 
 
-def test_of_two_classes_that_exclude_each_other_the_odds_count(tmp_path: Path) -> None:
+def test_with_two_mutually_exclusive_classes_the_log_odds_are_the_reward(tmp_path: Path) -> None:
     both = outputs_of(classifier(tmp_path, 2, problem_type="single_label_classification"))
     model = load_reward_model(tmp_path, label=1)
     torch.testing.assert_close(model.rewards(SEQUENCES), both[:, 1] - both[:, 0], rtol=1e-4, atol=1e-4)
@@ -132,7 +132,7 @@ def _several(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "section", "said"), REFUSED)
-def test_what_cannot_be_one_number_is_said(
+def test_a_head_that_is_not_one_output_is_an_error(
     tmp_path: Path, make: Callable[[Path], object], section: dict[str, Any], said: str
 ) -> None:
     make(tmp_path)
@@ -195,7 +195,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("said", "message"), BROKEN, ids=str)
-def test_a_config_that_somebody_has_written_into(tmp_path: Path, said: dict[str, Any], message: str) -> None:
+def test_a_config_that_was_edited(tmp_path: Path, said: dict[str, Any], message: str) -> None:
     model = classifier(tmp_path)
     as_reward_model(model.config, "last", (0.0, 1.0))
     model.save_pretrained(tmp_path)

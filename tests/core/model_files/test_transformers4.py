@@ -1,4 +1,4 @@
-"""What transformers 4 reads of a folder that version 5 has saved; compared with version 4.57 once, by hand."""
+"""The keys that transformers 4 reads in a folder saved by version 5; compared with version 4.57 once, by hand."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_rotary_settings_stand_under_both_names(name: str, tmp_path: Path) -> None:
+def test_rotary_settings_have_both_names(name: str, tmp_path: Path) -> None:
     make, more = CASES[name]
     model = AutoModelForCausalLM.from_config(make(), dtype=torch.float32).eval()
     model.config.pad_token_id = 1
@@ -61,7 +61,7 @@ def test_rotary_settings_stand_under_both_names(name: str, tmp_path: Path) -> No
         assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
-def test_a_tokenizer_has_a_class_that_both_know(tmp_path: Path) -> None:
+def test_a_tokenizer_has_a_class_that_both_versions_know(tmp_path: Path) -> None:
     save_model(families.causal_lm("opt"), folders.chatml(), tmp_path / "m", None, "")
     said = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
     assert said["tokenizer_class"] == "PreTrainedTokenizerFast"

@@ -1,4 +1,4 @@
-"""An adapter's folder in the place of a model's: the same outputs as the merged model that it was saved with."""
+"""An adapter's folder in the place of a model's gives the same outputs as the merged model beside it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_as_a_reward_model(family: str, tmp_path: Path) -> None:
     assert (found.config.mean, found.config.std) == (merged.config.mean, merged.config.std) == (0.25, 1.5)
 
 
-def test_whole_models_are_loaded_as_ever(tmp_path: Path) -> None:
+def test_whole_models_are_loaded_as_well(tmp_path: Path) -> None:
     language, scored = (folders.save("opt", tmp_path / str(reward), reward=reward)[0] for reward in (False, True))
     assert torch.equal(adapters.reward_model(str(scored)).rewards(IDS), load_reward_model(scored).rewards(IDS))
     assert adapters.language_model(str(language)).lm_head.weight.shape == (families.VOCABULARY, 32)
 
 
-def test_how_rewards_are_read_goes_with_the_adapter(tmp_path: Path) -> None:
+def test_an_adapter_has_the_metadata_of_its_rewards(tmp_path: Path) -> None:
     folder = folders.save("llama", tmp_path, reward=True)[0] / "adapter"
     last = adapters.reward_model(str(folder)).rewards(IDS, [2, 2])
     said = json.loads((folder / REWARDS).read_text())
@@ -73,7 +73,7 @@ def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
         adapters.reward_model(str(language / "adapter"))
 
 
-def test_a_base_model_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_base_model_is_named(tmp_path: Path) -> None:
     final, base = folders.save("opt", tmp_path, reward=False)
     base.rename(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match="there is no such folder") as caught:

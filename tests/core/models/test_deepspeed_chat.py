@@ -24,7 +24,7 @@ SEQUENCES = families.token_ids([5, 19, 2, 33, 12])
 
 
 class Critic(nn.Module):
-    """Their reward model: a body, and a head of its own."""
+    """DeepSpeed-Chat's reward model: a body, and a head of its own."""
 
     def __init__(self, body: Any) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Critic(nn.Module):
 
 
 def their_critic(folder: Path) -> Critic:
-    """As their third phase builds it: from the config, the embedding in eights, and only then the weights."""
+    """Load a folder as the third phase does: config, embedding resized to a multiple of eight, then weights."""
     body = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.eos_token
@@ -49,7 +49,7 @@ def their_critic(folder: Path) -> Critic:
 
 
 @pytest.mark.parametrize("family", families.SIX)
-def test_their_third_phase_gets_our_scores(family: str, tmp_path: Path) -> None:
+def test_the_third_phase_computes_our_scores(family: str, tmp_path: Path) -> None:
     final, _ = folders.save(family, tmp_path, reward=True)
     ours = load_reward_model(final)
     before = ours.rewards(SEQUENCES)
@@ -65,7 +65,7 @@ def test_their_third_phase_gets_our_scores(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [128, 129])
-def test_the_embedding_has_the_rows_that_they_make(tmp_path: Path, words: int) -> None:
+def test_the_embedding_has_the_rows_that_the_third_phase_expects(tmp_path: Path, words: int) -> None:
     model = RewardModel(families.classifier("llama"))
     tokenizer = folders.tokenizer()
     if words > 128:
@@ -79,7 +79,7 @@ def test_the_embedding_has_the_rows_that_they_make(tmp_path: Path, words: int) -
 
 
 def upstream(folder: Path, family: str = "opt", **config: Any) -> Critic:
-    """A folder as their second phase leaves it: the language model's config, and constants of old transformers."""
+    """Save a folder as the second phase does: with the language model's config, and constants of older transformers."""
     folder.mkdir()
     language = families.causal_lm(family)
     critic = Critic(getattr(language, language.base_model_prefix)).eval()
@@ -92,7 +92,7 @@ def upstream(folder: Path, family: str = "opt", **config: Any) -> Critic:
     return critic
 
 
-def test_a_reward_model_of_theirs_becomes_a_plain_one(tmp_path: Path) -> None:
+def test_a_reward_model_in_this_format_becomes_a_plain_one(tmp_path: Path) -> None:
     base = tmp_path / "base"
     tokenizer = folders.tokenizer()
     tokenizer.chat_template = None
@@ -160,7 +160,7 @@ def test_a_tokenizer_without_its_special_tokens_is_not_guessed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda what, file: file.write_bytes(pickle.dumps(what))])
-def test_a_pickle_with_code_in_it_does_not_run(tmp_path: Path, write: Any) -> None:
+def test_code_in_a_pickle_does_not_run(tmp_path: Path, write: Any) -> None:
     upstream(tmp_path / "theirs")
     folders.tokenizer().save_pretrained(tmp_path / "theirs")
     write({"v_head.weight": Evil(tmp_path / "ran")}, tmp_path / "theirs" / "pytorch_model.bin")
@@ -169,7 +169,7 @@ def test_a_pickle_with_code_in_it_does_not_run(tmp_path: Path, write: Any) -> No
     assert not (tmp_path / "ran").exists()
 
 
-def test_only_reward_models_have_this_form(tmp_path: Path) -> None:
+def test_only_reward_models_have_this_format(tmp_path: Path) -> None:
     save_model(families.causal_lm("opt"), folders.tokenizer(), tmp_path / "lm", None, "")
     with pytest.raises(ModelError, match="only reward models"):
         exporter.export(

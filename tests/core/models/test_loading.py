@@ -1,4 +1,4 @@
-"""Model folders that cannot be used: one error each that says what to do, whatever transformers raises inside."""
+"""Unusable model folders: one error each that says what to do, whatever transformers raises."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\ns
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with nothing wrong."""
+    """Save a valid model folder."""
     folder = tmp_path_factory.mktemp("models") / "whole"
     families.causal_lm("opt").save_pretrained(folder)
     words = {"<unk>": 0, "<pad>": 1, "</s>": 2, "word": 3}
@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
-    """A copy of it, to be broken."""
+    """Copy the valid folder, to damage it."""
     return Path(shutil.copytree(whole, tmp_path / "model"))
 
 
@@ -128,12 +128,12 @@ def test_a_missing_sentencepiece_is_named(folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_a_lack_of_memory_is_not_the_folders_fault(folder: Path, error: Exception) -> None:
+def test_out_of_memory_is_not_an_error_of_the_folder(folder: Path, error: Exception) -> None:
     with pytest.raises(type(error)), explained(str(folder), "model"):
         raise error
 
 
-def test_a_built_in_model_is_not_looked_for_on_the_hub() -> None:
+def test_a_builtin_model_is_not_searched_on_the_hub() -> None:
     with (
         pytest.raises(ModelError, match="the model cannot be loaded: x"),
         explained("builtin:tiny", "model"),
@@ -141,7 +141,7 @@ def test_a_built_in_model_is_not_looked_for_on_the_hub() -> None:
         raise ValueError("x")
 
 
-def test_a_whole_folder_loads(folder: Path) -> None:
+def test_a_valid_folder_loads(folder: Path) -> None:
     assert load_causal_lm(str(folder)).config.model_type == "opt"
     assert load_tokenizer(str(folder)).pad_token == "<pad>"
 

@@ -21,7 +21,7 @@ SETTINGS = LoraSection(rank=4, alpha=8.0)
 
 
 def _trained(model: nn.Module, settings: LoraSection = SETTINGS) -> nn.Module:
-    """As if it had been trained: B is no longer zero."""
+    """Adapt a model as if it had been trained: B is not zero."""
     lora.inject(model, settings)
     torch.manual_seed(1)
     for _, layer in lora.adapted_layers(model):
@@ -124,7 +124,7 @@ def test_all_linear_leaves_both_heads_alone() -> None:
         assert len(names) == 14 and not any(name.endswith(("lm_head", "score")) for name in names)
 
 
-def test_a_name_that_fits_nothing_is_an_error_with_the_names_there_are() -> None:
+def test_a_target_that_matches_nothing_is_an_error_with_the_available_names() -> None:
     with pytest.raises(UserError, match="q_projj") as caught:
         lora.inject(families.causal_lm("opt"), LoraSection(targets=["q_projj"]))
     assert "q_proj" in str(caught.value.hint) and caught.value.exit_code == 2
@@ -146,7 +146,7 @@ def test_broken_adapter_folders(tmp_path: Path, break_it: object, message: str) 
 
 
 @pytest.mark.parametrize(("targets", "said"), [(["q_proj", "nope"], "called nope"), ([], "lora.targets is empty")])
-def test_every_name_has_to_fit_something(targets: list[str], said: str) -> None:
+def test_every_target_must_match_something(targets: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         lora.inject(families.causal_lm("opt"), LoraSection(targets=targets))
 
@@ -172,8 +172,8 @@ def test_coverage_is_reported(family: str, targets: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["mamba", "falcon-mamba", "mamba2", "jamba", "falcon-h1", "zamba2", "rwkv"])
-def test_layers_whose_weight_is_read_by_their_family(family: str) -> None:
-    """State-space layers multiply by a linear layer's weight themselves: with the update, as when it is merged."""
+def test_layers_whose_weight_the_model_multiplies_by_itself(family: str) -> None:
+    """State-space layers multiply by a linear layer's weight themselves, and find it with the update."""
     model = _trained(families.causal_lm(family))
     ids = torch.tensor([[2, 5, 9, 33, 60, 7]])
     adapted = _output(model)
@@ -185,14 +185,14 @@ def test_layers_whose_weight_is_read_by_their_family(family: str) -> None:
 
 
 class _Router(nn.Linear):
-    """As Llama 4's: a linear layer that chooses experts besides."""
+    """A linear layer that also chooses experts, as in Llama 4."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         logits = super().forward(x)
         return logits.sigmoid(), logits
 
 
-def test_a_linear_layer_that_does_more_is_left_alone() -> None:
+def test_a_linear_layer_that_does_more_is_not_adapted() -> None:
     model = families.causal_lm("llama")
     model.model.layers[0].mlp.router = _Router(32, 4)
     assert not any("router" in name for name in lora.inject(model, SETTINGS))

@@ -63,7 +63,7 @@ def test_the_update_is_the_formula(transposed: bool) -> None:
 
 
 @pytest.mark.parametrize("family", families.EXPERTS)
-def test_experts_are_trained_merged_and_taken_out(family: str) -> None:
+def test_experts_are_trained_merged_and_removed(family: str) -> None:
     model = families.causal_lm(family)
     names, before = set(model.state_dict()), _logits(model)
     adapted = lora.inject(model, SETTINGS)
@@ -131,7 +131,7 @@ def test_experts_of_another_model_are_refused(tmp_path: Path) -> None:
         lora_files.load_adapter(families.causal_lm("llama"), tmp_path)
 
 
-def test_what_peft_trained_on_a_router_is_read(tmp_path: Path) -> None:
+def test_a_router_adapted_by_peft_is_read(tmp_path: Path) -> None:
     targets = ["mlp.experts.gate_up_proj", "mlp.gate.weight"]
     config = LoraConfig(r=4, target_modules=[], target_parameters=targets, init_lora_weights=False)
     theirs = get_peft_model(families.causal_lm("mixtral"), config).eval()
@@ -202,7 +202,7 @@ def test_experts_alone_cannot_have_dropout() -> None:
 
 
 @pytest.mark.parametrize("value", ["mlp.experts.down_proj", [1], {"a": 1}])
-def test_target_parameters_that_are_no_names(value: Any, tmp_path: Path) -> None:
+def test_target_parameters_that_are_not_names(value: Any, tmp_path: Path) -> None:
     lora_files.save_adapter(_trained("mixtral"), tmp_path, SETTINGS, "base", "CAUSAL_LM")
     config = json.loads((tmp_path / ADAPTER_CONFIG).read_text()) | {"target_parameters": value}
     (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(config))

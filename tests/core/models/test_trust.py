@@ -1,4 +1,4 @@
-"""Nothing that comes with a model runs, unless somebody asks for it by name."""
+"""Code that comes with a model does not run unless trust_remote_code allows it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Evil:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder of somebody else's: without sums."""
+    """Save a folder without checksums, as other programs do."""
     save_model(families.causal_lm("opt"), folders.tokenizer(), tmp_path / "m", None, "")
     (tmp_path / "m" / "B2SUMS").unlink()
     return tmp_path / "m"
@@ -42,7 +42,7 @@ def test_weights_that_are_a_pickle_do_not_run(model: Path, tmp_path: Path) -> No
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_pickle_of_tensors_alone_is_read(model: Path) -> None:
+def test_a_pickle_of_tensors_is_read(model: Path) -> None:
     whole = load_causal_lm(str(model))
     (model / "model.safetensors").unlink()
     torch.save(whole.state_dict(), model / "pytorch_model.bin")
@@ -51,7 +51,7 @@ def test_a_pickle_of_tensors_alone_is_read(model: Path) -> None:
     assert torch.equal(whole(ids).logits, again(ids).logits)
 
 
-def test_an_adapter_that_is_a_pickle_is_not_even_opened(tmp_path: Path) -> None:
+def test_a_pickled_adapter_is_not_opened(tmp_path: Path) -> None:
     lora_files.save_adapter(
         folders.adapted(families.causal_lm("opt")), tmp_path / "a", folders.SETTINGS, "b", "CAUSAL_LM"
     )
@@ -63,7 +63,7 @@ def test_an_adapter_that_is_a_pickle_is_not_even_opened(tmp_path: Path) -> None:
 
 
 def _custom(model: Path, mark: Path) -> None:
-    """Let the folder name code of its own for everything."""
+    """Let the folder name code of its own for every class."""
     (model / "own.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n")
     names = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M", "AutoModelForSequenceClassification": "own.M"}
     for file, more in (("config.json", {"model_type": "own"}), ("tokenizer_config.json", {"tokenizer_class": "OwnT"})):
@@ -80,7 +80,7 @@ def test_code_beside_a_model_does_not_run(load: Any, model: Path, tmp_path: Path
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_beside_a_tokenizer_is_asked_for_by_name(
+def test_code_beside_a_tokenizer_runs_only_if_trusted(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nobody is to be asked"))

@@ -1,4 +1,4 @@
-"""The check finds what is wrong: one that always passes would be worth nothing."""
+"""The check of an export finds errors: one that always passes would be worthless."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def final(tmp_path: Path) -> Path:
     return folders.save("opt", tmp_path, reward=True)[0]
 
 
-def test_weights_that_are_not_ours_any_more_are_found(final: Path) -> None:
+def test_changed_weights_are_found(final: Path) -> None:
     reference = reference_outputs.reference(load_reward_model(final), folders.tokenizer())
     assert exporter.check(final, reference).agrees
     change(final / "model.safetensors", "score.weight", 1e-2)
@@ -64,7 +64,7 @@ def test_a_changed_adapter_is_found(final: Path) -> None:
     assert not report.agrees
 
 
-def test_an_adapter_without_its_base_is_said_not_to_be_checked(final: Path) -> None:
+def test_an_adapter_without_its_base_is_reported_as_not_checked(final: Path) -> None:
     config = final / "adapter" / ADAPTER_CONFIG
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "./nowhere"}))
     (final / "adapter" / SUMS).unlink()
@@ -73,7 +73,7 @@ def test_an_adapter_without_its_base_is_said_not_to_be_checked(final: Path) -> N
     assert exporter.check(final).agrees  # the model itself was compared
 
 
-def test_without_peft_it_is_said(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peft_is_reported(final: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "find_spec", lambda _: None)
     assert "PEFT is not installed" in exporter.check(final).results[-1].note
 
@@ -84,7 +84,7 @@ def test_nothing_compared_is_not_a_pass() -> None:
     assert not ConformanceReport((ClientResult("b", 1e-6), ClientResult("c", float("nan"))), "").agrees
 
 
-def test_a_model_without_a_pad_token_is_asked_one_at_a_time(tmp_path: Path) -> None:
+def test_a_model_without_a_pad_token_is_compared_one_at_a_time(tmp_path: Path) -> None:
     final, _ = folders.save("llama", tmp_path, reward=False)
     config = json.loads((final / "config.json").read_text())
     config.pop("pad_token_id")
@@ -94,7 +94,7 @@ def test_a_model_without_a_pad_token_is_asked_one_at_a_time(tmp_path: Path) -> N
     assert first.agrees and (second.difference, second.note) == (None, "the model has no pad token")
 
 
-def test_scores_of_mean_pooling_are_compared_where_others_read(tmp_path: Path) -> None:
+def test_scores_of_mean_pooling_are_compared_at_the_last_token(tmp_path: Path) -> None:
     final, _ = folders.save("opt", tmp_path, reward=True)
     config = json.loads((final / "config.json").read_text())
     (final / "config.json").write_text(json.dumps(config | {"rlhf": {"pooling": "mean"}}))
@@ -103,7 +103,7 @@ def test_scores_of_mean_pooling_are_compared_where_others_read(tmp_path: Path) -
     assert report.agrees and "which only rlhf reads" in report.about
 
 
-def test_examples_of_the_data_come_first_and_must_be_the_models() -> None:
+def test_validation_examples_come_first_and_must_fit_the_model() -> None:
     model = families.causal_lm("opt")
     data = [[5, 6], [], [500], list(range(3, 120)) * 2, [7]]
     reference = reference_outputs.reference(model, folders.tokenizer(), data)

@@ -1,4 +1,4 @@
-"""Model cards: true, complete, without the folders of the machine; and their code works."""
+"""Model cards: correct, complete, without local paths, and with code that works."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def trained(phase: Any, **more: Any) -> model_card.Trained:
     )
 
 
-def test_a_card_says_what_went_in_and_what_came_out() -> None:
+def test_a_card_has_the_data_and_the_figures() -> None:
     text = model_card.card(trained("reward"))
     header = yaml.safe_load(text.split("---")[1])
     assert header["base_model"] == "facebook/opt-125m" and header["pipeline_tag"] == "text-classification"
@@ -66,7 +66,7 @@ def test_a_card_says_what_went_in_and_what_came_out() -> None:
 
 
 @pytest.mark.parametrize("form", ["merged", "adapter", "deepspeed-chat"])
-def test_no_card_names_a_folder_of_this_machine(form: Any) -> None:
+def test_no_card_contains_a_local_path(form: Any) -> None:
     local = trained("reward", model={"name": "/home/somebody/models/opt"})
     assert "somebody" not in model_card.card(local, form, "facebook/opt-125m")
     assert "base_model" not in model_card.card(local, form)
@@ -77,7 +77,7 @@ SHOWN = r"x\](javascript:alert(1)) \<img src=x onerror=alert(1)\> \| \`code\` \*
 
 
 @pytest.mark.parametrize("phase", ["sft", "reward"])
-def test_names_of_others_are_no_markdown(phase: Any) -> None:
+def test_untrusted_names_are_escaped(phase: Any) -> None:
     sources = [SOURCES[0] | {"path": f"/a/b`` {LINK}".replace("</", ""), "shapes": [LINK], "dropped": {LINK: 3}}]
     made = model_card.Trained(
         recipe(model={"name": f"hub/{LINK}"}), phase, 1, 1, {}, sources, MEASURED | {"reason": LINK}
@@ -108,17 +108,17 @@ def test_a_card_of_training_has_the_figures_of_training() -> None:
     assert "Trained on `pairs.jsonl`." in model_card.reward_card(recipe(), result)
 
 
-def test_a_record_without_figures_is_said() -> None:
+def test_missing_figures_are_reported() -> None:
     assert "Not measured." in model_card.card(model_card.Trained(recipe(), "sft", 0, 0, {}))
 
 
 @pytest.mark.parametrize("broken", [{"accuracy": "high"}, {"baselines": 3}, {"accuracy": 0.5, "accuracy_ci95": []}])
-def test_results_that_cannot_be_read_are_left_out(broken: Any) -> None:
+def test_invalid_results_are_left_out(broken: Any) -> None:
     made = model_card.Trained(recipe(), "reward", 0, 0, {"eval_accuracy": 0.7}, (), broken)
     assert "| 0.700 |" in model_card.card(made)
 
 
-def test_mean_pooling_is_warned_of() -> None:
+def test_a_card_warns_of_mean_pooling() -> None:
     assert "other programs the last token's score" in model_card.card(trained("reward", reward={"pooling": "mean"}))
 
 

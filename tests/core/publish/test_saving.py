@@ -1,4 +1,4 @@
-"""A folder is complete or it is not there; and whoever loads it gets our numbers."""
+"""A folder is complete or absent, and every program that loads it computes our numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
-def test_a_full_disk_is_one_error_and_leaves_what_was_there(tmp_path: Path, error: Exception) -> None:
+def test_a_full_disk_is_one_error_and_keeps_the_old_folder(tmp_path: Path, error: Exception) -> None:
     folder = tmp_path / "final"
     folder.mkdir()
     (folder / "old").touch()
@@ -43,7 +43,7 @@ def test_a_full_disk_is_one_error_and_leaves_what_was_there(tmp_path: Path, erro
     assert names(tmp_path) == ["final", "final/old"]
 
 
-def test_what_was_there_comes_back_if_the_second_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_folder_comes_back_if_the_second_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "final"
     folder.mkdir()
     (folder / "old").touch()
@@ -60,7 +60,7 @@ def test_what_was_there_comes_back_if_the_second_rename_fails(tmp_path: Path, mo
     assert names(tmp_path) == ["final", "final/old"]
 
 
-def test_what_a_killed_command_left_is_taken_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_command_are_removed(tmp_path: Path) -> None:
     kept = [".final.mine", ".final.partial-x", ".other-1"]
     for name in [".final.partial-4711", ".final.old-00ff12ab", *kept]:
         (tmp_path / name).mkdir()
@@ -89,7 +89,7 @@ def umask() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("umask")
-def test_file_modes_are_the_umask(tmp_path: Path) -> None:
+def test_file_modes_follow_the_umask(tmp_path: Path) -> None:
     final, _ = folders.save("opt", tmp_path, reward=True)
     modes = {path.relative_to(final).as_posix(): path.stat().st_mode & 0o777 for path in final.rglob("*")}
     assert "adapter/adapter_model.safetensors" in modes
@@ -97,7 +97,7 @@ def test_file_modes_are_the_umask(tmp_path: Path) -> None:
     assert {modes["adapter"], final.stat().st_mode & 0o777} == {0o750}
 
 
-def test_the_sums_are_those_of_b2sum(tmp_path: Path) -> None:
+def test_the_checksums_are_those_of_b2sum(tmp_path: Path) -> None:
     final, _ = folders.save("opt", tmp_path, reward=False)
     for folder in (final, final / "adapter"):
         told = subprocess.run(["b2sum", "-c", SUMS], cwd=folder, capture_output=True, text=True, check=True).stdout
@@ -106,7 +106,7 @@ def test_the_sums_are_those_of_b2sum(tmp_path: Path) -> None:
         }
 
 
-def test_shards_have_the_size_that_was_asked_for(tmp_path: Path) -> None:
+def test_shards_have_the_requested_size(tmp_path: Path) -> None:
     model = families.classifier("llama")
     model.config.pad_token_id = 1
     save_model(model, folders.tokenizer(), tmp_path / "m", None, "", "20KB")
@@ -136,7 +136,7 @@ def test_a_changed_folder_is_refused(tmp_path: Path, break_it: object, message: 
         load_causal_lm(str(tmp_path / "m"))
 
 
-def test_one_rank_of_a_machine_looks_at_the_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_rank_of_a_machine_verifies_the_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / SUMS).write_text(f"{'0' * 128}  gone\n")
     monkeypatch.setenv("LOCAL_RANK", "1")
     verify(tmp_path)
@@ -220,7 +220,7 @@ def test_the_check_passes_for_every_family(family: str, reward: bool, tmp_path: 
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, [129, 2]), ([2, 7], [129, 2, 7]), (None, 129), ([129, 2], [129, 2])])
-def test_generation_stops_at_the_templates_end_token_elsewhere(before: object, after: object, tmp_path: Path) -> None:
+def test_other_programs_stop_at_the_end_token_of_the_template(before: object, after: object, tmp_path: Path) -> None:
     model = folders.adapted(families.causal_lm("llama"))
     model.resize_token_embeddings(len(folders.chatml()), mean_resizing=False)
     model.generation_config.eos_token_id = before
@@ -261,7 +261,7 @@ def test_an_adapters_folder_can_be_exported_as_one(tmp_path: Path) -> None:
     assert report and report.agrees and (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
-def test_what_fails_its_check_never_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_fails_its_check_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     final, _ = folders.save("llama", tmp_path, reward=True)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()

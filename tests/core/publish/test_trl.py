@@ -72,8 +72,8 @@ def test_a_merged_reward_model_and_its_adapter(family: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_templates_that_write_behind_the_end_token(own: bool, tmp_path: Path) -> None:
-    """Ours and theirs: TRL and a chat of ours read the same score."""
+def test_templates_that_write_text_behind_the_end_token(own: bool, tmp_path: Path) -> None:
+    """TRL and a chat of ours read the same score, from our models and from others."""
     model = families.classifier("llama")
     model.resize_token_embeddings(len(folders.chatml()), mean_resizing=False)
     torch.nn.init.normal_(model.get_input_embeddings().weight)
@@ -90,7 +90,7 @@ def test_templates_that_write_behind_the_end_token(own: bool, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_reward_models_that_two_ranks_have_trained_in_pieces(kind: str, tmp_path: Path) -> None:
+def test_reward_models_that_two_ranks_have_trained_partitioned(kind: str, tmp_path: Path) -> None:
     """Six families, ZeRO stage 3; in our loader, in transformers and in TRL."""
     cases = [f"{family}-3-{kind}" for family in families.SIX]
     on_two_ranks(tmp_path, 3, cases)
