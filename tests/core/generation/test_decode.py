@@ -153,13 +153,13 @@ def test_streaming_leaves_no_inference_mode_behind(llama: Any) -> None:
     assert not torch.is_inference_mode_enabled()
 
 
-def test_pick_follows_the_distribution() -> None:
+def test_pick_tokens_follows_the_distribution() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     draws = (torch.arange(1000) + 0.5) / 1000
     rows = logits.expand(1000, 4)
 
     def shares(**settings: Any) -> list[float]:
-        chosen = pick_tokens(rows, Decoding(**{"temperature": 1.0, **settings}), draws)
+        chosen = pick_tokens(rows, Decoding(**{"max_new_tokens": 1, "temperature": 1.0, **settings}), draws)
         return (torch.bincount(chosen, minlength=4) / 1000).tolist()
 
     assert shares() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=2e-3)
@@ -171,9 +171,9 @@ def test_pick_follows_the_distribution() -> None:
     assert shares(temperature=2.0) == pytest.approx((quarter / quarter.sum()).tolist(), abs=2e-3)
 
 
-def test_pick_survives_a_draw_that_rounds_to_one() -> None:
+def test_pick_tokens_survives_a_draw_that_rounds_to_one() -> None:
     logits = torch.zeros(1, 50)
-    assert int(pick_tokens(logits, Decoding(temperature=1.0, top_k=3), torch.ones(1))) == 2
+    assert int(pick_tokens(logits, Decoding(1, temperature=1.0, top_k=3), torch.ones(1))) == 2
 
 
 def test_end_tokens_come_from_tokenizer_template_and_generation_settings(llama: Any) -> None:
