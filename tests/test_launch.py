@@ -223,7 +223,7 @@ def test_a_rank_that_was_killed_says_from_where_the_run_can_be_resumed(tmp_path:
     for step in (5, 15):
         (run / "sft" / "checkpoints" / f"step-{step:08}").mkdir(parents=True)
     hint = str(failure.explain({1: -9}, tmp_path)[0].hint)
-    assert hint.endswith(" The same command with --resume goes on after step 15.")
+    assert hint.endswith(" The same command with --resume continues after step 15.")
     (tmp_path / rank.RUN).unlink()
     assert "--resume" not in str(failure.explain({1: -9}, tmp_path)[0].hint)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rlhfcli.errors import UserError
 
 if TYPE_CHECKING:
-    from rlhfcli.core.checkpoints.manager import TrainingSession
+    from rlhfcli.core.checkpoints.session import TrainingSession
     from rlhfcli.core.publish.card_code import Form
 
 
@@ -71,7 +71,7 @@ class TrainingOptions:
             fingerprint: Of the prepared data.
             resume_command: Command that resumes the training.
         """
-        from rlhfcli.core.checkpoints.manager import TrainingSession
+        from rlhfcli.core.checkpoints.session import TrainingSession
         from rlhfcli.core.checkpoints.stop import Stop
 
         return TrainingSession(self.resume, fingerprint, Stop(self.max_time), resume_command)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlhfcli.core.checkpoints.manager import TrainingSession
+from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.parallel import own_rank, ranks
 from rlhfcli.core.training import phases

@@ -33,7 +33,9 @@ def test_an_interrupted_training_can_go_on(tmp_path, kind):
     assert process.returncode == 130, err
     assert out == ""
     assert "stopping: this step is finished and a checkpoint written; once more stops at once" in err
-    told = re.search(r"step (\d+) of 10,000, a checkpoint is written; rlhf sft --resume goes on$", err.splitlines()[-1])
+    told = re.search(
+        r"step (\d+) of 10,000, a checkpoint is written; rlhf sft --resume continues$", err.splitlines()[-1]
+    )
     assert told and err.splitlines()[-1].startswith("interrupted: asked to stop after step ")
     assert "Traceback" not in err
     assert err.startswith("OMPI_COMM_WORLD_SIZE=4: MPI or Slurm has started 4 processes. rlhf does not join them")

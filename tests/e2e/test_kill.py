@@ -99,7 +99,7 @@ def test_what_is_said_on_the_way(project: Project, tmp_path: Path, resume: Calla
     run = without(project.folder, tmp_path, "sft")
     stopped = resume("sft", *SHORT, "--max-time", "1s", folder=tmp_path)
     assert stopped.code == 130
-    last = r"interrupted: the time is over after step (\d) of 6, a checkpoint is written; rlhf sft --resume goes on"
+    last = r"interrupted: the time is over after step (\d) of 6, a checkpoint is written; rlhf sft --resume continues"
     told = re.fullmatch(last, stopped.err.splitlines()[-1])
     assert told, stopped.err
     step = int(told[1])  # how far a second is enough depends on the machine
@@ -120,7 +120,7 @@ def test_what_is_said_on_the_way(project: Project, tmp_path: Path, resume: Calla
     assert (run / "recipe.yaml").read_text() == before
     again = resume("sft", "--resume", folder=tmp_path)
     assert again.code == 0
-    assert f"going on after step {step}: {left}" in again.err
+    assert f"resuming after step {step}: {left}" in again.err
     same(project.run, run, "sft")
     done = resume("sft", "--resume", folder=tmp_path)
     assert (done.code, done.err.splitlines()[-1]) == (0, "sft: already done, nothing to do (--overwrite repeats it)")
@@ -143,7 +143,7 @@ def test_ranks_stop_together_and_one_goes_on_alone(project: Project, tmp_path: P
     assert sorted(path.name for path in run.iterdir()) == ["data", "eval", "recipe.yaml", "run.json", "sft"]
     code, told = end(start("sft", "--resume", "--max-time", "1s", folder=tmp_path))
     assert code == 130
-    assert "going on after step " in told
+    assert "resuming after step " in told
 
 
 @pytest.mark.slow

@@ -3,4 +3,4 @@
 May import ``core.engine`` and what lies below it.
 """
 
-__all__ = ["best", "checkpoint_files", "manager", "stop"]
+__all__ = ["best", "checkpoint_files", "manager", "session", "stop"]

@@ -1,4 +1,4 @@
-"""Work beside the training: writing a checkpoint while the next steps are made."""
+"""Background work: writing a checkpoint while the next steps are made."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from threading import Thread
 
 
 class Background:
-    """One piece of work at a time, in a thread. Leaving its block waits for the end of what is in flight."""
+    """Does one piece of work at a time in a thread. The end of its block waits for the work in progress."""
 
     def __init__(self) -> None:
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin, as soon as what is in flight has ended.
+        """Start work as soon as the work before it has ended.
 
         Args:
-            work: Touches nothing that the training changes.
+            work: A function that touches nothing that the training changes.
 
         Raises:
-            Exception: What the work before has raised.
+            Exception: The error of the work before it.
         """
         self.wait()
-        # a daemon: who presses Ctrl-C twice does not wait for the disk
+        # a daemon, so that a second Ctrl-C need not wait for the disk
         self._thread = Thread(target=self._run, args=[work], name="checkpoint", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """See whether all went well so far, without waiting.
+        """Raise the error of finished work, without waiting.
 
         Raises:
-            Exception: What the work has raised; once.
+            Exception: The error, once.
         """
         error, self._error = self._error, None
         if error is not None:
             raise error
 
     def wait(self) -> None:
-        """Wait for the end of what is in flight.
+        """Wait for the end of the work in progress.
 
         Raises:
-            Exception: What it has raised.
+            Exception: The error of the work.
         """
         if self._thread is not None:
             self._thread.join()

@@ -1,12 +1,12 @@
-"""Checkpoints: complete or absent, checked before they are used, and few enough to fit on the disk.
+"""Checkpoints on disk: complete or absent, checked before they are used, and few enough to fit.
 
     <run>/<phase>/checkpoints/step-00000200/
-      state-00001.safetensors …   weights and moments of what is trained, float32 (see ``engine_state``)
-      random.safetensors          the state of each rank's random numbers
+      state-00001.safetensors …   weights and moments of trained parameters, float32 (see ``engine_state``)
+      random.safetensors          the state of each rank's random number generators
       manifest.txt                its own hash, then JSON: step, settings, sums so far; size and hash of every file
 
 A folder is written beside its place and renamed when everything in it has reached the disk, so a kill at any moment
-leaves the older checkpoints as they were. There is nothing in it that could run code when it is read.
+leaves the older checkpoints as they were. Nothing in it can run code when it is read.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from rlhfcli.files.checksums import file_hash
 from rlhfcli.files.run_layout import CHECKPOINT_MANIFEST as MANIFEST
 from rlhfcli.files.run_layout import UNFINISHED_CHECKPOINTS, checkpoint, list_checkpoints, step_of
 
-_FORMAT = 1  # of what is written here; a version that writes what this one cannot read counts it up
-_SHARD = 2 * 1024**3  # bytes of a file; what rank 0 holds in memory at once
+_FORMAT = 1  # increased by a version whose checkpoints this one cannot read
+_SHARD = 2 * 1024**3  # bytes of a file, which rank 0 holds in memory at once
 _RANDOM = "random.safetensors"
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written; its text says in which way."""
+    """A checkpoint is incomplete or was changed; the text says how."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training was.
+    """Progress of a training.
 
     Args:
-        step: Optimizer steps made.
-        tokens: Tokens trained on.
-        seconds: Time spent, over all sittings.
+        step: Number of optimizer steps made.
+        tokens: Number of tokens trained on.
+        seconds: Time spent, over all sessions.
         window: Sums since the last line of ``metrics.jsonl``.
-        metrics: Lines that ``metrics.jsonl`` had.
-        figures: What the last evaluation found.
-        best: What the best one found; empty where the recipe does not ask for it.
+        metrics: Number of lines in ``metrics.jsonl``.
+        figures: Figures of the last evaluation.
+        best: Figures of the best evaluation; empty if the recipe does not ask for it.
     """
 
     step: int
@@ -65,15 +65,15 @@ class Progress:
 
 
 class Checkpoint:
-    """A checkpoint on disk whose files are what was written.
+    """An intact checkpoint on disk.
 
     Args:
-        folder: Where it is.
-        whole: Whether to read every file and compare it with its hash, or only the sizes.
+        folder: Its folder.
+        whole: Compare every file with its hash; else only with its size.
 
     Raises:
-        Damaged: It is not complete, or a file was changed.
-        OutputError: Another version of this program wrote it, and this one cannot read it.
+        Damaged: It is incomplete, or a file was changed.
+        OutputError: Another version of rlhf wrote it, in a format that this one cannot read.
     """
 
     def __init__(self, folder: Path, *, whole: bool = True) -> None:
@@ -83,13 +83,13 @@ class Checkpoint:
         self._where: dict[str, str] = self.manifest["tensors"]
 
     def read(self, key: str) -> Tensor:
-        """One tensor.
+        """Read a tensor.
 
         Args:
-            key: As it was saved under.
+            key: The name under which it was saved.
 
         Raises:
-            Damaged: There is none of this name.
+            Damaged: There is no tensor of this name.
         """
         if key not in self._where:
             raise Damaged(f"it holds no {key}")
@@ -98,7 +98,11 @@ class Checkpoint:
             return tensor
 
     def random_state(self, rank: int) -> dict[str, Tensor]:
-        """The state of a rank's random numbers; empty for a rank that was not there."""
+        """Return the states of a rank's random number generators by device; none for a rank that did not exist.
+
+        Args:
+            rank: Number of the rank.
+        """
         with safe_open(self.folder / _RANDOM, "pt") as file:
             prefix = f"{rank}:"
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
@@ -118,13 +122,13 @@ def save(
     Args:
         parent: Folder of the checkpoints.
         tensors: Names and tensors; consumed one by one.
-        random_states: ``rank:device`` → state.
-        progress: How far the training is.
-        settings: What the training depends on; compared on resume.
+        random_states: States of the random number generators by ``rank:device``.
+        progress: Progress of the training.
+        settings: The settings that the training depends on; compared on resume.
         size: Bytes that the tensors will need.
 
     Returns:
-        The folder.
+        The folder of the checkpoint.
 
     Raises:
         OutputError: It does not fit, or cannot be written; older checkpoints are untouched.
@@ -139,33 +143,32 @@ def save(
             save_file(shard, partial / name)
             where |= dict.fromkeys(shard, name)
         save_file(random_states, partial / _RANDOM)
-        manifest = {
-            "format": _FORMAT,
-            "progress": vars(progress),
-            "settings": settings,
-            "tensors": where,
-            "files": {file.name: _identity(file) for file in sorted(partial.iterdir())},
-        }
-        text = json.dumps(manifest)
-        (partial / MANIFEST).write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
-        mode = (partial / MANIFEST).stat().st_mode & 0o777
-        for file in partial.iterdir():
-            file.chmod(mode)  # safetensors lets nobody else read its files
-            _sync(file)
-        _sync(partial)
-    _sync(parent)
+        _write_manifest(partial, {"progress": vars(progress), "settings": settings, "tensors": where})
+        sync(partial)
+    sync(parent)
     return folder
 
 
+def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write the manifest of a folder whose other files are all there, and wait until they are on the disk."""
+    files = {file.name: _identity(file) for file in sorted(folder.iterdir())}
+    text = json.dumps({"format": _FORMAT, **content, "files": files})
+    (folder / MANIFEST).write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
+    mode = (folder / MANIFEST).stat().st_mode & 0o777
+    for file in folder.iterdir():
+        file.chmod(mode)  # safetensors writes files with mode 0600
+        sync(file)
+
+
 def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole.
+    """Open the newest intact checkpoint.
 
     Args:
         parent: Folder of the checkpoints.
-        warn: Is told of each that is damaged and therefore skipped.
+        warn: Called with a text about each damaged checkpoint, which is skipped.
 
     Returns:
-        ``None`` where there is none.
+        The checkpoint; ``None`` if there is none.
     """
     for folder in reversed(list_checkpoints(parent)):
         try:
@@ -176,12 +179,12 @@ def newest(parent: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 
 def prune(parent: Path, keep: int, best: int | None = None) -> None:
-    """Remove old checkpoints, and what killed processes left behind.
+    """Remove old checkpoints, and incomplete ones of killed processes.
 
     Args:
         parent: Folder of the checkpoints.
-        keep: How many of the newest stay.
-        best: Step of one that stays, too.
+        keep: Number of the newest checkpoints to keep.
+        best: Step of another one to keep.
     """
     for folder in list_checkpoints(parent)[:-keep]:
         if step_of(folder) != best:
@@ -238,10 +241,10 @@ def _hash(text: str) -> str:
 
 
 def _progress(folder: Path, manifest: dict[str, Any]) -> Progress:
-    """How far a training was, if a manifest says that in a way that this version knows."""
+    """Return the progress that a manifest records, if this version can read it."""
     found, version = manifest.get("progress"), manifest.get("format", 1)
     if not isinstance(found, dict) or not isinstance(found.get("step"), int):
-        raise Damaged("its manifest does not say which step it is of")
+        raise Damaged("its manifest names no step")
     unknown = sorted(found.keys() - {field.name for field in fields(Progress)})
     if version != _FORMAT or unknown:
         what = f"this one does not know {', '.join(unknown)}" if unknown else f"this one reads format {_FORMAT}"
@@ -251,12 +254,12 @@ def _progress(folder: Path, manifest: dict[str, Any]) -> Progress:
             hint="Resume with that version; --overwrite begins the training again.",
         )
     if not isinstance(manifest.get("tensors"), dict) or not isinstance(manifest.get("settings"), dict):
-        raise Damaged("its manifest does not say which tensors and settings it has")
+        raise Damaged("its manifest lists no tensors or no settings")
     return Progress(**found)
 
 
 def _checked(folder: Path, *, whole: bool) -> tuple[str, dict[str, Any]]:
-    """The manifest of a folder whose files are as it says, and its hash."""
+    """Return the hash of a folder's manifest and the manifest, after a check of the files against it."""
     try:
         checksum, _, text = (folder / MANIFEST).read_text(encoding="utf-8").partition("\n")
         if checksum != _hash(text):
@@ -275,8 +278,12 @@ def _checked(folder: Path, *, whole: bool) -> tuple[str, dict[str, Any]]:
     return checksum, manifest
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk."""
+def sync(path: Path) -> None:
+    """Wait until a file or folder has reached the disk.
+
+    Args:
+        path: The file or folder.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,19 +1,18 @@
-"""Checkpoints of a phase in progress: when they are written, which one is taken up, and what goes back where.
+"""Checkpoints of a phase in progress: when they are written, which one is loaded, and what is restored from it.
 
-``checkpoint`` knows the files, ``engine_state`` the tensors; here they meet the recipe, the ranks and the loop. Where
-the data is follows from the step: ``plan_steps`` gives the same order every time.
+``checkpoint_files`` knows the files and ``engine_state`` the tensors; this file connects them with the ranks and the
+loop. The position in the data follows from the step: ``plan_steps`` returns the same order every time.
 
-Training waits while the tensors are copied to the host's memory, and goes on while the copy is written. Without room
-for a copy it waits until everything is written.
+Training waits while the tensors are copied to host memory, and continues while the copy is written. If there is no
+memory for a copy, it waits until everything is written.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.background import Background
 from rlhfcli.core.checkpoints.best import best_by
 from rlhfcli.core.checkpoints.checkpoint_files import Damaged, Progress
-from rlhfcli.core.checkpoints.stop import Stop
+from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.engine import engine_state
 from rlhfcli.core.engine.engine import Engine
 from rlhfcli.core.parallel.own_rank import rank
@@ -39,24 +38,7 @@ from rlhfcli.runs import resumable
 
 _COPIES = 1 + len(engine_state.MOMENTS)  # of each trained parameter, float32
 _FLOAT32 = 4
-_ROOM = 2  # a copy may take half of the memory that is left: training needs more in some steps than in others
-
-
-@dataclass(frozen=True)
-class TrainingSession:
-    """One command's part of a training.
-
-    Args:
-        resume: Go on from the newest checkpoint.
-        fingerprint: Of the prepared data.
-        stop: Says when to end early.
-        go_on: What to type to go on.
-    """
-
-    resume: bool = False
-    fingerprint: str = ""
-    stop: Stop = field(default_factory=Stop)
-    resume_command: str = "--resume"
+_ROOM = 2  # a copy may take half of the free memory: some steps of the training need more than others
 
 
 class Checkpoints:
@@ -93,14 +75,14 @@ class Checkpoints:
 
     @property
     def start(self) -> Progress | None:
-        """How far the training was that is taken up; ``None`` where it begins."""
+        """Progress of the training that is resumed; ``None`` if it begins."""
         return self._loaded.progress if self._loaded else None
 
     def load_latest(self, module: nn.Module) -> None:
-        """Find where to go on, and give the model its trained weights. Comes before the engine is made.
+        """Load the weights of the newest checkpoint into a model, if the session resumes; before the engine is made.
 
         Args:
-            module: As it is before the first step.
+            module: The model as it is before the first step.
 
         Raises:
             OutputError: The newest checkpoint does not belong to these settings, or to this model.
@@ -116,10 +98,10 @@ class Checkpoints:
         resumable.refuse_changes(self._loaded.manifest["settings"], self._settings, self._loaded.folder)
         engine_state.load_weights(module, self._read)
         self._best = self._loaded.progress.best if self._criterion else {}
-        self._sink.note(f"going on after step {self._loaded.progress.step:,}: {self._loaded.folder}")
+        self._sink.note(f"resuming after step {self._loaded.progress.step:,}: {self._loaded.folder}")
 
     def _newest(self) -> checkpoint_files.Checkpoint | None:
-        """The newest checkpoint that the first rank finds whole; the others open that one, or fail."""
+        """Open the newest intact checkpoint that the first rank finds; other ranks open the same one, or fail."""
         found = checkpoint_files.newest(self.folder, self._sink.note) if rank() == 0 else None
         chosen = from_first((found.progress.step, found.digest) if found else None)
         if rank() == 0 or chosen is None:
@@ -128,20 +110,20 @@ class Checkpoints:
         try:
             found = checkpoint_files.Checkpoint(folder, whole=False)
             if found.digest != chosen[1]:
-                raise Damaged("its manifest is another one")
+                raise Damaged("its manifest differs")
         except Damaged as damage:
             raise OutputError(
                 f"rank {rank()} does not see the checkpoint that the first rank resumes: {damage}",
                 where=str(folder),
-                hint="Put output_dir on a disk that all machines share, and see whether this one reads it right.",
+                hint="Put output_dir on a disk that all machines share, and check that this one reads it correctly.",
             ) from None
         return found
 
     def restore(self, engine: Engine) -> None:
-        """Give a new engine its optimizer, schedule and random numbers back.
+        """Restore optimizer, schedule and random number generators from the loaded checkpoint, if there is one.
 
         Args:
-            engine: Of the module that was given to ``load_latest``.
+            engine: A new engine of the module that was given to ``load_latest``.
         """
         if self._loaded is None:
             return
@@ -154,25 +136,25 @@ class Checkpoints:
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """While this block runs, Ctrl-C and SIGTERM wait for the end of a step, or of a batch of an evaluation.
+        """Let Ctrl-C and SIGTERM wait for the end of a step, or of an evaluation's batch, while this block runs.
 
         Raises:
-            OutputError: A checkpoint could not be written; at the end of the block all of them are.
+            OutputError: A checkpoint could not be written; the end of the block waits for the last one.
         """
         with self._writing, self._session.stop.handling_signals(self._sink.note):
             yield
 
     def after_step(self, engine: Engine, progress: Progress, steps: int) -> None:
-        """Begin to write a checkpoint if one is due, and end the training if it is to end. All ranks come here.
+        """Start to write a checkpoint if one is due, and end the training if a stop was requested. For all ranks.
 
         Args:
-            engine: Has made the step.
-            progress: How far the training is.
-            steps: Steps in all.
+            engine: The engine that has made the step.
+            progress: Progress of the training.
+            steps: Total number of steps.
 
         Raises:
-            Interrupted: The training was asked to end, or its time is over; a checkpoint is written.
-            OutputError: A checkpoint cannot be written, or the one before could not.
+            Interrupted: A stop was requested or the time is over; a checkpoint is written.
+            OutputError: This checkpoint, or the one before it, cannot be written.
         """
         self._writing.check()
         reason = self._session.stop.reason
@@ -185,29 +167,29 @@ class Checkpoints:
             self._writing.wait()
             raise Interrupted(
                 f"{reason or 'asked to stop'} after step {progress.step:,} of {steps:,}, a checkpoint is written; "
-                f"{self._session.resume_command} goes on"
+                f"{self._session.resume_command} continues"
             )
 
     def load_best(
         self, module: nn.Module, steps: int, figures: dict[str, float]
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        """Give the model the weights of the best step, where the recipe asks for them. For the first rank.
+        """Load the weights of the best step into the model, if the recipe asks for them. For the first rank.
 
         Args:
-            module: Whole, and as it is after the last step.
-            steps: Steps in all.
-            figures: What the evaluation after the last step found.
+            module: The model after the last step, not partitioned.
+            steps: Total number of steps.
+            figures: Figures of the evaluation after the last step.
 
         Returns:
-            The figures of the model as it is now; and its ``step``, and ``by``, what it is the best in. The latter is
-            empty where the last step was taken without being the best.
+            The figures of the model as it is now; and its ``step`` with ``by``, the criterion in words, which are left
+            out if the last step is used without being known as the best.
         """
         if self._criterion is None:
             return figures, {}
-        words, figure = self._criterion.description, self._criterion.metric
+        description, metric = self._criterion.description, self._criterion.metric
         if self._criterion.better(figures, self._best):
-            self._sink.note(f"the last step's weights are taken: they have the {words}, {figures[figure]:.4f}")
-            return figures, {"step": steps, "by": words}
+            self._sink.note(f"the last step's weights are used: they have the {description}, {figures[metric]:.4f}")
+            return figures, {"step": steps, "by": description}
         if not self._best:
             return figures, {}
         step, best = int(self._best["step"]), {k: v for k, v in self._best.items() if k != "step"}
@@ -215,13 +197,13 @@ class Checkpoints:
         try:
             engine_state.load_weights(module, checkpoint_files.Checkpoint(folder).read)
         except Damaged as damage:
-            self._sink.note(f"the best checkpoint {folder} is damaged, the last step's weights are taken: {damage}")
+            self._sink.note(f"the best checkpoint {folder} is damaged, the last step's weights are used: {damage}")
             return figures, {}
         self._sink.note(
-            f"the weights of step {step:,} of {steps:,} are taken: they have the {words}, {best[figure]:.4f} "
-            f"(after the last step {figures[figure]:.4f})"
+            f"the weights of step {step:,} of {steps:,} are used: they have the {description}, {best[metric]:.4f} "
+            f"(after the last step {figures[metric]:.4f})"
         )
-        return best, {"step": step, "by": words}
+        return best, {"step": step, "by": description}
 
     def stop_requested(self) -> bool:
         """Return whether ``after_step`` will end the training, so that an evaluation need not be finished.
@@ -231,17 +213,17 @@ class Checkpoints:
         return _any_rank(self._session.stop.wanted)
 
     def remove(self) -> None:
-        """Take all of them away: the phase is finished, or begins again."""
+        """Remove all checkpoints: the phase is finished, or begins again."""
         if rank() == 0:
             checkpoint_files.remove_all(self.folder)
 
     def _due(self, step: int, steps: int) -> bool:
         every = self._section.every
-        # after the last step of a long training, too: what follows may fail, and takes long with a large model
+        # after the last step of a long training, too: saving a large model takes long, and may fail
         return every is not None and (step % every == 0 or step == steps > every)
 
     def _compare(self, progress: Progress) -> None:
-        """Remember an evaluation that is better than all before, if its weights are here or in the one taken up."""
+        """Remember a new best evaluation, if the model or the loaded checkpoint has its weights."""
         if self._criterion is None:
             return
         kept = (progress.step, self._loaded.progress.step if self._loaded else progress.step)
@@ -249,18 +231,18 @@ class Checkpoints:
             self._best = progress.figures
 
     def _save(self, engine: Engine, progress: Progress, *, beside: bool) -> None:
-        """Copy the tensors, then write them beside the training; or write at once what may not or cannot be copied."""
+        """Copy the tensors and write them in the background, or write them at once if there is no memory for a copy."""
         self._writing.wait()
-        meet()  # the others wait here, where they have the time
+        meet()  # here the other ranks may wait for long
         states = _random_states()
         tensors = engine_state.tensors(engine)
         size = _size(engine.module)
         if rank() > 0:
-            for _ in tensors:  # each is put together by all ranks
+            for _ in tensors:  # each is gathered from all ranks
                 pass
         elif beside and _ROOM * size <= hardware.available_memory():
             copy = list(tensors)
-            self._sink.advance(progress.step, {"checkpoint": progress.step})  # no line of its own: it takes no time
+            self._sink.advance(progress.step, {"checkpoint": progress.step})  # without a line: it takes no time
             self._writing.start(lambda: self._write(iter(copy), states, progress, size))
         else:
             with self._sink.stage(f"writing the checkpoint of step {progress.step:,}"):
@@ -271,10 +253,10 @@ class Checkpoints:
     def _write(
         self, tensors: Iterator[tuple[str, Tensor]], states: dict[str, Tensor], progress: Progress, size: int
     ) -> None:
-        _reach_disk(self.folder.parent / run_layout.METRICS)
+        checkpoint_files.sync(self.folder.parent / run_layout.METRICS)
         checkpoint_files.save(self.folder, tensors, states, progress, self._settings, size)
         for folder in run_layout.list_checkpoints(self.folder):
-            if run_layout.step_of(folder) > progress.step:  # damaged, or it would have been taken up
+            if run_layout.step_of(folder) > progress.step:  # damaged, or it would have been loaded
                 shutil.rmtree(folder, ignore_errors=True)
         best = progress.best.get("step")
         checkpoint_files.prune(self.folder, self._section.keep, None if best is None else int(best))
@@ -303,7 +285,7 @@ def _random_states() -> dict[str, Tensor]:
 
 
 def _size(module: nn.Module) -> int:
-    """Bytes of a checkpoint's tensors; stage 3 knows the whole size of a parameter by another name."""
+    """Return the bytes of a checkpoint's tensors; at stage 3 a parameter's full size has another name."""
     sizes = (getattr(parameter, "ds_numel", parameter.numel()) for _, parameter in engine_state.trained(module))
     return _COPIES * _FLOAT32 * sum(sizes)
 
@@ -311,9 +293,3 @@ def _size(module: nn.Module) -> int:
 def _any_rank(wanted: bool) -> bool:
     """Return whether any rank wants something: a signal may have reached only one of them."""
     return highest([float(wanted)])[0] > 0
-
-
-def _reach_disk(file: Path) -> None:
-    """Wait until a file has reached the disk: the checkpoint counts on its lines."""
-    with file.open("rb") as content:
-        os.fsync(content.fileno())

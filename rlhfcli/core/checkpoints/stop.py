@@ -1,4 +1,4 @@
-"""When a training has to end before its last step: it is asked to, or its time is over."""
+"""Ending a training before its last step: a stop was requested, or its time is over."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 from rlhfcli.core.parallel.own_rank import rank, world_size
 
-_TOLD = "stopping: this step is finished and a checkpoint written; once more stops at once"
-_KINDS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; a batch system's; a terminal that is closed, or a connection lost
+_STOPPING = "stopping: this step is finished and a checkpoint written; once more stops at once"
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # from Ctrl-C; from a batch system; from a closed terminal or connection
 
 
 class Stop:
-    """Says at the end of each step, and of each batch of an evaluation, whether it was the last one of this sitting.
+    """Says after each step, and after each batch of an evaluation, whether the session ends there.
 
     Args:
-        seconds: Time from now until the end; ``None`` for as long as it takes.
+        seconds: Time from now until the end; ``None`` for no limit.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -29,30 +29,31 @@ class Stop:
 
     @property
     def wanted(self) -> bool:
-        """Whether to stop; once it is so it stays so."""
+        """Whether to stop; never false again once it is true."""
         return self._requested or (self._until is not None and time.monotonic() >= self._until)
 
     @property
     def reason(self) -> str | None:
-        """Why to stop; ``None`` to go on."""
+        """The reason to stop; ``None`` to continue."""
         if not self.wanted:
             return None
         return "asked to stop" if self._requested else "the time is over"
 
     @contextmanager
     def handling_signals(self, say: Callable[[str], None]) -> Iterator[None]:
-        """While this block runs, the first Ctrl-C, SIGTERM or SIGHUP is a wish; the second does what it did before.
+        """Take the first Ctrl-C, SIGTERM or SIGHUP as a request to stop while this block runs.
 
-        One that is ignored, as ``nohup`` has it of SIGHUP, stays ignored.
+        The second one has the effect that it had before. A signal that is ignored, such as SIGHUP under ``nohup``,
+        stays ignored.
 
         Args:
-            say: Tells the user that it was heard.
+            say: Shows the user that the request was received.
         """
         if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
             yield
             return
-        # to one of several ranks SIGTERM says that another has failed; our launcher hands all of them on as Ctrl-C
-        names = [name for name in _KINDS if hasattr(signal, name) and not (name == "SIGTERM" and world_size() > 1)]
+        # one of several ranks gets SIGTERM when another has failed; our launcher passes all requests on as SIGINT
+        names = [name for name in _SIGNALS if hasattr(signal, name) and not (name == "SIGTERM" and world_size() > 1)]
         before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
         before = {kind: handler for kind, handler in before.items() if handler is not signal.SIG_IGN}
 
@@ -60,14 +61,14 @@ class Stop:
             for kind, handler in before.items():
                 signal.signal(kind, handler)
 
-        def ask(*_: Any) -> None:
+        def request(*_: Any) -> None:
             restore()
             self._requested = True
-            if rank() == 0:  # in a thread of its own: this one may be in the middle of a line, and hold its lock
-                _thread.start_new_thread(say, (_TOLD,))
+            if rank() == 0:  # in its own thread: this one may hold the lock of the output
+                _thread.start_new_thread(say, (_STOPPING,))
 
         for kind in before:
-            signal.signal(kind, ask)
+            signal.signal(kind, request)
         try:
             yield
         finally:

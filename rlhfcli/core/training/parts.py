@@ -15,7 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from rlhfcli.core.checkpoints.manager import TrainingSession
+from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.engine.nvme_offload import OffloadFiles, parameters_in_memory
 from rlhfcli.core.families.continuation import slow_reason
 from rlhfcli.core.families.embeddings import fit_embeddings

@@ -14,7 +14,7 @@ import pytest
 from rlhfcli.core import hardware
 from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.background import Background
-from rlhfcli.core.checkpoints.manager import TrainingSession
+from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.training import parts, phases
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.progress import Silent

@@ -125,7 +125,7 @@ def test_the_best_step_is_what_is_saved(tmp_path: Path, stage: int, lora: Any) -
         assert result.steps == 11 and result.best == {"step": 4, "by": f"lowest {name} on the validation part"}
         assert {"step": step} | result.evaluation == line
         assert (
-            f"the weights of step 4 of 11 are taken: they have the lowest {name} on the validation part, "
+            f"the weights of step 4 of 11 are used: they have the lowest {name} on the validation part, "
             f"{line[figure]:.4f} (after the last step {last[figure]:.4f})"
         ) in sink.notes
         card = (project.folder / phase / "final" / "README.md").read_text()
@@ -167,7 +167,7 @@ def test_the_last_step_competes(tmp_path: Path) -> None:
     assert result.best == {"step": 11, "by": "lowest loss on the validation part"}
     loss = result.evaluation["eval_loss"]
     assert (
-        f"the last step's weights are taken: they have the lowest loss on the validation part, {loss:.4f}" in sink.notes
+        f"the last step's weights are used: they have the lowest loss on the validation part, {loss:.4f}" in sink.notes
     )
     same(plain, best, "sft")
 
@@ -196,7 +196,7 @@ def test_stopped_after_any_step_it_ends_with_the_same_weights(tmp_path: Path, ph
         stopped(parted, phase, 1, resume=True)
         notes = resumed(parted, phase)
         same(whole, parted, phase)
-        assert any(f"the weights of step {result.best['step']} of 11 are taken" in note for note in notes)
+        assert any(f"the weights of step {result.best['step']} of 11 are used" in note for note in notes)
 
 
 def test_killed_in_the_middle_of_the_best_one(tmp_path: Path, monkeypatch: Any) -> None:
@@ -212,7 +212,7 @@ def test_killed_in_the_middle_of_the_best_one(tmp_path: Path, monkeypatch: Any) 
     with monkeypatch.context() as patch, pytest.raises(OutputError, match="killed"):
         patch.setattr(checkpoint_files, "save", broken)
         phases.train_sft(parted)
-    assert "going on after step 3: " in "\n".join(resumed(parted, "sft"))
+    assert "resuming after step 3: " in "\n".join(resumed(parted, "sft"))
     same(whole, parted, "sft")
 
 
@@ -232,7 +232,7 @@ def test_a_damaged_best_one_is_told_and_the_last_step_is_saved(tmp_path: Path, d
             each.unlink()
         folder.rmdir()
     notes = "\n".join(resumed(project, "sft"))
-    assert f"the best checkpoint {folder} is damaged, the last step's weights are taken: " in notes
+    assert f"the best checkpoint {folder} is damaged, the last step's weights are used: " in notes
     same(plain, project, "sft")
 
 
@@ -242,7 +242,7 @@ def test_a_damaged_newest_one_leaves_the_best_one_to_go_on_from(tmp_path: Path) 
     stopped(parted, "sft", 6)
     (parted.folder / "sft/checkpoints/step-00000006/manifest.txt").write_text("torn")
     notes = "\n".join(resumed(parted, "sft"))
-    assert "step-00000006 is damaged and is skipped" in notes and "going on after step 4: " in notes
+    assert "step-00000006 is damaged and is skipped" in notes and "resuming after step 4: " in notes
     same(whole, parted, "sft")
 
 
@@ -258,7 +258,7 @@ def test_who_asks_for_it_later_has_the_evaluations_from_there(tmp_path: Path) ->
     plain, project = contrary(tmp_path, checkpoint={"best_by": None}), contrary(tmp_path)
     stopped(plain, "sft", 4)  # just evaluated
     notes = "\n".join(resumed(project, "sft"))
-    assert "the weights of step 4 of 11 are taken" in notes
+    assert "the weights of step 4 of 11 are used" in notes
 
 
 @pytest.mark.slow

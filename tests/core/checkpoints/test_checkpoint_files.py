@@ -54,8 +54,8 @@ def test_what_is_read_is_what_was_written(tmp_path, monkeypatch):
             "wrote this checkpoint, in format 2: this one reads format 1",
         ),
         ({"progress": {"step": 7, "epoch": 1}}, OutputError, "in format 1: this one does not know epoch\n"),
-        ({"progress": {"tokens": 7}}, Damaged, "its manifest does not say which step it is of"),
-        ({"tensors": []}, Damaged, "its manifest does not say which tensors and settings it has"),
+        ({"progress": {"tokens": 7}}, Damaged, "its manifest names no step"),
+        ({"tensors": []}, Damaged, "its manifest lists no tensors or no settings"),
         ({"files": []}, Damaged, "its manifest cannot be read"),
     ],
 )
@@ -81,7 +81,8 @@ import os, sys
 import torch.distributed
 from pathlib import Path
 from types import SimpleNamespace
-from rlhfcli.core.checkpoints.manager import Checkpoints, TrainingSession
+from rlhfcli.core.checkpoints.manager import Checkpoints
+from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.errors import OutputError
 from rlhfcli.progress import Silent
@@ -214,7 +215,7 @@ def test_what_breaks_off_leaves_nothing(tmp_path, monkeypatch, error):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(checkpoint_files, "_sync", fail)
+    monkeypatch.setattr(checkpoint_files, "sync", fail)
     with pytest.raises((KeyboardInterrupt, OutputError)):
         write(tmp_path, 2)
     assert list(tmp_path.iterdir()) == [kept]

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhfcli.core.checkpoints import checkpoint_files
-from rlhfcli.core.checkpoints.manager import TrainingSession
+from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.training import parts, phases
 from rlhfcli.core.training.journal import truncate
@@ -91,11 +91,11 @@ def test_a_stopped_training_ends_with_the_same_weights(tmp_path: Path, stage: in
     for phase in ("sft", "reward"):
         TRAIN[phase](whole)
         said = stopped(parted, phase, 4)
-        assert said == "asked to stop after step 4 of 11, a checkpoint is written; rlhf sft --resume goes on"
+        assert said == "asked to stop after step 4 of 11, a checkpoint is written; rlhf sft --resume continues"
         assert not (parted.folder / phase / "final").exists()
         stopped(parted, phase, 3, resume=True)
         notes = resumed(parted, phase)
-        assert f"going on after step 7: {parted.folder / phase / 'checkpoints' / 'step-00000007'}" in notes
+        assert f"resuming after step 7: {parted.folder / phase / 'checkpoints' / 'step-00000007'}" in notes
         same(whole, parted, phase)
         assert not (parted.folder / phase / "checkpoints").exists()
 
@@ -303,7 +303,7 @@ def test_a_training_that_broke_off_after_its_last_step_only_ends(tmp_path: Path,
         patch.setattr(phases, "save_model", lambda *_: (_ for _ in ()).throw(OutputError("no space left")))
         with pytest.raises(OutputError):
             phases.train_sft(parted)
-    assert "going on after step 11: " in "\n".join(resumed(parted, "sft"))
+    assert "resuming after step 11: " in "\n".join(resumed(parted, "sft"))
     same(whole, parted, "sft")
 
 
@@ -317,7 +317,7 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path: Path) -> None:
     file.write_bytes(content)
     notes = "\n".join(resumed(parted, "sft"))
     assert "step-00000008 is damaged and is skipped: state-00001.safetensors was changed" in notes
-    assert "going on after step 6: " in notes
+    assert "resuming after step 6: " in notes
     same(whole, parted, "sft")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core.checkpoints.manager import Checkpoints, TrainingSession
+from rlhfcli.core.checkpoints.manager import Checkpoints
+from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.training import measure
 from rlhfcli.errors import Interrupted
@@ -79,7 +80,7 @@ def test_an_evaluation_that_was_cut_short_is_made_again(
         assert not (parted.folder / phase / "final").exists()
         with pytest.raises(Interrupted, match=f"after step {step} of 11"):  # and again, when it is made again
             TRAIN[phase](replace(parted, session=TrainingSession(resume=True, stop=Asked(2))))
-        assert f"going on after step {step}: " in "\n".join(resumed(parted, phase))
+        assert f"resuming after step {step}: " in "\n".join(resumed(parted, phase))
         same(whole, parted, phase)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rlhfcli.core.checkpoints.manager import TrainingSession
+from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.training import phases, trackers
 from rlhfcli.core.training.parts import PhaseInputs
 from rlhfcli.errors import Interrupted, UserError
