@@ -1,4 +1,4 @@
-"""What a training is going to do, what it did since its last line of figures, and what came out."""
+"""The plan of a training, its sums since the last line of figures, and its result."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StepPlan:
-    """The arithmetic of a phase.
+    """The numbers of a phase.
 
     Args:
-        examples: Training examples.
-        steps: Optimizer steps.
-        per_step: Examples per step.
+        examples: Number of training examples.
+        steps: Number of optimizer steps.
+        per_step: Number of examples per step.
         micro_batches: Largest number of micro-batches of a step on one rank.
-        tokens: Tokens of all steps.
+        tokens: Number of tokens in all steps.
     """
 
     examples: int
@@ -27,17 +27,17 @@ class StepPlan:
 
 @dataclass
 class Result:
-    """What came out of training.
+    """The result of a training.
 
     Args:
-        steps: Optimizer steps made.
+        steps: Number of optimizer steps made.
         loss: Mean training loss of the last logging window.
-        evaluation: Figures on the validation part after the last step.
+        evaluation: Figures on the validation part after the last step, or of the best step.
         seconds: Wall time of the steps and evaluations.
-        tokens: Tokens trained on.
+        tokens: Number of tokens trained on.
         history: Every line of ``metrics.jsonl``.
-        best: Where the recipe asks for the best step: ``step``, and ``by``, what it was the best in. Then
-            ``evaluation`` has its figures, and its weights are what is saved.
+        best: If the recipe asks for the best step: ``step``, and ``by``, the criterion in words. Then ``evaluation``
+            has its figures, and its weights are saved.
     """
 
     steps: int = 0
@@ -51,7 +51,7 @@ class Result:
 
 @dataclass
 class Window:
-    """Sums since the last line of ``metrics.jsonl``."""
+    """Sums over the steps since the last line of ``metrics.jsonl``."""
 
     loss: float = 0.0
     weight: int = 0
@@ -60,7 +60,14 @@ class Window:
     last_tokens: int = 0
 
     def add(self, loss: float, weight: int, tokens: int, seconds: float) -> None:
-        """One more step."""
+        """Add a step.
+
+        Args:
+            loss: Sum of the losses of the step.
+            weight: Number of target tokens (or pairs) of the step.
+            tokens: Number of tokens of the step.
+            seconds: Duration of the step.
+        """
         self.loss += loss
         self.weight += weight
         self.tokens += tokens

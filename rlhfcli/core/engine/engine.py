@@ -1,8 +1,8 @@
 """The DeepSpeed engine, which drives a model.
 
-One process is a run with one rank: the same code path as many. Nothing here needs a compiler, unless ``deepspeed.nvme``
-asks for files: the optimizer is torch's AdamW, and the extension that DeepSpeed would build at start-up (for inference)
-is left out.
+One process is a run with one rank, on the same code path as many. Nothing here needs a compiler, unless
+``deepspeed.nvme`` is set: the optimizer is torch's AdamW, and the extension that DeepSpeed would build at start-up (for
+inference) is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rlhfcli.core.tasks.task import Batch, Sums, Task
 from rlhfcli.errors import UserError
 from rlhfcli.recipe.schema import DeepspeedSection, PhaseSection, ScheduleSection
 
-_LINEAR = nn.functional.linear  # stage 3 puts one of its own in its place, for all models of this process
+_LINEAR = nn.functional.linear  # stage 3 replaces it for all models of this process
 
 
 class Engine:
@@ -33,10 +33,10 @@ class Engine:
 
     Args:
         module: The model; its parameters with ``requires_grad`` are trained.
-        phase: Learning rate, schedule, clipping ... of the recipe.
-        steps: Optimizer steps that will be made, for the schedule.
-        section: How DeepSpeed lays the training state out.
-        files: Where ``section.nvme`` is given.
+        phase: The section of the phase, with learning rate, schedule and clipping.
+        steps: Total number of optimizer steps, for the schedule.
+        section: The recipe's DeepSpeed section.
+        files: Folder and buffers of ``deepspeed.nvme``, where the section has it.
     """
 
     def __init__(
@@ -70,24 +70,24 @@ class Engine:
         self._hooks: list[RemovableHandle] = []
         if self.zero_stage == 0:
             self._clip_ourselves(phase.max_grad_norm)
-            # with nobody to exchange gradients with DeepSpeed would still copy each of them twice, once a step
+            # for one rank DeepSpeed would still copy every gradient twice in each step
             self.engine.enable_backward_allreduce = world_size() > 1
         if files and files.largest and self.device.type == "cpu" and world_size() == 1:
             self._copy_out_of_buffers()
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         device: torch.device = self.engine.device
         return device
 
     @property
     def learning_rate(self) -> float:
-        """The rate that the next step will use."""
+        """The learning rate that the next step will use."""
         return float(self.scheduler.get_last_lr()[0])
 
     def train(self) -> None:
-        """Switch dropout on (the recipe's is 0 unless it says otherwise)."""
+        """Switch dropout on; its rate is that of the recipe, 0 by default."""
         self.engine.train()
 
     def eval(self) -> None:
@@ -95,32 +95,36 @@ class Engine:
         self.engine.eval()
 
     def forward(self, **inputs: Any) -> Tensor:
-        """The model's forward pass."""
+        """Run the forward pass of the model.
+
+        Args:
+            inputs: The arguments of the model.
+        """
         output: Tensor = self.engine(**inputs)
         return output
 
     def accumulate(self, task: Task, batch: Batch, weight: int, *, zero_weighted: bool = False) -> Sums:
-        """Forward and backward of one micro-batch.
+        """Run forward and backward of one micro-batch, and add its gradient to those before.
 
-        The gradient is that of ``sum of losses / weight`` over the whole global batch, exactly: DeepSpeed averages over
-        the ranks, so the loss is multiplied by their number first, and its own division by accumulation steps is off.
+        The gradient is exactly that of ``sum of losses / weight`` over the whole global batch: DeepSpeed averages over
+        the ranks, so the loss is multiplied by their number first, and its division by accumulation steps is off.
 
         Args:
-            task: Gives the loss.
+            task: Computes the loss.
             batch: The micro-batch.
-            weight: Target tokens (or pairs) of the whole step, all micro-batches and ranks together.
+            weight: Number of target tokens (or pairs) of the whole step, over all micro-batches and ranks.
             zero_weighted: Multiply the loss by zero, so that the pass adds nothing to any gradient. Stages 2 and 3
                 need the same number of passes on every rank; a rank with fewer micro-batches makes such padding passes.
 
         Returns:
-            The sums of the micro-batch.
+            The sums of the micro-batch, on the device.
         """
         sums = task.step(self.forward, batch.to(self.device))
         self.engine.backward(sums["loss"] * (0.0 if zero_weighted else world_size() / weight), scale_wrt_gas=False)
         return {name: value.detach() for name, value in sums.items()}
 
     def step(self) -> float:
-        """One optimizer step with what was accumulated.
+        """Make one optimizer step with the accumulated gradients.
 
         Returns:
             The norm of the gradient before clipping.
@@ -136,10 +140,10 @@ class Engine:
         self.close(gather=error is None)  # after an error the other ranks do not take part
 
     def close(self, *, gather: bool = True) -> None:
-        """Free the engine's buffers and hooks, and give the model back, so that the next phase can start.
+        """Free the engine's buffers and hooks, and turn the model into a plain one, so that the next phase can start.
 
         Args:
-            gather: At stage 3, give the first rank the whole model; all ranks have to take part.
+            gather: At stage 3, gather the model on the first rank; all ranks have to take part.
         """
         fresh = self._gather_parameters() if gather and self.zero_stage == 3 else {}
         self.engine.destroy()
@@ -147,12 +151,12 @@ class Engine:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        if fresh:  # plain parameters in plain modules: DeepSpeed's would ask the other ranks for their parts
+        if fresh:  # plain dictionaries, too: DeepSpeed's would gather parameters from the other ranks
             for module in self.module.modules():
                 module._parameters = {name: fresh.get(p, p) for name, p in module._parameters.items()}
 
     def _gather_parameters(self) -> dict[nn.Parameter | None, nn.Parameter]:
-        """Stage 3's parameters to whole ones, in the first rank's host memory: a GPU may not hold all of them."""
+        """Map partitioned parameters to full ones in the first rank's host memory: a GPU may not hold all of them."""
         fresh: dict[nn.Parameter | None, nn.Parameter] = {}
         for parameter in self.module.parameters():
             with self._zero.GatheredParameters([parameter]):
@@ -162,10 +166,10 @@ class Engine:
         return fresh
 
     def _copy_out_of_buffers(self) -> None:
-        """Give each parameter that comes from a file memory of its own while a module computes.
+        """Copy each parameter that comes from a file out of its buffer while a module computes.
 
-        Where nothing is gathered and nothing goes to a GPU, DeepSpeed lets the module compute with the buffer itself.
-        Soon the next parameter is in it; but recomputed activations have kept what looked like this one.
+        Where nothing is gathered and nothing goes to a GPU, DeepSpeed lets the module compute with the buffer itself,
+        which soon holds the next parameter; recomputed activations would still refer to it.
         """
 
         def copy(module: nn.Module, _: Any) -> None:
@@ -175,7 +179,7 @@ class Engine:
         self._hooks = [module.register_forward_pre_hook(copy) for module in self.module.modules()]
 
     def _clip_ourselves(self, max_grad_norm: float) -> None:
-        """Stage 0 clips without saying what the norm was: do it here, just before the gradients are used."""
+        """Clip gradients just before the optimizer uses them: at stage 0 DeepSpeed clips without returning the norm."""
 
         def clip(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -186,7 +190,7 @@ class Engine:
 
 @contextmanager
 def _refusals_explained(section: DeepspeedSection, stage: int) -> Iterator[None]:
-    """Much of a configuration DeepSpeed looks at only when it builds the engine: keys that do not go together."""
+    """Turn DeepSpeed's errors about keys that exclude each other, found while it builds the engine, into ours."""
     try:
         yield
     except (AssertionError, ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
@@ -195,24 +199,28 @@ def _refusals_explained(section: DeepspeedSection, stage: int) -> Iterator[None]
         raise UserError(
             f"DeepSpeed refuses deepspeed.config: {error or type(error).__name__}",
             where=f"deepspeed.config, at ZeRO stage {stage}",
-            hint="Take out the key that it speaks of; RLHF_DEBUG=1 shows where in DeepSpeed it was refused.",
+            hint="Remove the key that is named; RLHF_DEBUG=1 shows where in DeepSpeed it was refused.",
         ) from error
 
 
 def _check(config: dict[str, Any]) -> None:
-    """Let DeepSpeed read a configuration before it builds anything from it."""
+    """Let DeepSpeed validate a configuration before it builds anything from it."""
     from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
         DeepSpeedConfig(config)
     except Exception as error:  # pydantic's, DeepSpeed's own, assertions: all of them are about the values
-        raise UserError(f"DeepSpeed refuses deepspeed.config: {error}", hint="Mend the key that is named.") from error
+        raise UserError(f"DeepSpeed refuses deepspeed.config: {error}", hint="Fix the key that is named.") from error
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trained parameters in two groups: matrices decay, biases and norms (everything of one dimension) do not.
+    """Return the trained parameters in two groups: matrices decay, vectors (biases and norms) do not.
 
     Empty groups are left out: DeepSpeed drops them, and the schedule would no longer fit.
+
+    Args:
+        module: The model.
+        weight_decay: Weight decay of the matrices.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
@@ -223,17 +231,18 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def schedule_factor(schedule: ScheduleSection, steps: int) -> Callable[[int], float]:
-    """The learning rate as a share of the highest: rises linearly from zero, then falls by the schedule's law.
+    """Return the schedule of the learning rate: a linear warm-up from zero, then a decay.
 
-    The last step that is made has ``final_ratio`` of it. Where that is 0 the step would change nothing, so zero is
-    reached where one more step would be.
+    With ``w`` warm-up steps, the factor of step ``s`` is ``(s + 1) / (w + 1)`` during the warm-up. Then it falls from 1
+    to ``final_ratio``, by a line or a cosine. The last step has ``final_ratio``; if that is 0, the step would change
+    nothing, so zero is reached one step later.
 
     Args:
-        schedule: Name, warm-up and final share.
-        steps: Steps in all.
+        schedule: Name, warm-up ratio and final ratio.
+        steps: Total number of steps.
 
     Returns:
-        Step number (from 0) to factor.
+        A function from the number of a step, from 0, to the factor of ``learning_rate``.
     """
     warmup = math.ceil(schedule.warmup_ratio * steps)
     falling = max(1, steps - warmup - (1 if schedule.final_ratio else 0))

@@ -1,9 +1,9 @@
-"""The state of an engine, independent of how it is partitioned: whole tensors by parameter name.
+"""The state of an engine, independent of how it is partitioned: full tensors by parameter name.
 
-ZeRO keeps weights and Adam's two moments in flat pieces, cut differently for every stage and number of ranks.
-DeepSpeed's own checkpoints are such pieces (pickled), and have to be converted before another layout can read them.
-Here each tensor is put together on the way out, one by one, and cut again on the way in, so that one checkpoint serves
-every stage and any number of ranks, and the same layout gets back the same bits.
+ZeRO keeps weights and Adam's two moments in flat partitions, which differ for every stage and number of ranks.
+DeepSpeed's own checkpoints hold these partitions (pickled), and have to be converted for another layout. Here each
+tensor is gathered when it is saved, one by one, and partitioned again when it is loaded, so that one checkpoint serves
+every stage and any number of ranks, and the same layout restores the same bits.
 """
 
 from __future__ import annotations
@@ -27,43 +27,47 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's names for its running means of the
 
 
 def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that a checkpoint holds; frozen ones come from where the model came from."""
+    """Return the parameters that a checkpoint holds, with their names; frozen ones come with the base model.
+
+    Args:
+        module: The model.
+    """
     return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
 def tensors(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Put weights and moments together. All ranks must take part, and iterate to the end.
+    """Gather weights and moments. All ranks have to take part, and to iterate to the end.
 
     Args:
-        engine: Between two steps, after the first.
+        engine: The engine, after its first step.
 
     Yields:
-        ``kind:parameter name`` and the whole tensor, float32, on the CPU; the same on all ranks. It is a copy, which
-        later steps leave as it is.
+        ``kind:parameter name`` and the full tensor, float32, on the CPU; the same on all ranks. It is a copy, which
+        later steps do not change.
     """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     _link(engine)
-    live = engine.zero_stage == 0  # what the other stages put together is new
+    live = engine.zero_stage == 0  # the other stages return new tensors
     for name, parameter in trained(engine.module):
         if live:
             state = engine.engine.basic_optimizer.state.get(parameter, {})
-            # of a parameter that has had no gradient yet there is none: a tower that no text goes through
+            # a parameter without a gradient has none, such as those of a vision tower
             moments = [state[key] if key in state else torch.zeros_like(parameter) for key in MOMENTS]
-            whole = [parameter.detach(), *moments]
+            gathered_tensors = [parameter.detach(), *moments]
         else:
-            whole = [safe_get_full_fp32_param(parameter)]
-            whole += [safe_get_full_optimizer_state(parameter, key) for key in MOMENTS]
-        for kind, tensor in zip((WEIGHT, *MOMENTS), whole, strict=True):
+            gathered_tensors = [safe_get_full_fp32_param(parameter)]
+            gathered_tensors += [safe_get_full_optimizer_state(parameter, key) for key in MOMENTS]
+        for kind, tensor in zip((WEIGHT, *MOMENTS), gathered_tensors, strict=True):
             yield f"{kind}:{name}", tensor.detach().to("cpu", torch.float32, copy=live).contiguous()
 
 
 def load_weights(module: nn.Module, read: Callable[[str], Tensor]) -> None:
-    """Give a model its trained weights back, before an engine takes it.
+    """Load the trained weights into a model, before an engine is made for it.
 
     Args:
-        module: In pieces or not.
-        read: The tensor of a key that ``tensors`` gave.
+        module: The model, partitioned or not.
+        read: Reads the tensor of a key that ``tensors`` has yielded.
     """
     with torch.no_grad():
         for name, parameter in trained(module):
@@ -72,16 +76,16 @@ def load_weights(module: nn.Module, read: Callable[[str], Tensor]) -> None:
 
 
 def load_moments(engine: Engine, read: Callable[[str], Tensor], updates: int) -> None:
-    """Give a new engine its optimizer's and its schedule's state back.
+    """Load the state of the optimizer and of the schedule into a new engine.
 
     Args:
-        engine: Has made no step yet; its model has the weights of ``load_weights``.
-        read: The tensor of a key that ``tensors`` gave.
-        updates: Optimizer steps that were made.
+        engine: An engine that has made no step; its model has the weights of ``load_weights``.
+        read: Reads the tensor of a key that ``tensors`` has yielded.
+        updates: Number of optimizer steps made.
     """
     optimizer = engine.engine.basic_optimizer if engine.zero_stage == 0 else engine.engine.optimizer.optimizer
-    for number, parameter in enumerate(_pieces(engine, optimizer)):
-        with _in_memory(engine, number):
+    for number, parameter in enumerate(_stepped_tensors(engine, optimizer)):
+        with _swapped_in(engine, number):
             moments = {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
             count = parameter.device if optimizer.defaults["fused"] else None  # fused kernels want it beside them
             optimizer.state[parameter] = {"step": torch.tensor(float(updates), device=count), **moments}
@@ -93,16 +97,16 @@ def load_moments(engine: Engine, read: Callable[[str], Tensor], updates: int) ->
     _fast_forward(engine.scheduler, updates)
 
 
-def _pieces(engine: Engine, optimizer: Any) -> list[Tensor]:
-    """What the optimizer steps: the parameters themselves at stage 0, else flat pieces of many."""
-    if engine.zero_stage == 3:  # which shows its pieces to the optimizer one after the other
+def _stepped_tensors(engine: Engine, optimizer: Any) -> list[Tensor]:
+    """Return the tensors that the optimizer steps: the parameters at stage 0, else flat partitions of many."""
+    if engine.zero_stage == 3:  # which hands its partitions to the optimizer one by one
         return list(engine.engine.optimizer.fp32_partitioned_groups_flat)
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @contextmanager
-def _in_memory(engine: Engine, number: int) -> Iterator[None]:
-    """While this block runs, a piece that lives in files is in memory, with its optimizer's state."""
+def _swapped_in(engine: Engine, number: int) -> Iterator[None]:
+    """Keep a partition that is offloaded to files in memory while this block runs, with its optimizer's state."""
     zero = engine.engine.optimizer
     if engine.zero_stage != 3 or not zero._swappable_optimizer_subgroup(number):
         yield
@@ -113,14 +117,14 @@ def _in_memory(engine: Engine, number: int) -> Iterator[None]:
 
 
 def _link(engine: Engine) -> None:
-    """Let DeepSpeed look where the moments are: by itself it looks after the first group's first step only."""
+    """Let DeepSpeed find the moments: by itself it only looks after the first step of the first group."""
     if engine.zero_stage in (1, 2):
         engine.engine.optimizer._hp_optimizer_states_linked = False
         engine.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _fast_forward(scheduler: LambdaLR, updates: int) -> None:
-    """Bring a schedule to where it was after so many steps, without making them."""
+    """Set a schedule to its state after a number of steps, without making them."""
     scheduler.last_epoch = updates
     scheduler._step_count = updates + 1
     rates = [rate * factor(updates) for rate, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
@@ -137,10 +141,10 @@ def _set_moment(engine: Engine, optimizer: Any, parameter: nn.Parameter, key: st
         optimizer.state[parameter][key].copy_(value)
     elif engine.zero_stage in (1, 2):
         safe_set_full_optimizer_state(parameter, value, key)
-    else:  # DeepSpeed's function for this asks the piece for its size, which one in a file does not know
-        zero, piece, ranks = engine.engine.optimizer, cast("Any", parameter).ds_tensor.ds_numel, dist.get_world_size()
-        rest = piece * ranks - value.numel()  # the last rank's piece may be longer than what is left of the tensor
-        own = nn.functional.pad(value.flatten(), (0, rest)).view(ranks, piece)[dist.get_rank()]
+    else:  # DeepSpeed's function for this fails with partitions in files, which do not know their size
+        zero, size, ranks = engine.engine.optimizer, cast("Any", parameter).ds_tensor.ds_numel, dist.get_world_size()
+        rest = size * ranks - value.numel()  # the last rank's partition may be longer than the rest of the tensor
+        own = nn.functional.pad(value.flatten(), (0, rest)).view(ranks, size)[dist.get_rank()]
         moment, number = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
         moment.copy_(own)
         if zero._swappable_optimizer_subgroup(number):

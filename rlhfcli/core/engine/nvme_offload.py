@@ -1,7 +1,7 @@
-"""``deepspeed.nvme``: the folder in which a process keeps what it has offloaded, and who takes it away.
+"""``deepspeed.nvme``: the folder in which a process keeps offloaded tensors, and its removal.
 
 Each process has a folder of its own, since runs may share a disk, and holds a lock on a file in it. A process that is
-killed cannot take its folder away, but its lock goes with it: the next run that comes by finds the folder without one.
+killed cannot remove its folder, but the kernel releases its lock: the next run removes folders without one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _PREFIX, _LOCK = "rlhf-", "lock"
 
 
 class OffloadFiles(AbstractContextManager["OffloadFiles"]):
-    """The folder of this process, while the ``with`` block runs; without the block, until the process ends.
+    """The folder of this process, until the end of its block or else of the process.
 
     Args:
-        section: Of the recipe; without ``nvme`` there is no folder.
-        in_memory: Tells how many parameters, and how large ones, have to be in memory at the same time; asked only if
-            parameters will lie in files.
-        sink: Is told that an extension of DeepSpeed's has to be built.
+        section: The recipe's DeepSpeed section; without ``nvme`` there is no folder.
+        in_memory: Returns the size of the largest parameter, and the number of parameters that are in memory at the
+            same time; called only if parameters are offloaded to files.
+        sink: Shows that an extension of DeepSpeed has to be built.
 
     Raises:
-        OutputError: Nothing can be written there.
+        OutputError: The folder cannot be written.
         UserError: DeepSpeed's extension is missing and cannot be built.
     """
 
     def __init__(self, section: DeepspeedSection, in_memory: Callable[[], tuple[int, int]], sink: Sink) -> None:
-        self.used: Files | None = None  # nothing is kept in files
+        self.used: Files | None = None  # ``None``: nothing is offloaded to files
         if section.nvme is None:
             return
         wait = extensions.prepare_files()
@@ -60,30 +60,35 @@ class OffloadFiles(AbstractContextManager["OffloadFiles"]):
 
 
 def parameters_in_memory(
-    kind: Any, base: str, tokenizer: PreTrainedTokenizerBase, section: ModelSection
+    auto_class: Any, base: str, tokenizer: PreTrainedTokenizerBase, section: ModelSection
 ) -> tuple[int, int]:
-    """How many parameters of a model have to be in memory at the same time, and how large they are.
+    """Return the size of a model's largest parameter, and how many parameters are in memory at the same time.
 
-    A layer that is recomputed in the backward pass keeps those that are not trained until the pass has left it.
+    A layer that is recomputed in the backward pass keeps its frozen parameters until the pass has left it.
 
     Args:
-        kind: ``AutoModelForCausalLM`` or ``AutoModelForSequenceClassification``.
-        base: Hub name or folder; nothing is loaded but its config.
-        tokenizer: The embeddings grow to its size.
+        auto_class: ``AutoModelForCausalLM`` or ``AutoModelForSequenceClassification``.
+        base: Hub name or folder; only its config is loaded.
+        tokenizer: The tokenizer, to whose size the embeddings are extended.
         section: The recipe's model section.
 
     Returns:
-        Numbers of the largest parameter, and how many parameters.
+        Numbers in the largest parameter, and the number of parameters.
     """
     config = models.load_config(base, trust_remote_code=section.trust_remote_code)
     with torch.device("meta"):
-        model = kind.from_config(config, trust_remote_code=section.trust_remote_code)
+        model = auto_class.from_config(config, trust_remote_code=section.trust_remote_code)
         fit_embeddings(model, tokenizer)
     return in_memory(model, recomputed=section.gradient_checkpointing)
 
 
 def in_memory(model: nn.Module, *, recomputed: bool) -> tuple[int, int]:
-    """The same of a model that is there, if only its shapes are."""
+    """Return the same for an existing model, which may be on the meta device.
+
+    Args:
+        model: The model.
+        recomputed: Activations are recomputed in the backward pass.
+    """
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     matrices = [sum(p.dim() > 1 for p in layer.parameters()) for layer in layers if recomputed]
     largest = max(parameter.numel() for parameter in model.parameters())
@@ -91,28 +96,28 @@ def in_memory(model: nn.Module, *, recomputed: bool) -> tuple[int, int]:
 
 
 def _folder(place: Path) -> tuple[tempfile.TemporaryDirectory[str], IO[str]]:
-    """A new folder, and the open file whose lock says that it is in use."""
+    """Make a folder, and open the file in it whose lock marks it as in use."""
     with writing(place, "the folder of deepspeed.nvme", "Choose another one: --set deepspeed.nvme=…"):
         place.mkdir(parents=True, exist_ok=True)
-        _tidy(place)
+        _remove_abandoned(place)
         folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place, ignore_cleanup_errors=True)
         lock = (Path(folder.name) / _LOCK).open("w")  # stays open as long as the folder is in use
-        _take(lock)
+        _acquire(lock)
     return folder, lock
 
 
-def _tidy(place: Path) -> None:
-    """Take away the folders of processes that are gone. One without a file to lock is just being made."""
+def _remove_abandoned(place: Path) -> None:
+    """Remove the folders of processes that have ended. A folder without a lock file is just being made."""
     for file in place.glob(f"{_PREFIX}*/{_LOCK}"):
         try:
             with file.open("a") as lock:
-                _take(lock)
+                _acquire(lock)
                 shutil.rmtree(file.parent, ignore_errors=True)
-        except OSError:  # in use, or somebody else's
+        except OSError:  # in use, or another user's
             continue
 
 
-def _take(lock: IO[str]) -> None:
-    import fcntl  # there is none on Windows, and no libaio either
+def _acquire(lock: IO[str]) -> None:
+    import fcntl  # Windows has none, and no libaio either
 
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

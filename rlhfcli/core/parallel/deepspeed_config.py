@@ -58,6 +58,7 @@ def configuration(
         The argument ``config`` of ``deepspeed.initialize``.
     """
     stage = section.zero_stage if stage is None else stage
+    zero = _zero(stage, cuda) | _offload(section, cuda) | _in_files(section, files, ranks)
     ours = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -67,19 +68,22 @@ def configuration(
         "zero_allow_untested_optimizer": True,
         # torch's AdamW steps what is offloaded, too: nothing to build, and the same losses as without offload
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {
-            "stage": stage,
-            "overlap_comm": cuda and stage >= 2,  # on CPUs there is no second stream to do it in
-            "contiguous_gradients": True,
-            "reduce_bucket_size": GROUP,
-            "sub_group_size": GROUP,
-            "stage3_gather_16bit_weights_on_model_save": stage == 3,
-            **_offload(section, cuda),
-            **_in_files(section, files, ranks),
-        },
+        "zero_optimization": zero,
     }
     assert isinstance(section.config, dict)  # the loader has put the content of a file in its place
     return merged(ours, section.config)
+
+
+def _zero(stage: int, cuda: bool) -> dict[str, Any]:
+    """Return the section of ZeRO without offload."""
+    return {
+        "stage": stage,
+        "overlap_comm": cuda and stage >= 2,  # on CPUs there is no second stream to do it in
+        "contiguous_gradients": True,
+        "reduce_bucket_size": GROUP,
+        "sub_group_size": GROUP,
+        "stage3_gather_16bit_weights_on_model_save": stage == 3,
+    }
 
 
 def effective_stage(section: DeepspeedSection, ranks: int, stage: int | None = None) -> int:

@@ -1,6 +1,6 @@
-"""C++ extensions of DeepSpeed on this machine. rlhf builds none, unless ``deepspeed.nvme`` asks for files.
+"""C++ extensions of DeepSpeed on this machine. None is built unless the recipe has ``deepspeed.nvme``.
 
-Loads neither torch nor DeepSpeed, so that ``rlhf doctor`` can look before anything is built.
+Loads neither torch nor DeepSpeed, so that ``rlhf doctor`` can check before anything is built.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _PROBE = "#include <libaio.h>\nint main() { return io_submit(0, 0, 0); }\n"
 
 
 def stale_locks(now: float | None = None) -> list[Path]:
-    """Locks that a killed build left in torch's extension cache.
+    """Find locks that killed builds have left in torch's extension cache.
 
     Args:
-        now: Seconds since the epoch; the clock's if left out.
+        now: Seconds since the epoch; the present time if left out.
 
     Returns:
-        Lock files that are older than any build takes.
+        Lock files that are older than any build lasts.
     """
     now = time.time() if now is None else now
     found = [*_cache().glob("*/lock"), *_cache().glob("*/*/lock")]
@@ -35,16 +35,16 @@ def stale_locks(now: float | None = None) -> list[Path]:
 
 
 def compiler() -> str | None:
-    """The C++ compiler that torch would use."""
+    """Return the name of the C++ compiler that torch would use; ``None`` if there is none."""
     names = (os.environ.get("CXX", "c++"), "g++", "clang++")
     return next((name for name in names if shutil.which(name)), None)
 
 
 def missing_for_files() -> str | None:
-    """What ``deepspeed.nvme`` lacks here.
+    """Return what ``deepspeed.nvme`` needs and this machine lacks.
 
     Returns:
-        Its name, or ``None`` where the extension is built or can be.
+        Its name; ``None`` if the extension is built or can be built.
     """
     if built(FILES):
         return None
@@ -59,18 +59,22 @@ def missing_for_files() -> str | None:
 
 
 def built(name: str) -> bool:
-    """Whether an extension is in torch's cache."""
+    """Return whether an extension is in torch's cache.
+
+    Args:
+        name: Name of the extension.
+    """
     return any(True for pattern in (f"{name}/{name}.so", f"*/{name}/{name}.so") for _ in _cache().glob(pattern))
 
 
 def prepare_files() -> str | None:
-    """Check that ``deepspeed.nvme`` can work before DeepSpeed tries, which may wait for ever.
+    """Check that ``deepspeed.nvme`` can work, before DeepSpeed tries and perhaps waits for ever.
 
     Returns:
-        What to tell a person who is about to wait; ``None`` where nothing is built.
+        A note for the user if something has to be built; else ``None``.
 
     Raises:
-        UserError: Something is missing, or a killed build is in the way.
+        UserError: Something is missing, or a killed build has left a lock.
     """
     lacks = missing_for_files()
     if lacks:
@@ -87,9 +91,9 @@ def prepare_files() -> str | None:
 
 
 def _free(name: str) -> None:
-    """Take away the lock of a process that was killed while it loaded an extension that is built.
+    """Remove the lock of a process that was killed while it loaded an extension that is built.
 
-    A build would have written something since; loading writes nothing, and is soon over.
+    A build would have written files since then; loading writes nothing and ends soon.
     """
     for lock in [*_cache().glob(f"{name}/lock"), *_cache().glob(f"*/{name}/lock")]:
         while (lock.parent / f"{name}.so").is_file():

@@ -1,4 +1,4 @@
-"""Measuring a task over many batches: sums first, one division at the end, so that batches do not matter."""
+"""Measure a task over many batches: sums first, one division at the end, so that the batching does not matter."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class LanguageSums:
 
     Args:
         nll: Negative log-likelihood in nats.
-        tokens: Number of targets.
-        correct: How many of them had the highest probability.
+        tokens: Number of target tokens.
+        correct: Number of target tokens that had the highest probability.
     """
 
     nll: float
@@ -33,48 +33,52 @@ class LanguageSums:
 
 
 class CutShort(Exception):
-    """A measurement was ended before its last batch; what it had found so far means nothing."""
+    """A measurement was ended before its last batch; its sums so far are of no use."""
 
 
 @torch.no_grad()
 def sums(
-    task: Task, forward: Forward, share: RankBatches, device: torch.device, ends: Callable[[], bool] | None = None
+    task: Task,
+    forward: Forward,
+    batches: RankBatches,
+    device: torch.device,
+    stop_requested: Callable[[], bool] | None = None,
 ) -> tuple[dict[str, float], int]:
-    """The task's sums over some batches.
+    """Return the sums of a task over some batches.
 
     Args:
-        task: What to measure.
+        task: The task to measure.
         forward: The model, in evaluation mode.
-        share: Batches on the CPU; its repeats are computed, too, but not counted.
-        device: Where the model is.
-        ends: Asked before every batch: whether to leave the rest out. All ranks have to say the same.
+        batches: The batches, on the CPU; padding batches are computed, too, but not counted.
+        device: The device of the model.
+        stop_requested: Asked before every batch whether to leave out the rest; has to agree on all ranks.
 
     Returns:
-        What ``Task.summary`` takes: sums by name, and the weight.
+        The arguments of ``Task.summary``: sums by name, and the weight.
 
     Raises:
-        CutShort: ``ends`` said so.
+        CutShort: A stop was requested.
     """
     totals: dict[str, float] = {}
-    for number, batch in enumerate([*share.batches, *share.padding_batches]):
-        if ends is not None and ends():
+    for number, batch in enumerate([*batches.batches, *batches.padding_batches]):
+        if stop_requested is not None and stop_requested():
             raise CutShort
         for name, value in task.step(forward, batch.to(device)).items():
-            totals[name] = totals.get(name, 0.0) + (float(value) if number < len(share.batches) else 0.0)
-    return totals, sum(task.weight(batch) for batch in share.batches)
+            totals[name] = totals.get(name, 0.0) + (float(value) if number < len(batches.batches) else 0.0)
+    return totals, sum(task.weight(batch) for batch in batches.batches)
 
 
 def measure(task: Task, forward: Forward, batches: Sequence[Batch], device: torch.device) -> dict[str, float]:
-    """The task's figures over some batches, exactly weighted.
+    """Return the figures of a task over some batches, exactly weighted.
 
     Args:
-        task: What to measure.
+        task: The task to measure.
         forward: The model, in evaluation mode.
-        batches: On the CPU.
-        device: Where the model is.
+        batches: The batches, on the CPU.
+        device: The device of the model.
 
     Returns:
-        What ``Task.summary`` gives, and the ``weight`` it was averaged over.
+        The figures of ``Task.summary``, and the ``weight`` that they are averaged over.
     """
     totals, weight = sums(task, forward, RankBatches(list(batches), []), device)
     return task.summary(totals, weight) | {"weight": float(weight)}
@@ -88,13 +92,13 @@ def measure_dialogues(
     *,
     bf16: bool = False,
 ) -> LanguageSums:
-    """How well a language model predicts dialogues.
+    """Measure how well a language model predicts dialogues.
 
     Args:
         model: A transformers causal language model in evaluation mode.
-        dialogues: What to predict.
-        loss_on: Which tokens count: ``all``, or else the learnt ones.
-        micro_batch_tokens: Tokens held at once; does not change the result.
+        dialogues: The dialogues, as token ids.
+        loss_on: Which tokens count: ``all``, or else only those that SFT learns.
+        micro_batch_tokens: Maximum number of tokens of a batch; does not change the result.
         bf16: Compute in bfloat16.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How the micro-batches of a step, or of an evaluation, are shared among the ranks.
+"""Sharing the micro-batches of a step, or of an evaluation, among the ranks.
 
 The step decides what belongs together, not the number of ranks: all ranks know all rows of a step, cut them in the same
 way, and each takes its share. Stages 2 and 3 of ZeRO exchange something in every pass, so every rank has to make as
@@ -17,7 +17,7 @@ from typing import TypeVar
 from rlhfcli.core.movable import Movable
 from rlhfcli.core.tasks.task import Batch, Task
 
-Parts = list[list[int]]
+Parts = list[list[int]]  # rows of each micro-batch
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -39,35 +39,35 @@ def cut(task: Task, rows: Sequence[int], budget: int, ranks: int) -> list[Parts]
     """Cut examples into micro-batches for all ranks.
 
     Args:
-        task: Knows how large the examples are, and which should stand together.
+        task: Has the examples; cuts those with a common beginning into the same micro-batch.
         rows: Numbers of the examples.
-        budget: Tokens that one device holds.
-        ranks: How many ranks.
+        budget: Maximum number of tokens of a micro-batch.
+        ranks: Number of ranks.
 
     Returns:
-        For each rank its micro-batches; every row is in one of them.
+        The micro-batches of each rank; every row is in one of them.
     """
     lengths = task.lengths()
     if ranks == 1:
         return [task.cut(rows, budget)]
     tokens, longest = sum(lengths[row] for row in rows), max(lengths[row] for row in rows)
     even = math.ceil(tokens / ranks / math.ceil(tokens / ranks / budget))
-    # a micro-batch is seldom quite full: with a little more room there are as few of them as can be
+    # micro-batches are seldom full: a slightly larger budget often needs fewer of them
     tried = {min(budget, even + extra) for extra in (0, longest // 2, longest)}
     divisions = [divide(task.cut(rows, room), lengths, ranks) for room in sorted(tried)]
     return min(divisions, key=lambda shares: (num_passes(shares), max(_tokens(parts, lengths) for parts in shares)))
 
 
 def divide(parts: Parts, lengths: Sequence[int], ranks: int) -> list[Parts]:
-    """Give every rank some micro-batches: the largest first, each to the rank that has the least so far.
+    """Distribute micro-batches: the largest first, each to the rank with the fewest tokens so far.
 
     Args:
         parts: Rows of each micro-batch.
-        lengths: Tokens of every row.
-        ranks: How many ranks.
+        lengths: Number of tokens of every row.
+        ranks: Number of ranks.
 
     Returns:
-        For each rank its micro-batches; every one of them belongs to one rank.
+        The micro-batches of each rank.
     """
     shares: list[Parts] = [[] for _ in range(ranks)]
     load = [0] * ranks
@@ -79,17 +79,21 @@ def divide(parts: Parts, lengths: Sequence[int], ranks: int) -> list[Parts]:
 
 
 def num_passes(shares: Sequence[Parts]) -> int:
-    """How many passes every rank makes."""
+    """Return the number of passes that every rank makes.
+
+    Args:
+        shares: The micro-batches of each rank.
+    """
     return max(len(parts) for parts in shares)
 
 
 def batches_of_rank(task: Task, shares: Sequence[Parts], rank: int) -> RankBatches:
-    """Lay out what one rank computes.
+    """Lay out the batches of one rank.
 
     Args:
-        task: Makes batches.
-        shares: Those of all ranks.
-        rank: Which one.
+        task: Lays out batches.
+        shares: The micro-batches of each rank.
+        rank: Number of the rank.
     """
     missing = num_passes(shares) - len(shares[rank])
     if not missing:
@@ -100,14 +104,14 @@ def batches_of_rank(task: Task, shares: Sequence[Parts], rank: int) -> RankBatch
 
 
 def prefetch(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
-    """``map``, but each result is made in the background while the one before it is used.
+    """Map a function over items, and make each result in the background while the one before it is used.
 
     Args:
-        make: Does not depend on what is done with its results.
-        items: What it takes.
+        make: A function that does not depend on what is done with its results.
+        items: Its arguments.
 
     Yields:
-        The results in order. What ``make`` raises is raised here when its result is due.
+        The results in order. An error of ``make`` is raised when its result is due.
     """
     waiting: Future[Made] | None = None
     for item in items:
@@ -119,13 +123,13 @@ def prefetch(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[
 
 
 def _in_background(make: Callable[[Given], Made], item: Given) -> Future[Made]:
-    """In a thread for this one result, which nobody has to end: a pool's would be waited for when the program ends."""
+    """Make a result in a daemon thread of its own: Python joins those of a ``ThreadPoolExecutor`` when the program ends."""
     future: Future[Made] = Future()
 
     def work() -> None:
         try:
             future.set_result(make(item))
-        except BaseException as error:  # told to whoever asks for the result
+        except BaseException as error:  # raised by ``Future.result``
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True, name="batches").start()

@@ -1,4 +1,4 @@
-"""Which examples each optimizer step takes: the same for the same seed, wherever a training begins or goes on."""
+"""Plan which examples each optimizer step takes: the same for the same seed, also after a resume."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rlhfcli.recipe.schema import PhaseSection
 
 
 def plan_steps(task: Task, phase: PhaseSection, seed: int) -> list[list[int]]:
-    """Which examples each step takes: every epoch shuffled anew, the last step of an epoch may be short.
+    """Plan the steps: every epoch is shuffled again, and its last step may have fewer examples.
 
     Args:
         task: Has the examples.
-        phase: Batch size, epochs, max_steps.
-        seed: Same seed, same order.
+        phase: Section with ``batch_size``, ``epochs`` and ``max_steps``.
+        seed: Seed of the order.
 
     Returns:
-        One list of example numbers per step.
+        The numbers of the examples of each step.
     """
     count = len(task.lengths())
     total = math.ceil(count * phase.epochs)
@@ -36,13 +36,16 @@ def plan_steps(task: Task, phase: PhaseSection, seed: int) -> list[list[int]]:
 
 
 def largest_micro_batch(task: Task, steps: list[list[int]], budget: int, ranks: int) -> tuple[int, list[int]]:
-    """The most passes that a rank makes in a step, and the largest micro-batch of all steps.
+    """Find the largest micro-batch of all steps, and the largest number of passes that a rank makes in a step.
 
     Args:
         task: Has the examples.
-        steps: What ``plan_steps`` gave.
-        budget: Tokens of a micro-batch.
-        ranks: How many ranks share a step.
+        steps: The examples of each step, from ``plan_steps``.
+        budget: Maximum number of tokens of a micro-batch.
+        ranks: Number of ranks that share a step.
+
+    Returns:
+        The number of passes, and the rows of the micro-batch.
     """
     lengths, most, largest, size = task.lengths(), 0, [0], -1
     for shares in (cut(task, rows, budget, ranks) for rows in steps):

@@ -1,8 +1,8 @@
-"""Where figures go besides ``metrics.jsonl``: TensorBoard and Weights & Biases, if the recipe asks for them.
+"""Trackers that take figures besides ``metrics.jsonl``: TensorBoard and Weights & Biases.
 
-``metrics.jsonl`` is the truth: after a resume it holds every line once, and a tracker is brought to the same lines
-before it gets new ones. TensorBoard's file is written anew from them. Of what was sent to Weights & Biases nothing can
-be taken back; there the number of a line says whether it was sent already.
+``metrics.jsonl`` decides: after a resume it holds every line once, and a tracker is brought to the same lines before it
+gets new ones. TensorBoard's file is written again from them. Lines that Weights & Biases has received cannot be
+withdrawn; the number of a line says whether it was sent.
 """
 
 from __future__ import annotations
@@ -100,12 +100,17 @@ class TensorBoard:
         self._writer: Any = None
 
     def begin(self, history: Sequence[Line], seconds: float) -> None:
-        """Write the lines of earlier sessions into a new file; see ``Tracker``."""
+        """Write the lines of earlier sessions into a new file.
+
+        Args:
+            history: Lines of earlier sessions.
+            seconds: Duration of the training until then.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         for file in self._folder.glob("events.out.tfevents.*"):
             file.unlink()
-        # a server that has the old file open forgets what it has read of it
+        # a server that has the old file open forgets its content
         self._writer = SummaryWriter(str(self._folder), purge_step=0 if history else None)
         began, known = time.time() - seconds, 0.0
         for line in history:
@@ -120,10 +125,14 @@ class TensorBoard:
             line: Figures by name.
         """
         self._write(line, time.time())
-        self._writer.flush()  # there are few: one every so many steps
+        self._writer.flush()  # lines are rare
 
     def end(self, *, failed: bool) -> None:
-        """Close the file."""
+        """Close the file.
+
+        Args:
+            failed: Makes no difference here.
+        """
         self._writer.close()
 
     def _write(self, line: Line, at: float) -> None:
@@ -148,10 +157,15 @@ class Wandb:
         self._state = folder / "wandb.json"
         self._name, self._config = run, config
         self._run: Any = None
-        self._id, self._sent, self._lines = "", 0, 0  # lines that the run has, and that there are so far
+        self._id, self._sent, self._lines = "", 0, 0  # number of lines that the run has, and of all lines so far
 
     def begin(self, history: Sequence[Line], seconds: float) -> None:
-        """Open the run and send the lines that it lacks; see ``Tracker``."""
+        """Open the run and send the lines that it lacks.
+
+        Args:
+            history: Lines of earlier sessions.
+            seconds: Not needed here: the server knows the time of each line.
+        """
         wandb, phase = _wandb(), self._state.parent
         self._id, self._sent = (_read(self._state) if history else None) or (secrets.token_hex(4), 0)
         with _errors_explained():
@@ -163,7 +177,7 @@ class Wandb:
                 id=self._id,
                 resume="allow",
                 dir=str(phase),
-                # what the terminal shows and what the command was stay here: both may hold what is nobody's business
+                # neither the output nor the command line is uploaded: both may contain private data
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, x_disable_meta=True),
             )
         self._run.define_metric("step", hidden=True)
@@ -186,12 +200,16 @@ class Wandb:
         self._lines += 1
 
     def end(self, *, failed: bool) -> None:
-        """Wait until all lines have arrived, and close the run."""
+        """Wait until all lines have arrived, and close the run.
+
+        Args:
+            failed: Whether the run is shown as failed.
+        """
         self._run.finish(exit_code=int(failed))
 
 
 def _wandb() -> Any:
-    """The package; it is not among ours, and may be of any version."""
+    """Import the package, which is no dependency of ours and may have any version."""
     import wandb
 
     return wandb
