@@ -1,16 +1,16 @@
 """How a phase is started: in this process; on several ranks of this machine; on several machines.
 
-    options.py       what the user asked for, checked against this machine → a plan
+    options.py       the launch options, checked against this machine → a plan
     dispatch.py      starts the plan
     local.py         ranks of this machine, one node of several included: torch's elastic launch API
     hosts.py         the machines of a hostfile: DeepSpeed's launcher
-    rank_files.py    where ranks and their parent leave each other word
-    rank.py          inside a rank: ends with its parent, reports why it failed, keeps a log
+    rank_files.py    the folder in which ranks and their parent exchange files
+    rank.py          inside a rank: end with the parent, report failures, keep a log
     failure.py       which rank failed first, and why
-    environment.py   what is set before torch is imported; what other launchers have left there
+    environment.py   variables that are set before torch is imported; those of other launchers
 
-A rank is the same command once more, told apart by its environment. Where there is one rank, nothing is started. The
-environment has to be set before torch and DeepSpeed are imported, so no file here imports either at the top.
+A rank is the same command once more, with other environment variables. For one rank nothing is started. The environment
+has to be set before torch and DeepSpeed are imported, so no file here imports either at the top.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Starts what was asked for."""
+"""Start the ranks that the options ask for."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from rlhfcli.launch.options import Options, check_hostfile, plan, usable_gpus
 
 
 def start(options: Options, arguments: Sequence[str]) -> bool:
-    """Run a command on ranks, where the options ask for more than one, and wait for its end.
+    """Run a command on ranks if the options ask for more than one, and wait for its end.
 
     Args:
-        options: What the user asked for.
-        arguments: Those of the command line; every rank gets the same.
+        options: The launch options.
+        arguments: Arguments of the command line; every rank gets the same.
 
     Returns:
-        Whether it has run; if not, this process is to run it.
+        Whether the command has run; if not, this process has to run it.
 
     Raises:
         LaunchError: The ranks cannot be started like this.
-        RlhfError: What went wrong in the rank that failed first.
+        RlhfError: The error of the rank that failed first.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the ranks have ended.
     """
     if not options.given:

@@ -1,4 +1,4 @@
-"""What is set before torch and DeepSpeed are imported, in every process that is going to compute."""
+"""Prepare the environment of a process before it imports torch and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from rlhfcli.errors import LaunchError
 
 _NUMBERS = ("RANK", "LOCAL_RANK", "MASTER_PORT")
-_RANK = (*_NUMBERS, "MASTER_ADDR")  # what each of several ranks finds in its environment, besides WORLD_SIZE
+_RANK = (*_NUMBERS, "MASTER_ADDR")  # variables of each of several ranks, besides WORLD_SIZE
 _OF_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -18,7 +18,7 @@ def in_this_process(*, offline: bool = False) -> None:
     """Prepare this process to be a rank, the only one or one of many.
 
     Args:
-        offline: Forbid the network to all libraries, also where a hub name is not in the cache.
+        offline: Forbid all libraries the network, also for a hub name that is not in the cache.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every fork
     # Packed batches have a new length at every step, and torch's CPU kernels keep 1,024 compiled shapes each: over a
@@ -28,7 +28,7 @@ def in_this_process(*, offline: bool = False) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its makers' own; figures go where logging.to says
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # reports to its makers; figures go where logging.to says
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that wait for each other spin; beside any other busy program that costs more than the work itself.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -43,13 +43,13 @@ def usable_cores() -> int:
 
 
 def check_launcher() -> str | None:
-    """Look at what launchers have left in the environment, before a training.
+    """Check the variables of launchers in the environment, before a training.
 
     Returns:
-        What to tell the user: that this process does not join others which another program has started.
+        A note for the user if this process does not join others that another program has started; else ``None``.
 
     Raises:
-        LaunchError: ``WORLD_SIZE`` says that there are several ranks, and what they need to find each other is missing.
+        LaunchError: ``WORLD_SIZE`` names several ranks, and variables that they need to find each other are missing.
     """
     ranks = os.environ.get("WORLD_SIZE", "1")
     missing = [name for name in _RANK if not os.environ.get(name)]
@@ -73,10 +73,10 @@ def check_launcher() -> str | None:
 
 
 def _keep_memory() -> None:
-    """Let what one step frees serve the next one, instead of going back to the system in between.
+    """Keep memory that a step frees for the next one, instead of returning it to the system.
 
-    Every tensor of more than some megabytes would otherwise be new pages each time, filled with zeros by the kernel
-    one after the other: with OPT-125M's shape up to a quarter of a step. torch asks for huge pages besides.
+    Every tensor of more than some megabytes would otherwise get new pages each time, which the kernel fills with zeros:
+    with OPT-125M's shape up to a quarter of a step. torch also asks for huge pages.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):

@@ -1,4 +1,4 @@
-"""The machines of a hostfile, through DeepSpeed's launcher, which needs pdsh and ssh."""
+"""Start ranks on the machines of a hostfile, through DeepSpeed's launcher, which needs pdsh and ssh."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rlhfcli.errors import LaunchError, RankError
 from rlhfcli.launch.local import on_loopback, signals_to_ranks
 from rlhfcli.launch.options import usable_gpus
 from rlhfcli.launch.rank import ANCESTOR, end_with_parent
 
-_PORTS = range(20000, 32000)  # below those that systems hand out themselves
+_PORTS = range(20000, 32000)  # below the ports that systems assign
 _HERE = ("localhost", "127.0.0.1")
 _USER_ERROR, _INTERRUPTED = 2, 130
-GRACE = 15.0  # seconds after Ctrl-C until everything is killed
+GRACE = 15.0  # seconds from Ctrl-C until everything is killed
 
 
 def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
@@ -27,30 +28,24 @@ def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
 
     Args:
         hostfile: Lines such as ``worker-1 slots=8``.
-        gpus: Take so many of each machine; all slots if left out.
-        arguments: Those of the command line.
+        gpus: Number of GPUs to use on each machine; all slots if left out.
+        arguments: Arguments of the command line.
 
     Raises:
         LaunchError: The hostfile cannot be used, or a program is missing.
         RankError: A rank has failed.
-        SystemExit: A rank has shown an error that the user can mend, or why it stopped.
+        SystemExit: A rank has shown an error that the user can fix, or why it stopped.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; everything has ended.
     """
     command = [*_command(hostfile, _hosts(hostfile), gpus), "--module", "rlhfcli", *arguments]
-    more: dict[str, str] = {}
-    if "--no_ssh_check" in command:  # all ranks are here
-        more[ANCESTOR] = str(os.getpid())
-        more |= {name: value for name, value in on_loopback().items() if name not in os.environ}
-        if not usable_gpus():  # or DeepSpeed warns of it, once for each of its processes
-            more["DS_ACCELERATOR"] = "cpu"
     process = subprocess.Popen(
         command,
-        env=os.environ | more,
+        env=os.environ | (_local_environment() if "--no_ssh_check" in command else {}),
         start_new_session=True,
         preexec_fn=lambda: end_with_parent(signal.SIGTERM),  # which it passes on to other machines
     )
 
-    def end() -> None:  # to the launcher's whole group; by itself it leaves ranks behind
+    def end() -> None:  # signal the launcher's whole group; by itself it leaves ranks behind
         os.killpg(process.pid, signal.SIGINT)
         raise KeyboardInterrupt
 
@@ -60,16 +55,30 @@ def run(hostfile: Path, gpus: str | None, arguments: Sequence[str]) -> None:
         except KeyboardInterrupt:
             _end(process)
             raise
+    if code:
+        _raise_failure(code, hostfile)
+
+
+def _local_environment() -> dict[str, str]:
+    """Return what is added to the environment where all ranks are on this machine."""
+    added = {ANCESTOR: str(os.getpid())}
+    added |= {name: value for name, value in on_loopback().items() if name not in os.environ}
+    if not usable_gpus():  # or DeepSpeed warns of it, once for each of its processes
+        added["DS_ACCELERATOR"] = "cpu"
+    return added
+
+
+def _raise_failure(code: int, hostfile: Path) -> NoReturn:
+    """Raise the error that belongs to an exit code of DeepSpeed's launcher."""
     if code in (_USER_ERROR, _INTERRUPTED):
         raise SystemExit(code)
-    if code:
-        signalled = code - 256 if code > 128 + 64 else code  # the launcher passes signal 9 on as 247
-        how = f"signal {-signalled}" if signalled < 0 else f"exit code {code}"
-        raise RankError(
-            f"a rank ended with {how}" + (": it was killed" if signalled == -signal.SIGKILL else ""),
-            where=f"--hostfile {hostfile}",
-            hint="Usually that machine ran out of memory." if signalled == -9 else "The lines above tell more.",
-        )
+    signalled = code - 256 if code > 128 + 64 else code  # the launcher passes signal 9 on as 247
+    how = f"signal {-signalled}" if signalled < 0 else f"exit code {code}"
+    raise RankError(
+        f"a rank ended with {how}" + (": it was killed" if signalled == -signal.SIGKILL else ""),
+        where=f"--hostfile {hostfile}",
+        hint="Usually that machine ran out of memory." if signalled == -9 else "The lines above tell more.",
+    )
 
 
 def _hosts(hostfile: Path) -> list[str]:
@@ -81,7 +90,7 @@ def _hosts(hostfile: Path) -> list[str]:
 
 
 def _command(hostfile: Path, hosts: Sequence[str], gpus: str | None) -> list[str]:
-    port = random.SystemRandom().choice(_PORTS)  # two runs at once shall not meet
+    port = random.SystemRandom().choice(_PORTS)  # so that two runs at once do not meet
     options = ["--hostfile", str(hostfile), "--no_local_rank", "--master_port", str(port), "--log_level", "critical"]
     if gpus is not None:
         options += ["--num_gpus", gpus]

@@ -1,7 +1,7 @@
-"""Ranks of this machine, through torch's elastic launch API. It needs no ssh, and finds its own port.
+"""Start ranks on this machine, through torch's elastic launch API, which needs no ssh and finds a free port.
 
-What this file adds: user and program can end the ranks (a rank that fails takes the others with it at once; Ctrl-C,
-SIGTERM and SIGHUP let them finish what they write), and the error that ended the run is told as one.
+This file adds the end of the ranks (one that fails ends the others at once; Ctrl-C, SIGTERM and SIGHUP let them finish
+their checkpoint), and shows the error that ended the run as one error.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _RENDEZVOUS, _JOIN = "rlhf", 600  # our name for torch's elastic registry; seconds that nodes wait for each other
-GRACE = 600  # seconds that ranks have to end after Ctrl-C, SIGTERM or SIGHUP: a step and a checkpoint of a large model
+GRACE = 600  # seconds from a signal until the ranks are killed: a step and a checkpoint of a large model
 
 
 def run(plan: Plan, arguments: Sequence[str]) -> None:
     """Start this command on ranks and wait for their end.
 
     Args:
-        plan: How many ranks, and of which node.
-        arguments: Those of the command line.
+        plan: The ranks of this machine.
+        arguments: Arguments of the command line.
 
     Raises:
-        RlhfError: What went wrong in the rank that failed first.
+        RlhfError: The error of the rank that failed first.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the ranks have ended.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -48,7 +48,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> None:
     def end() -> None:
         raise SignalException("asked to end", signal.SIGINT)
 
-    # torch fills ${local_rank} into arguments; ours are meant as they are
+    # torch substitutes ${local_rank} in arguments; ours are literal
     command = ["-m", "rlhfcli", *(argument.replace("$", "$$") for argument in arguments)]
     with rank_files.folder() as files:
         try:
@@ -76,11 +76,11 @@ def _config(plan: Plan, logs: LogsSpecs) -> Any:
         "max_restarts": 0,
         "monitor_interval": 0.1,
         "logs_specs": logs,
-        "signals_to_handle": "SIGUSR2",  # one that nobody sends: see signals_to_ranks for those that come
+        "signals_to_handle": "SIGUSR2",  # one that nobody sends; signals_to_ranks handles the others
         "shutdown_timeout": GRACE,
     }
     rendezvous_handler_registry.register(_RENDEZVOUS, _rendezvous)
-    # on one node any free port; and no look-up of a host name, which containers may not have
+    # on one node any free port, and no look-up of a host name, which containers may lack
     settings |= {"rdzv_backend": _RENDEZVOUS, "rdzv_endpoint": plan.address or f"{LOOPBACK}:0"}
     settings |= {"rdzv_configs": {"rank": plan.node}} | ({} if plan.address else {"local_addr": LOOPBACK})
     known = {field.name for field in fields(LaunchConfig)}  # older versions of torch lack the last two
@@ -88,7 +88,7 @@ def _config(plan: Plan, logs: LogsSpecs) -> Any:
 
 
 def _rendezvous(parameters: Any) -> Any:
-    """How ranks find each other: torch's static way, but the store listens at the given address alone."""
+    """Make torch's static rendezvous, with a store that listens at the given address alone."""
     from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
     from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
@@ -109,7 +109,7 @@ def _rendezvous(parameters: Any) -> Any:
 
 
 def _logs(files: Path, plan: Plan) -> LogsSpecs:
-    """The first rank writes to the terminal, every other one into a file; and all learn who started them."""
+    """Let the first rank write to the terminal and every other one to a file, and tell all their launcher."""
     from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 
     threads = str(max(1, usable_cores() // plan.per_node))
@@ -124,11 +124,11 @@ def _logs(files: Path, plan: Plan) -> LogsSpecs:
             for local_rank, env in envs.items():
                 rank = int(env["RANK"])
                 env.update({FILES: str(files), LAUNCHER: str(os.getpid()), "TORCHELASTIC_ERROR_FILE": ""})
-                env.setdefault("OMP_NUM_THREADS", threads)  # a number that the user has set is there already
+                env.setdefault("OMP_NUM_THREADS", threads)  # the user's own number stays
                 if plan.nodes == 1:
                     for name, value in on_loopback().items():
                         env.setdefault(name, value)
-                out[local_rank] = os.devnull if rank else ""  # the rank writes its output into its log, too
+                out[local_rank] = os.devnull if rank else ""  # the rank writes its output to its log
                 err[local_rank] = str(log_of(files, rank)) if rank else ""
                 errors[local_rank] = str(files / f"torch-{rank}.json")
             return LogsDest(out, err, {}, {}, errors)
@@ -137,28 +137,28 @@ def _logs(files: Path, plan: Plan) -> LogsSpecs:
 
 
 def on_loopback() -> dict[str, str]:
-    """Where ranks of one machine talk to each other; by themselves, gloo and NCCL take the machine's own address."""
+    """Return variables that let ranks of one machine use the loopback interface for gloo and NCCL."""
     interface = "lo0" if sys.platform == "darwin" else "lo"
     return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
 
 
 @contextmanager
 def signals_to_ranks(end: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP all reach the ranks as Ctrl-C: end in good order. SIGTERM tells them of a failed rank.
+    """Pass Ctrl-C, SIGTERM and SIGHUP to the ranks as SIGINT while this block runs: stop in good order.
 
-    The second one ends everything at once: this process, and the kernel then the ranks. What is ignored, as SIGHUP is
-    under ``nohup``, stays ignored.
+    To a rank, SIGTERM means that another one has failed. A second signal ends everything at once: this process, and
+    through the kernel the ranks. A signal that is ignored, such as SIGHUP under ``nohup``, stays ignored.
 
     Args:
-        end: Hands the first one on.
+        end: Called for the first signal; ends the ranks.
     """
-    asked = False
+    requested = False
 
     def handle(*_: object) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal requested
+        if requested:
             os._exit(130)
-        asked = True
+        requested = True
         end()
 
     kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -175,7 +175,7 @@ def signals_to_ranks(end: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's own report of the same events stays away."""
+    """Silence torch's own report of the same events."""
     logging.disable(logging.CRITICAL)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the user asked for, checked against this machine."""
+"""Check the launch options against this machine, and plan the ranks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from rlhfcli.errors import LaunchError
 
-PORT = 29500  # of the first node, where --main-address names none; torchrun's and DeepSpeed's
+PORT = 29500  # default port of the first node, as in torchrun and DeepSpeed
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command line.
+    """The launch options of the command line.
 
     Args:
-        gpus: Ranks on GPUs of each node: a number, or ``all``.
-        ranks: Ranks on CPUs of each node.
+        gpus: Number of ranks on GPUs of each node, or ``all``.
+        ranks: Number of ranks on CPUs of each node.
         nnodes: Number of nodes.
-        node_rank: Which of them this is.
-        main_address: ``host`` or ``host:port`` of the first one.
+        node_rank: Number of this node.
+        main_address: ``host`` or ``host:port`` of the first node.
         hostfile: DeepSpeed's list of nodes.
     """
 
@@ -33,7 +33,7 @@ class Options:
 
     @property
     def given(self) -> bool:
-        """Whether the user asked for anything."""
+        """Whether any option was given."""
         return self != Options()
 
 
@@ -42,10 +42,10 @@ class Plan:
     """Ranks to start on this machine.
 
     Args:
-        per_node: How many.
+        per_node: Number of ranks.
         nodes: Number of nodes.
-        node: Which of them this is.
-        address: ``host:port`` of the first node; empty where there is one.
+        node: Number of this node.
+        address: ``host:port`` of the first node; empty if there is only one.
     """
 
     per_node: int
@@ -55,14 +55,14 @@ class Plan:
 
 
 def plan(options: Options, gpus: int) -> Plan | None:
-    """Say what is to be started.
+    """Plan the ranks that are to be started.
 
     Args:
-        options: What the user asked for, without a hostfile.
-        gpus: GPUs of this machine.
+        options: The options, without a hostfile.
+        gpus: Number of GPUs of this machine.
 
     Returns:
-        The ranks; ``None`` where there is one in all, which is this process.
+        The ranks; ``None`` if there is one in all, which is this process.
 
     Raises:
         LaunchError: The options contradict each other or the machine.
@@ -77,14 +77,14 @@ def plan(options: Options, gpus: int) -> Plan | None:
 
 
 def imagined(options: Options, gpus: int) -> Plan:
-    """Say what would be started, for ``--dry-run``: of several nodes it need not know which one this is.
+    """Plan the ranks that would be started, for ``--dry-run``, which need not know the number of this node.
 
     Args:
-        options: What the user asked for.
-        gpus: GPUs of this machine.
+        options: The options.
+        gpus: Number of GPUs of this machine.
 
     Returns:
-        The ranks, also where there is one.
+        The ranks, also if there is one.
 
     Raises:
         LaunchError: The options contradict each other or the machine.
@@ -101,10 +101,13 @@ def imagined(options: Options, gpus: int) -> Plan:
 
 
 def check_hostfile(options: Options) -> None:
-    """Check that a hostfile stands alone.
+    """Check that a hostfile exists and is given without options that contradict it.
+
+    Args:
+        options: The options, with a hostfile.
 
     Raises:
-        LaunchError: Another option says the same thing differently, or the file is not there.
+        LaunchError: Another option says the same, or the file does not exist.
     """
     if Options(gpus=options.gpus, hostfile=options.hostfile) != options:
         raise LaunchError(
@@ -118,7 +121,7 @@ def check_hostfile(options: Options) -> None:
 
 
 def usable_gpus() -> int:
-    """Number of GPUs that torch can use."""
+    """Return the number of GPUs that torch can use."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return 0
     import torch

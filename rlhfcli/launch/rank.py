@@ -1,4 +1,4 @@
-"""Inside a rank: it ends with its parent, reports why it failed, and keeps a log. And how ranks wait for each other."""
+"""Inside a rank: end with the parent, report failures, keep a log; and let ranks wait for each other."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rlhfcli.errors import Interrupted, RecipeError, RlhfError
 from rlhfcli.files.atomic import write_text
 from rlhfcli.words import visible
 
-FILES = "RLHF_RANK_FILES"  # where ranks and their parent leave each other word
-RUN = "run"  # one of these: which run the ranks work on
-LAUNCHER = "RLHF_LAUNCHER"  # process number of the parent
-ANCESTOR = "RLHF_ANCESTOR"  # process number of this program, where another launcher stands between it and the ranks
+FILES = "RLHF_RANK_FILES"  # folder in which ranks and their parent exchange files
+RUN = "run"  # one of these files: the run folder that the ranks work on
+LAUNCHER = "RLHF_LAUNCHER"  # process id of the parent
+ANCESTOR = "RLHF_ANCESTOR"  # process id of this program, if another launcher is between it and the ranks
 PATIENCE = 5.0  # seconds after SIGTERM until a rank is ended that hangs inside a library
-# what gloo and NCCL say where another rank is gone; other errors of NCCL are the cause, not its effect
+# messages of gloo and NCCL when another rank has ended; other errors of NCCL are causes
 LOST = (
     *("Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe"),
     *("Connection closed by remote peer", "ncclRemoteError", "NCCL communicator was aborted"),
@@ -47,12 +47,22 @@ def first() -> bool:
 
 
 def log_of(folder: Path, number: int) -> Path:
-    """Where a rank's log is."""
+    """Return the path of a rank's log.
+
+    Args:
+        folder: Folder of the logs.
+        number: Number of the rank.
+    """
     return folder / f"rank-{number}.log"
 
 
 def report_of(folder: Path, number: int) -> Path:
-    """Where a rank says why it failed."""
+    """Return the path of a rank's report about its failure.
+
+    Args:
+        folder: Folder of the reports.
+        number: Number of the rank.
+    """
     return folder / f"rank-{number}.json"
 
 
@@ -61,7 +71,7 @@ def as_rank() -> Iterator[None]:
     """Run a command as one of several ranks.
 
     Raises:
-        SystemExit: The command has failed. The parent tells why, where this program has started the rank.
+        SystemExit: The command has failed. If this program has started the rank, the parent shows why.
     """
     end_with_parent(signal.SIGKILL)
     if ANCESTOR in os.environ:
@@ -76,7 +86,7 @@ def as_rank() -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit) as end:
         if not files:
             raise
-        raise SystemExit(1) from end  # not 130: the parent says that it was interrupted
+        raise SystemExit(1) from end  # not 130: the parent shows the interruption
     except BaseException as error:
         if files:
             _report(error, Path(files))
@@ -93,7 +103,7 @@ def as_rank() -> Iterator[None]:
 
 
 def together() -> None:
-    """Where there are several ranks, let them find each other, and wait until all have come this far."""
+    """Wait until all ranks have come this far; the first time, they find each other. One rank does not wait."""
     if is_rank():
         from rlhfcli.core.parallel import ranks
 
@@ -104,11 +114,11 @@ def wait_for_first(make: Callable[[], Made], find: Callable[[], Made]) -> Made:
     """Let the first rank make something on disk, while the others wait to find it there.
 
     Args:
-        make: Runs on the first rank, also where it is the only one.
-        find: Runs on the others, afterwards.
+        make: Called on the first rank, also if it is the only one.
+        find: Called on the others, afterwards.
 
     Returns:
-        What either gave.
+        The result of either.
     """
     if first():
         made = make()
@@ -119,13 +129,13 @@ def wait_for_first(make: Callable[[], Made], find: Callable[[], Made]) -> Made:
 
 
 def of_first(look: Callable[[], Made]) -> Made:
-    """Let the first rank look at the disk for all: the others might see something else there.
+    """Let the first rank read the disk for all: the others might see something else there.
 
     Args:
-        look: Runs on the first rank, also where it is the only one.
+        look: Called on the first rank, also if it is the only one.
 
     Returns:
-        What it gave, on every rank.
+        Its result, on every rank.
     """
     if not is_rank():
         return look()
@@ -135,10 +145,10 @@ def of_first(look: Callable[[], Made]) -> Made:
 
 
 def continue_alone() -> bool:
-    """What is left is work for one rank: the first goes on without the others.
+    """Leave the group of ranks, so that the first one does the rest of the work alone.
 
     Returns:
-        Whether this is the one that goes on.
+        Whether this rank continues.
     """
     alone = first()
     if is_rank():
@@ -149,17 +159,17 @@ def continue_alone() -> bool:
 
 
 def log_into(folder: Path) -> None:
-    """Let the rank's log go on in the run's folder, as ``rank-N.log``.
+    """Continue the rank's log in the run folder, as ``rank-N.log``.
 
     Args:
-        folder: ``logs`` of the run; made if need be.
+        folder: ``logs`` of the run; made if it does not exist.
     """
     files = os.environ.get(FILES)
     if not files:
         return
     if first():
         run = str(folder.parent.resolve())
-        (Path(files) / RUN).write_text(run, encoding="utf-8", errors="surrogateescape")  # the parent looks into it
+        (Path(files) / RUN).write_text(run, encoding="utf-8", errors="surrogateescape")  # the parent reads it
     folder.mkdir(parents=True, exist_ok=True)
     before, log = log_of(Path(files), rank()), log_of(folder, rank())
     log.unlink(missing_ok=True)  # an earlier run's
@@ -173,7 +183,7 @@ def log_into(folder: Path) -> None:
 
 
 def _report(error: BaseException, files: Path) -> None:
-    """Write down why this rank failed, for the parent; and the traceback of a bug into its log."""
+    """Write a report about this rank's failure for the parent, and the traceback of a bug into its log."""
     report: dict[str, Any] = {"time": time.time(), "type": type(error).__name__, "what": str(error)}
     if isinstance(error, RlhfError):
         report |= {"ours": True, "what": error.what, "where": error.where, "hint": error.hint}
@@ -191,7 +201,7 @@ def _report(error: BaseException, files: Path) -> None:
 
 
 def _blame_another(error: BaseException) -> None:
-    """Under another launcher: end after the rank that has failed, so that its exit code is the one that counts."""
+    """Under another launcher, end after the rank that has failed, so that its exit code is the one that counts."""
     sys.stderr.write(visible(f"rank {rank()} has lost another rank: {error}\n"))
     time.sleep(PATIENCE)
     raise SystemExit(1) from error
@@ -205,7 +215,7 @@ def _leave() -> None:
 
 
 def _drop_empty_log(files: Path) -> None:
-    """Nothing was written: then nobody needs to find a log in the run's folder."""
+    """Remove the log of this rank from the run folder if it is empty."""
     log = log_of(files, rank()).resolve()
     if log.parent != files.resolve() and log.exists() and not log.stat().st_size:
         log.unlink()
@@ -214,23 +224,23 @@ def _drop_empty_log(files: Path) -> None:
 
 
 def end_with_parent(kind: signal.Signals) -> None:
-    """Let the kernel send this process a signal when its parent dies, however that happens. Linux only.
+    """Let the kernel send this process a signal when its parent ends, however that happens. Linux only.
 
     Args:
-        kind: Which one.
+        kind: The signal.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(kind))
-    if LAUNCHER in os.environ and os.getppid() != int(os.environ[LAUNCHER]):  # it has died before that
+    if LAUNCHER in os.environ and os.getppid() != int(os.environ[LAUNCHER]):  # it has ended before that
         os._exit(1)
 
 
 def _end_soon_after_sigterm() -> None:
-    """SIGTERM says that another rank has failed: whoever waits for it inside a library would wait for ever."""
+    """End soon after SIGTERM, which says that another rank has failed: libraries would wait for it for ever."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written to even while the program is inside a library
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written to even while a library runs
 
     def watch() -> None:
         while signal.SIGTERM not in os.read(reader, 1):
@@ -242,7 +252,7 @@ def _end_soon_after_sigterm() -> None:
 
 
 def _end_with(process: int) -> None:
-    """End when a process of this machine is gone that is not the parent."""
+    """End when another process of this machine, which is not the parent, has ended."""
     with suppress(OSError):
         while True:
             os.kill(process, 0)

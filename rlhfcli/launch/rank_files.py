@@ -1,7 +1,7 @@
-"""The folder where ranks and their parent leave each other word, and what parents that were killed have left of such.
+"""The folder in which ranks and their parent exchange files, and the removal of those that killed parents have left.
 
-Its owner holds a lock in it, which ends with the process however it ends. A folder without a lock was kept on purpose:
-it has the log of a rank that failed.
+Its owner holds a lock in it, which the kernel releases however the process ends. A folder without a lock was kept for
+the log of a rank that failed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PREFIX, _LOCK = "rlhf-ranks-", "owner"
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """A new folder; torch's own temporary files of the launch go into it, too.
+    """Make a folder, which also takes torch's temporary files of the launch.
 
-    Removed at the end, unless ``keep`` was called for it.
+    It is removed at the end of the block, unless ``keep`` was called for it.
     """
     tidy()
     files = Path(tempfile.mkdtemp(prefix=_PREFIX))
@@ -39,10 +39,10 @@ def folder() -> Iterator[Path]:
 
 
 def keep(files: Path) -> None:
-    """Let a folder stay, for the log that is in it.
+    """Keep a folder for the log in it.
 
     Args:
-        files: From ``folder``.
+        files: The folder of ``folder``.
     """
     (files / _LOCK).unlink(missing_ok=True)
 

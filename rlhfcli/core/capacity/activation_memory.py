@@ -1,9 +1,9 @@
-"""What a training step keeps in memory, found without any: the real model, its tensors with shapes but no storage.
+"""Find the memory that a training step needs, with the real model on tensors that have shapes but no storage.
 
-torch can run a program on *fake* tensors, which know their shape, precision and device and nothing else. A model of any
-size is made like that in a moment, with its LoRA layers and its head, so its parameters are counted and not guessed.
-Its forward and backward pass run as well, through the same attention, autocast and recomputation as in training; what
-would be alive at each moment is added up, and the most of it is what the activations need.
+torch can run a program on *fake* tensors, which have a shape, a precision and a device, and nothing else. A model of
+any size is made of them in a moment, with its LoRA layers and its head, so its parameters are counted, not guessed. Its
+forward and backward pass run as well, through the same attention, autocast and recomputation as in training. The
+storages that would be alive at each moment are added up; their maximum is the memory of the activations.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from rlhfcli.errors import ModelError
 
 @contextmanager
 def fake_tensors() -> Iterator[None]:
-    """While this block runs, tensors are fake, on this process's device; real ones may take part."""
+    """Make all new tensors fake while this block runs, on this process's device; real ones may take part."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device()):
         yield
 
 
 def activation_bytes(module: Any, task: Task, batch: Batch, *, strategy: Strategy, checkpointing: bool) -> int:
-    """Most memory that a forward and backward pass needs beside the parameters and their gradients.
+    """Return the peak memory of a forward and backward pass, without the parameters and their gradients.
 
     Args:
-        module: The phase's module, made ``fake_tensors``; its parameters with ``requires_grad`` are trained.
-        task: Gives the loss.
+        module: The module of the phase, made of fake tensors; its parameters with ``requires_grad`` are trained.
+        task: Computes the loss.
         batch: The micro-batch.
         strategy: How the model computes it.
         checkpointing: Activations are recomputed in the backward pass.
 
     Returns:
-        Bytes. A gradient counts only until it is complete: then it belongs to the gradients.
+        The peak in bytes. A gradient counts only until it is complete: then it belongs to the gradients.
 
     Raises:
-        ModelError: The family's forward pass asks for numbers, which are not there.
+        ModelError: The family's forward pass reads numbers, which fake tensors do not have.
     """
     try:
         return _activation_bytes(module, task, batch, strategy=strategy, checkpointing=checkpointing)
-    except DataDependentOutputException:  # it looks whether there are pads at all
+    except DataDependentOutputException:  # it checks whether there are pads at all
         batch = replace(batch, layout=replace(batch.layout, attention_mask=None))
     except RuntimeError as error:
         raise _unknown(module, error) from error
@@ -65,7 +65,7 @@ def activation_bytes(module: Any, task: Task, batch: Batch, *, strategy: Strateg
 def _unknown(module: Any, error: Exception) -> ModelError:
     reason = str(error).splitlines()[0]
     return ModelError(
-        f"what a step of {type(module.model).__name__} keeps in memory cannot be found without running it ({reason})",
+        f"the memory of a step of {type(module.model).__name__} cannot be found without running it ({reason})",
         hint="Measure it on a machine where it fits: rlhf bench.",
     )
 
@@ -89,10 +89,10 @@ def _forget(parameter: Tensor) -> None:
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that operations make while it is on, as long as they live.
+    """Adds up the storages that operations make while it is active, as long as they are alive.
 
     Args:
-        module: Its parameters and buffers are there already.
+        module: The module, whose parameters and buffers do not count.
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -1,6 +1,6 @@
-"""How fast this machine trains a recipe, and how much of what it could do that is.
+"""Measure how fast this machine trains a recipe, and which share of its peak that is.
 
-What counts as useful, and what it is compared with, is written in ``useful_work``.
+What counts as useful work, and the peak, are defined in ``useful_flops``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _WARM_UP = 2  # steps whose time does not count: memory is allocated, kernels ar
 
 @dataclass
 class Timing:
-    """Where the seconds of a step went.
+    """The work of a step, and the seconds of its parts.
 
     Args:
-        tokens: Tokens computed.
-        examples: Dialogues or preferences.
-        flops: Useful floating-point operations.
-        parts: Seconds by part: batches, forward and backward, optimizer.
+        tokens: Number of tokens computed.
+        examples: Number of dialogues or preferences.
+        flops: Number of useful floating-point operations.
+        parts: Seconds of building batches, of the forward and backward passes, and of the optimizer.
     """
 
     tokens: int = 0
@@ -43,7 +43,7 @@ class Timing:
 
     @property
     def seconds(self) -> float:
-        """All of them."""
+        """Seconds of the step."""
         return sum(self.parts.values())
 
 
@@ -51,9 +51,9 @@ def time_steps(loop: Loop, engine: Engine, steps: int, pruned_layers: Sequence[s
     """Make training steps of a loop and time their parts.
 
     Args:
-        loop: Knows the batches.
+        loop: Has the examples of each step.
         engine: Drives the model.
-        steps: How many count; two more come before.
+        steps: Number of steps that count; two more come before.
         pruned_layers: Linear layers of the last layer that compute only the needed tokens.
 
     Returns:
@@ -83,35 +83,31 @@ def _time_step(loop: Loop, engine: Engine, rows: Sequence[int], pruned_layers: S
     return timing
 
 
-def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool) -> dict[str, Any]:
+def bench_phase(inputs: PhaseInputs, name: str, steps: int, *, find_size: bool) -> dict[str, Any]:
     """Measure one phase of a recipe on this machine. Nothing is saved.
 
     Args:
-        project: Recipe, data, tokenizer; metrics and models of its folder are not touched.
+        inputs: Recipe, data and tokenizer; metrics and models of the run folder are not touched.
         name: ``sft`` or ``reward``.
-        steps: Steps that count.
-        find_size: Also look for the largest micro-batch that fits.
+        steps: Number of steps that count.
+        find_size: Also search for the largest micro-batch that fits.
 
     Returns:
-        Speeds, the share of the peak, where the seconds went, memory, and what limits the speed.
+        Speeds, the share of the peak, the share of each part of a step, memory, and what limits the speed.
     """
-    parts = sft_parts(project) if name == "sft" else reward_parts(project)
+    parts = sft_parts(inputs) if name == "sft" else reward_parts(inputs)
     module, model = parts.module, parts.module.model
     limit = memory_limit_gb()
-    with started(project, parts) as (loop, engine):
+    with started(inputs, parts) as (loop, engine):
         reset_peak()
-        with project.sink.stage(f"{name}: {_WARM_UP + steps} steps"):
+        with inputs.sink.stage(f"{name}: {_WARM_UP + steps} steps"):
             timings = time_steps(loop, engine, steps, parts.strategy.pruned_layers)
         memory = peak_gb()
         trials = list(try_sizes(loop, module, engine.device, limit)) if find_size else []
         dtype = torch.bfloat16 if module.bf16 else torch.float32
         rows = min(loop.settings.row_budget, max(timing.tokens for timing in timings))
-        with project.sink.stage("matrix multiplications of the same sizes"):
+        with inputs.sink.stage("matrix multiplications of the same sizes"):
             peak = matmul_peak(layer_sizes(model), rows, dtype, engine.device)
-    seconds = sum(timing.seconds for timing in timings)
-    shares = {part: sum(timing.parts[part] for timing in timings) / seconds for part in timings[0].parts}
-    useful = sum(timing.flops for timing in timings) / seconds
-    speeds = [timing.tokens / timing.seconds for timing in timings]
     result = {
         "phase": name,
         "steps": steps,
@@ -119,6 +115,21 @@ def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool)
         "micro_batch_tokens": loop.settings.row_budget,
         "precision": "bf16" if module.bf16 else "fp32",
         "layout": "token trees" if loop.task.packed else "padded",
+        **_speeds(timings, peak),
+        "memory_gb": memory,
+        "memory_limit_gb": limit,
+        "trials": [vars(trial) for trial in trials],
+    }
+    return result | {"limit": what_limits(result)}
+
+
+def _speeds(timings: Sequence[Timing], peak: float) -> dict[str, Any]:
+    """Return speeds, the share of each part of a step, and the share of the machine's peak."""
+    seconds = sum(timing.seconds for timing in timings)
+    shares = {part: sum(timing.parts[part] for timing in timings) / seconds for part in timings[0].parts}
+    useful = sum(timing.flops for timing in timings) / seconds
+    speeds = [timing.tokens / timing.seconds for timing in timings]
+    return {
         "tokens_per_second": statistics.median(speeds),
         "tokens_per_second_range": [min(speeds), max(speeds)],
         "examples_per_second": sum(timing.examples for timing in timings) / seconds,
@@ -127,18 +138,14 @@ def bench_phase(project: PhaseInputs, name: str, steps: int, *, find_size: bool)
         "useful_gflops": useful / 1e9,
         "peak_gflops": peak / 1e9,
         "share_of_peak": useful / peak,
-        "memory_gb": memory,
-        "memory_limit_gb": limit,
-        "trials": [vars(trial) for trial in trials],
     }
-    return result | {"limit": what_limits(result)}
 
 
 def what_limits(result: dict[str, Any]) -> str:
-    """What a step would have to do less of to be faster, in words.
+    """Say in words what limits the speed of a step.
 
     Args:
-        result: What ``bench_phase`` measured.
+        result: The measurements of ``bench_phase``.
     """
     shares = result["shares"]
     if shares["optimizer"] > 0.25:
@@ -155,13 +162,13 @@ def what_limits(result: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """A size of micro-batch that was tried.
+    """A trial of a micro-batch size.
 
     Args:
-        tokens: Largest number of tokens.
-        used: Tokens of the micro-batch that was made.
-        tokens_per_second: Its speed, forward and backward.
-        memory_gb: Most memory used meanwhile; ``None`` where it did not fit.
+        tokens: Maximum number of tokens.
+        used: Number of tokens of the micro-batch that was made.
+        tokens_per_second: Speed of its forward and backward pass.
+        memory_gb: Peak memory in GB; ``None`` if it did not fit.
     """
 
     tokens: int
@@ -171,16 +178,16 @@ class Trial:
 
 
 def try_sizes(loop: Loop, module: nn.Module, device: torch.device, limit_gb: float) -> Iterator[Trial]:
-    """Double the micro-batch until it does not fit, or holds all there is.
+    """Double the micro-batch until it does not fit, or holds all examples.
 
     Args:
         loop: Has the examples.
         module: The model.
-        device: Where it is.
-        limit_gb: Memory that may be used.
+        device: The device of the model.
+        limit_gb: Memory that may be used, in GB.
 
     Yields:
-        One trial per size.
+        The trial of each size.
     """
     rows = sorted({row for step in loop.steps for row in step}, key=lambda row: -loop.lengths[row])
     size, before = 512, 0

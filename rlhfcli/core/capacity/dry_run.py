@@ -1,4 +1,4 @@
-"""What a training would need, without training: the real model without memory, and the data where it is prepared."""
+"""Estimate what a training needs, without training: with the real model on fake tensors, and the data if prepared."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from rlhfcli.recipe.schema import DeepspeedSection
 
 
 class Assumed:
-    """Stands for data that is not prepared yet: examples without a common beginning that fill a micro-batch.
+    """Stands for data that is not prepared: examples without a common beginning that fill a micro-batch.
 
     Args:
-        tokens: Size of a micro-batch.
-        longest: Size of a dialogue, or of a prompt with one of its answers.
+        tokens: Number of tokens of a micro-batch.
+        longest: Number of tokens of a dialogue, or of a prompt with one of its answers.
         vocabulary: Number of token ids.
     """
 
@@ -47,11 +47,19 @@ class Assumed:
         self.vocabulary = vocabulary
 
     def dialogues(self, part: str) -> Sequence[EncodedDialogue]:
-        """Every token is learnt."""
+        """Return dialogues of which every token is learnt.
+
+        Args:
+            part: Makes no difference.
+        """
         return [EncodedDialogue(self._ids(k, self.longest), [(0, self.longest)]) for k in range(self.count)]
 
     def pairs(self, part: str) -> Sequence[EncodedPreference]:
-        """The prompt is a third of each, as are the two answers."""
+        """Return pairs of which prompt and answers have the same length.
+
+        Args:
+            part: Makes no difference.
+        """
         third = max(1, self.longest // 3)
         prompts = (self._ids(k, third) for k in range(self.count))
         return [EncodedPreference.pair(ids, [*ids[:-1], 2], [*ids[1:], 3]) for ids in prompts]
@@ -60,58 +68,61 @@ class Assumed:
         return [(number + 7 * place) % self.vocabulary for place in range(length)]
 
 
-def dry_run(project: PhaseInputs, name: str, ranks: int, here: int) -> dict[str, Any]:
-    """Find out what a phase needs. No weights are loaded, nothing is written.
+def dry_run(inputs: PhaseInputs, name: str, ranks: int, here: int) -> dict[str, Any]:
+    """Estimate what a phase needs. No weights are loaded, nothing is written.
 
     Args:
-        project: Recipe, tokenizer, folder; its data where it is prepared, else ``Assumed``.
+        inputs: Recipe, tokenizer, run folder; the prepared data, or else ``Assumed``.
         name: ``sft`` or ``reward``.
-        ranks: How many share the work.
-        here: How many of them share the memory of this machine.
+        ranks: Number of ranks that share the work.
+        here: Number of ranks that share the memory of this machine.
 
     Returns:
-        The model, the largest micro-batch, and for each ZeRO stage what it needs and whether there is room for it.
-
-    Raises:
-        ModelError: The model's folder or its config cannot be used.
+        The model, the largest micro-batch, and for each ZeRO stage the memory that it needs and whether it fits.
     """
-    recipe = project.recipe
-    parts = _parts(project, name)
+    section, checkpointing = inputs.recipe.deepspeed, inputs.recipe.model.gradient_checkpointing
+    parts = _parts(inputs, name)
     task, module = parts.tasks[0], parts.module
-    steps = plan_steps(task, parts.phase, recipe.seed)
+    steps = plan_steps(task, parts.phase, inputs.recipe.seed)
     batch = task.collate(largest_micro_batch(task, steps, parts.row_budget, ranks)[1])
-    checkpointing = recipe.model.gradient_checkpointing
-    set_pad(module.model.config, None)  # else some families look for it among the ids, which are not there
-    activations = activation_memory.activation_bytes(
-        module, task, batch, strategy=parts.strategy, checkpointing=checkpointing
-    )
-    total, trained = models.parameter_counts(module)
-    buffers = sum(buffer.nbytes for buffer in module.buffers())
-    needs = Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available(), resident())
-    space = room(here)
-    offload = recipe.deepspeed.offload
-    files = Files("", *in_memory(module, recomputed=checkpointing)) if recipe.deepspeed.nvme else None
-    choices = [_at_stage(stage, needs, ranks, recipe.deepspeed, files) for stage in STAGES]
+    needs, available = _needs(parts, batch, checkpointing=checkpointing), room(here)
+    files = Files("", *in_memory(module, recomputed=checkpointing)) if section.nvme else None
     return {
         "phase": name,
         "family": type(module.model).__name__,
-        "parameters": total,
-        "trained": trained,
+        "parameters": needs.trained + needs.frozen,
+        "trained": needs.trained,
         "ranks": ranks,
         "ranks_here": here,
         "gpu": needs.gpu,
         "precision": "bf16" if module.bf16 else "fp32",
         "layout": "token trees" if task.packed else "padded",
-        "offload": offload,
+        "offload": section.offload,
         "gradient_checkpointing": checkpointing,
         "micro_batch": {"tokens": batch.layout.tokens, "examples": batch.examples, "read": len(batch.positions)},
-        "prepared": not isinstance(project.prepared, Assumed),
-        "zero_stage": recipe.deepspeed.zero_stage,
-        "room": space,
+        "prepared": not isinstance(inputs.prepared, Assumed),
+        "zero_stage": section.zero_stage,
+        "room": available,
         "stages": [
-            vars(choice) | {"device": choice.device, "fits": needed(choice, needs.gpu) <= space} for choice in choices
+            _stage_entry(_at_stage(stage, needs, ranks, section, files), needs.gpu, available) for stage in STAGES
         ],
     }
+
+
+def _needs(parts: Parts, batch: Any, *, checkpointing: bool) -> Needs:
+    """Count parameters, and trace the activations of a batch."""
+    module, strategy = parts.module, parts.strategy
+    set_pad(module.model.config, None)  # else some families search the ids for it, and fake tensors have none
+    activations = activation_memory.activation_bytes(
+        module, parts.tasks[0], batch, strategy=strategy, checkpointing=checkpointing
+    )
+    total, trained = models.parameter_counts(module)
+    buffers = sum(buffer.nbytes for buffer in module.buffers())
+    return Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available(), resident())
+
+
+def _stage_entry(memory: Memory, gpu: bool, available: float) -> dict[str, Any]:
+    return vars(memory) | {"device": memory.device, "fits": needed(memory, gpu) <= available}
 
 
 def _at_stage(stage: int, needs: Needs, ranks: int, section: DeepspeedSection, files: Files | None) -> Memory:
@@ -121,36 +132,36 @@ def _at_stage(stage: int, needs: Needs, ranks: int, section: DeepspeedSection, f
 
 
 def needed(choice: Memory, gpu: bool) -> float:
-    """Bytes that have to fit into the room of a rank: on a CPU what is offloaded comes from the same memory.
+    """Return the bytes that have to fit into the memory of a rank; on a CPU offloaded tensors use it, too.
 
     Args:
-        choice: What a stage needs.
+        choice: The memory that a stage needs.
         gpu: Whether the device has memory of its own.
     """
     return choice.device if gpu else choice.device + choice.host
 
 
 def room(here: int) -> float:
-    """Bytes that a rank has: its GPU's, or its share of the memory that is free or this process's already.
+    """Return the bytes that a rank has: those of its GPU, or its share of free memory and of this process's.
 
     Args:
-        here: Ranks that share the memory of this machine.
+        here: Number of ranks that share the memory of this machine.
     """
     return memory_limit_gb() * 1e9 / (1 if torch.cuda.is_available() else here)
 
 
 def resident() -> int:
-    """Bytes that this process has now: Python and its libraries, as long as there is no model."""
+    """Return the bytes that this process has now: Python and its libraries, while there is no model."""
     status = Path("/proc/self/status")
     if not status.exists():
         return round(peak_gb() * 1e9)
     return int(status.read_text().partition("VmRSS:")[2].split()[0]) * 1024
 
 
-def _parts(project: PhaseInputs, name: str) -> Parts:
-    """What a phase trains, without memory."""
-    recipe, section = project.recipe, project.recipe.model
-    tuned = run_layout.final(project.folder, SFT)
+def _parts(inputs: PhaseInputs, name: str) -> Parts:
+    """Make what a phase trains out of fake tensors."""
+    recipe, section = inputs.recipe, inputs.recipe.model
+    tuned = run_layout.final(inputs.folder, SFT)
     base = str(tuned) if name == "reward" and recipe.reward.init_from == "sft" and tuned.exists() else section.name
     config = adapters.config_of(base, trust_remote_code=section.trust_remote_code)
     dropouts = set_config_dropout(config, section.dropout)
@@ -161,14 +172,14 @@ def _parts(project: PhaseInputs, name: str) -> Parts:
     stand_in = make_stand_in(kind, config, trust_remote_code=section.trust_remote_code)
     bf16 = computes_bf16(section.dtype)
     with activation_memory.fake_tensors():
-        with no_init_weights():  # some families look at the numbers that they draw
+        with no_init_weights():  # some families read the numbers that they draw
             model = kind.from_config(config, dtype=torch.float32, trust_remote_code=section.trust_remote_code)
         model.tie_weights()
     recomputed, longest = section.gradient_checkpointing, recipe.data.max_length
     strategy = choose_strategy(model, longest, recomputed=recomputed, stand_in=stand_in)  # which has real numbers
     with activation_memory.fake_tensors():
         set_module_dropout(model, dropouts)
-        fit_embeddings(model, project.tokenizer)
+        fit_embeddings(model, inputs.tokenizer)
         if name == "sft":
-            return sft_parts_of(project, model, strategy)
-        return reward_parts_of(project, RewardModel(model, bf16=bf16), base, strategy)
+            return sft_parts_of(inputs, model, strategy)
+        return reward_parts_of(inputs, RewardModel(model, bf16=bf16), base, strategy)

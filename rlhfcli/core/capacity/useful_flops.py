@@ -1,4 +1,4 @@
-"""What of a training step was useful work, and the most that this machine could have done.
+"""The useful work of a training step, and the peak of this machine.
 
 *Peak*: the fastest that this machine multiplies matrices of the model's own sizes, measured. *Useful work* of a step:
 ``2 P`` floating-point operations per token for the forward pass through ``P`` weights of linear layers, ``2 P`` for the
@@ -25,13 +25,13 @@ from rlhfcli.core.tasks.task import Batch
 
 
 def matmul_peak(sizes: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """The fastest that a linear layer of the model runs.
+    """Measure the speed of the fastest linear layer.
 
     Args:
         sizes: Inputs and outputs of the layers to try.
         tokens: Rows of the input.
-        dtype: What is multiplied.
-        device: Where.
+        dtype: Precision of the matrices.
+        device: Device of the matrices.
 
     Returns:
         Floating-point operations per second: the best layer's median over several runs.
@@ -50,18 +50,22 @@ def matmul_peak(sizes: Sequence[tuple[int, int]], tokens: int, dtype: torch.dtyp
 
 
 def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
-    """Inputs and outputs of the model's linear layers, each size once."""
+    """Return inputs and outputs of the model's linear layers, each size once.
+
+    Args:
+        model: The model.
+    """
     layers = [layer for layer in linear_weights(model)]
     return sorted({(shape_of(layer)[1], shape_of(layer)[0]) for layer in layers})
 
 
 def useful_flops(model: Any, batch: Batch, name: str, pruned_layers: Sequence[str] = ()) -> float:
-    """Useful floating-point operations of a training step with a batch; see the top of the file.
+    """Count the useful floating-point operations of a training step with a batch; see the top of the file.
 
     Args:
         model: The transformers model.
-        batch: What it computes.
-        name: ``sft`` or ``reward``: which head there is.
+        batch: The batch.
+        name: ``sft`` or ``reward``, which have different heads.
         pruned_layers: Linear layers of the last layer that compute only the needed tokens.
     """
     head = model.get_output_embeddings() if name == "sft" else None
@@ -81,7 +85,11 @@ def useful_flops(model: Any, batch: Batch, name: str, pruned_layers: Sequence[st
 
 
 def linear_weights(model: nn.Module) -> list[torch.Tensor]:
-    """The weights of all linear layers, as ``(outputs, inputs)``; GPT-2 keeps them the other way round."""
+    """Return the weights of all linear layers, as ``(outputs, inputs)``; those of GPT-2 are transposed.
+
+    Args:
+        model: The model.
+    """
     found: list[torch.Tensor] = []
     for module in model.modules():
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
@@ -93,7 +101,14 @@ def linear_weights(model: nn.Module) -> list[torch.Tensor]:
 
 @contextmanager
 def timed(device: torch.device) -> Iterator[list[float]]:
-    """Seconds of a block, the GPU's work included: in the only element of a list, once it is over."""
+    """Measure the seconds of a block, with the work of the GPU.
+
+    Args:
+        device: The device that the block computes on.
+
+    Yields:
+        A list, whose only element is the time once the block has ended.
+    """
     took = [0.0]
     if device.type == "cuda":
         torch.cuda.synchronize(device)

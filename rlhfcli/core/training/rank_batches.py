@@ -123,7 +123,7 @@ def prefetch(make: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[
 
 
 def _in_background(make: Callable[[Given], Made], item: Given) -> Future[Made]:
-    """Make a result in a daemon thread of its own: Python joins those of a ``ThreadPoolExecutor`` when the program ends."""
+    """Make a result in a daemon thread; Python would wait at its end for that of a ``ThreadPoolExecutor``."""
     future: Future[Made] = Future()
 
     def work() -> None:
