@@ -1,4 +1,4 @@
-"""Small random models of the families that the tests go through: real transformers classes, two layers."""
+"""Small random models of the families that the tests cover: real transformers classes, two layers."""
 
 from __future__ import annotations
 
@@ -163,12 +163,11 @@ EXPERTS: dict[str, Any] = {
 GPT_NEO = GPTNeoConfig(**IDS, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]])
 FAMILIES = list(CONFIGS)
 PADDED = ("bloom",)  # its position biases count the cells of a row
-SIX = [
-    name for name in FAMILIES if name not in ("mistral", "gemma", "gemma2")
-]  # those of the project's promise, with both shapes of OPT
+# the families that the project promises, with both shapes of OPT
+SIX = [name for name in FAMILIES if name not in ("mistral", "gemma", "gemma2")]
 
-# one rank takes stage 0 instead of 1 or 2, unless it is told how these are to be done; as a large model does, a small
-# one then has several buckets and groups
+# makes one rank use stage 1 or 2, which it replaces by 0 otherwise; and divides a small model into several buckets and
+# groups, as a large one is
 DIVIDED: dict[str, Any] = {"zero_optimization": {"reduce_bucket_size": 2000, "sub_group_size": 3000}}
 
 
@@ -193,7 +192,7 @@ def classifier(family: str, seed: int = 0) -> Any:
 
 
 def _spread(model: Any) -> None:
-    """Larger weights than the usual start, so that a wrong attention shows in the logits."""
+    """Draw larger weights than usual, so that a wrong attention changes the logits visibly."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
