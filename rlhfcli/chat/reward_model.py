@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhfcli.chat.templates import with_template
 from rlhfcli.core.generation.score_position import Reader
-from rlhfcli.core.models import adapters
+from rlhfcli.core.models import any_format
 from rlhfcli.core.models.reward_model import RewardModel as Network
 from rlhfcli.core.models.tokenizers import reward_tokenizer
 from rlhfcli.data.dialogues.dialogue import Turn
@@ -61,7 +61,7 @@ class RewardModel:
         Raises:
             ModelError: It cannot be loaded, or it is no reward model.
         """
-        network = adapters.reward_model(str(name), label=label, trust_remote_code=trust_remote_code)
+        network = any_format.load_reward_model(str(name), label=label, trust_remote_code=trust_remote_code)
         tokenizer = reward_tokenizer(str(name), trust_remote_code=trust_remote_code)
         return cls(network, with_template(tokenizer, str(name), template))
 

@@ -13,7 +13,7 @@ from rlhfcli.chat.templates import with_template
 from rlhfcli.chat.transcript import Record, Saved, append
 from rlhfcli.core.generation.decode import Decoding, context_limit, end_ids_of, stream
 from rlhfcli.core.generation.text_stream import Lead, TextStream, turn_stops
-from rlhfcli.core.models.adapters import language_model
+from rlhfcli.core.models.any_format import load_language_model
 from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.encoding.encode import Encoder
@@ -114,7 +114,7 @@ class ChatSession:
         chosen = options.decoding
         settings = Decoding(chosen.max_new_tokens, chosen.temperature, chosen.top_k, chosen.top_p, options.seed)
         trusted = model in options.trusted
-        language = language_model(model, trust_remote_code=trusted)
+        language = load_language_model(model, trust_remote_code=trusted)
         tokenizer = with_template(load_tokenizer(model, trust_remote_code=trusted), model, options.template)
         return cls(language, tokenizer, settings, scorer, Record(options.saves, model, reward))
 

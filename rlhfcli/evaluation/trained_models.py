@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.core.families.embeddings import fit_embeddings
-from rlhfcli.core.models.adapters import language_model
+from rlhfcli.core.models.any_format import load_language_model
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.data.dialogues.column_use import ColumnUse, column_notes
@@ -36,7 +36,9 @@ def evaluate_fine_tuned(recipe: Recipe, folder: Path, prepared: DataStore, sink:
     """
     trusted = recipe.model.trust_remote_code
     with sink.stage("loading both models"):
-        base, tuned = (language_model(name, trust_remote_code=trusted) for name in (recipe.model.name, str(folder)))
+        base, tuned = (
+            load_language_model(name, trust_remote_code=trusted) for name in (recipe.model.name, str(folder))
+        )
         tokenizer = load_tokenizer(str(folder), trust_remote_code=trusted)
         fit_embeddings(base, tokenizer, recipe.seed)  # the same new rows that fine-tuning began with
     prompts: list[PromptRow] = []

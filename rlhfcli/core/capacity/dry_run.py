@@ -18,7 +18,7 @@ from rlhfcli.core.families.config_checks import check_reward_form, set_pad
 from rlhfcli.core.families.dropout import set_config_dropout, set_module_dropout
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.hardware import computes_bf16, memory_limit_gb, peak_gb
-from rlhfcli.core.models import adapters
+from rlhfcli.core.models import any_format
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.packing.stand_in import make_stand_in
@@ -163,7 +163,7 @@ def _parts(inputs: PhaseInputs, name: str) -> Parts:
     recipe, section = inputs.recipe, inputs.recipe.model
     tuned = run_layout.final(inputs.folder, SFT)
     base = str(tuned) if name == "reward" and recipe.reward.init_from == "sft" and tuned.exists() else section.name
-    config = adapters.config_of(base, trust_remote_code=section.trust_remote_code)
+    config = any_format.load_base_config(base, trust_remote_code=section.trust_remote_code)
     dropouts = set_config_dropout(config, section.dropout)
     config.num_labels = 1
     if name == "reward":

@@ -1,10 +1,10 @@
-"""Models: loading, the language model, the reward model, LoRA, and adapters.
+"""Models: the language model, the reward model, LoRA; loading them from any format, with their tokenizers.
 
 Begin with ``reward_model`` and ``lora``. May import ``core.packing`` and what lies below it.
 """
 
 __all__ = [
-    "adapters",
+    "any_format",
     "deepspeed_chat",
     "language_model",
     "loading",

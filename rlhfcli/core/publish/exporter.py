@@ -18,7 +18,7 @@ from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.generation.score_position import at_end_token
 from rlhfcli.core.model_files import deepspeed_chat_format
 from rlhfcli.core.model_files.peft_format import base_of, is_adapter
-from rlhfcli.core.models import adapters, deepspeed_chat
+from rlhfcli.core.models import any_format, deepspeed_chat
 from rlhfcli.core.models.loading import load_config
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.models.tokenizers import load_tokenizer, reward_tokenizer
@@ -163,14 +163,14 @@ def _load(folder: Path, label: str | None = None, *, trust_remote_code: bool = F
     name = str(folder)
     if deepspeed_chat_format.is_checkpoint(folder):
         return deepspeed_chat.load(folder)
-    if adapters.is_reward_model(name, trust_remote_code=trust_remote_code):
-        scored = adapters.reward_model(name, label=label, trust_remote_code=trust_remote_code)
+    if any_format.is_reward_model(name, trust_remote_code=trust_remote_code):
+        scored = any_format.load_reward_model(name, label=label, trust_remote_code=trust_remote_code)
         tokenizer = reward_tokenizer(name, trust_remote_code=trust_remote_code)
         fit_embeddings(scored.model, tokenizer)
         return scored, ending_at_score(tokenizer) if at_end_token(scored.config) else tokenizer
     if label is not None:
         raise ModelError("this is a language model: it has no outputs to choose from", where=f"--label {label}")
-    model = adapters.language_model(name, trust_remote_code=trust_remote_code)
+    model = any_format.load_language_model(name, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
     fit_embeddings(model, tokenizer)
     return model, tokenizer

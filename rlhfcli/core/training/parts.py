@@ -20,7 +20,7 @@ from rlhfcli.core.engine.nvme_offload import OffloadFiles, parameters_in_memory
 from rlhfcli.core.families.continuation import slow_reason
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.hardware import computes_bf16
-from rlhfcli.core.models import adapters, lora, tokenizers
+from rlhfcli.core.models import any_format, lora, tokenizers
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.models.reward_model import RewardModel
@@ -122,7 +122,7 @@ def sft_parts(inputs: PhaseInputs) -> Parts:
     files = _offload_files(inputs, AutoModelForCausalLM, section.name)
     with inputs.sink.stage("loading the model"):
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
-            model = adapters.language_model(
+            model = any_format.load_language_model(
                 section.name, trust_remote_code=section.trust_remote_code, dropout=section.dropout
             )
             added = fit_embeddings(model, inputs.tokenizer, recipe.seed)
@@ -163,7 +163,7 @@ def reward_parts(inputs: PhaseInputs) -> Parts:
     files = _offload_files(inputs, AutoModelForSequenceClassification, base)
     with inputs.sink.stage("loading the model"):
         with loading(recipe.deepspeed, phase.max_grad_norm, files.used):
-            module = adapters.reward_model_to_train(recipe.model, base, recipe.seed)
+            module = any_format.load_reward_model_to_train(recipe.model, base, recipe.seed)
             added = fit_embeddings(module.model, inputs.tokenizer, recipe.seed)
         auto_class = AutoModelForSequenceClassification
         strategy = _choose_strategy(auto_class, module.model, recipe.model, recipe.data.max_length)
@@ -213,6 +213,6 @@ def _adapt(model: Any, phase: PhaseSection, section: ModelSection, base: str, ta
     if phase.lora is None:
         model.requires_grad_(True)
         return None
-    adapters.refuse_lora(section, base)
+    any_format.refuse_lora(section, base)
     lora.inject(model, phase.lora)
     return Adapter(phase.lora, models.resolve(base), task_type)

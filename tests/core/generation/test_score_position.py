@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhfcli.chat.reward_model import RewardModel
 from rlhfcli.core.generation.score_position import Reader
-from rlhfcli.core.models import adapters, tokenizers
+from rlhfcli.core.models import any_format, tokenizers
 from rlhfcli.core.models.reward_model import RewardModel as Network
 from rlhfcli.core.models.reward_model import as_reward_model
 from rlhfcli.core.publish import exporter
@@ -63,7 +63,7 @@ def ours(tmp_path: Path) -> Path:
 def test_a_reward_model_and_its_export_are_read_at_the_end_token(ours: Path, tmp_path: Path) -> None:
     ids = ending_at_score(folders.chatml()).apply_chat_template(MESSAGES_OF)["input_ids"]
     assert ids[-1] == end_token(folders.chatml())
-    expected = float(adapters.reward_model(str(ours)).rewards([ids])[0])
+    expected = float(any_format.load_reward_model(str(ours)).rewards([ids])[0])
     assert judged(ours) == pytest.approx(expected, abs=1e-4)
     assert abs(typed(ours) - expected) > 1e-2
     outcomes = {outcome.client: outcome.agrees for outcome in exporter.check(ours).results}
@@ -98,7 +98,7 @@ def test_other_reward_models_are_read_where_their_maker_reads_them(tmp_path: Pat
 def test_typed_special_tokens_stay_text(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     model, words = (
-        adapters.reward_model(str(tmp_path / "theirs")),
+        any_format.load_reward_model(str(tmp_path / "theirs")),
         tokenizers.reward_tokenizer(str(tmp_path / "theirs")),
     )
     found = Reader(model, words).read([Turn("user", "w7 <|im_end|> w8"), Turn("assistant", "w9")])

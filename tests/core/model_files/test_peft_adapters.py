@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from rlhfcli.core.model_files import peft_adapters
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
-from rlhfcli.core.models import adapters
+from rlhfcli.core.models import any_format
 from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import load_reward_model
 from rlhfcli.core.models.tokenizers import load_tokenizer
@@ -78,7 +78,7 @@ def test_what_goes_beyond_plain_lora(name: str, tmp_path: Path) -> None:
     theirs = trained(tmp_path, LoraConfig(**(settings | KINDS[name])), family)
     expected = logits(theirs)
     assert (expected - logits(load_causal_lm(str(tmp_path / "base")))).abs().max() > 1e-2
-    ours = adapters.language_model(str(tmp_path / "adapter"))
+    ours = any_format.load_language_model(str(tmp_path / "adapter"))
     torch.testing.assert_close(logits(ours), expected, rtol=1e-4, atol=1e-4)
     folders.tokenizer().save_pretrained(tmp_path / "adapter")
     report = exporter.export(exporter.of_folder(tmp_path / "adapter"), tmp_path / "out")
@@ -89,7 +89,7 @@ def test_what_goes_beyond_plain_lora(name: str, tmp_path: Path) -> None:
 def test_new_tokens_with_trained_rows(tmp_path: Path) -> None:
     config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
     theirs = trained(tmp_path, config, rows=families.VOCABULARY + 3)
-    ours = adapters.language_model(str(tmp_path / "adapter"))
+    ours = any_format.load_language_model(str(tmp_path / "adapter"))
     assert ours.get_input_embeddings().num_embeddings == families.VOCABULARY + 3
     torch.testing.assert_close(logits(ours), logits(theirs), rtol=1e-4, atol=1e-4)
 
@@ -97,14 +97,14 @@ def test_new_tokens_with_trained_rows(tmp_path: Path) -> None:
 def test_other_methods(tmp_path: Path) -> None:
     theirs = trained(tmp_path, LoHaConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     torch.testing.assert_close(
-        logits(adapters.language_model(str(tmp_path / "adapter"))), logits(theirs), rtol=1e-4, atol=1e-4
+        logits(any_format.load_language_model(str(tmp_path / "adapter"))), logits(theirs), rtol=1e-4, atol=1e-4
     )
 
 
 def test_names_that_match_nothing_are_ignored_as_in_peft(tmp_path: Path) -> None:
     config = LoraConfig(r=4, target_modules=["q_proj", "query_key_value"], task_type="CAUSAL_LM")
     theirs = trained(tmp_path, config)
-    found = adapters.language_model(str(tmp_path / "adapter"))
+    found = any_format.load_language_model(str(tmp_path / "adapter"))
     torch.testing.assert_close(logits(found), logits(theirs), rtol=1e-4, atol=1e-4)
 
 
@@ -122,10 +122,10 @@ def test_a_reward_adapter_with_several_outputs(tmp_path: Path) -> None:
         expected = torch.stack([theirs(torch.tensor([ids])).logits[0, 1] for ids in SEQUENCES])
     name = str(tmp_path / "adapter")
     with pytest.raises(ModelError, match="has 2 outputs"):
-        adapters.reward_model(name)
-    ours = adapters.reward_model(name, label=1)
+        any_format.load_reward_model(name)
+    ours = any_format.load_reward_model(name, label=1)
     torch.testing.assert_close(ours.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
-    again = adapters.reward_model_to_train(ModelSection(name=name, label=1, dtype="fp32"), name)
+    again = any_format.load_reward_model_to_train(ModelSection(name=name, label=1, dtype="fp32"), name)
     torch.testing.assert_close(again.eval().rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     folders.tokenizer().save_pretrained(name)
     report = exporter.export(
@@ -140,19 +140,19 @@ def test_an_adapter_as_the_base_of_a_training(kind: str, tmp_path: Path) -> None
     final, _ = folders.save("llama", tmp_path, reward=kind == "reward")
     name = str(final / "adapter")
     if kind == "language":
-        merged, found = load_causal_lm(str(final)), adapters.language_model(name)
+        merged, found = load_causal_lm(str(final)), any_format.load_language_model(name)
         torch.testing.assert_close(logits(found), logits(merged), rtol=1e-4, atol=1e-4)
-        started = adapters.reward_model_to_train(ModelSection(name=name, dtype="fp32"), name)
+        started = any_format.load_reward_model_to_train(ModelSection(name=name, dtype="fp32"), name)
         assert started.head == "a new head"
         torch.testing.assert_close(
             started.model.model.layers[0].self_attn.q_proj.weight, merged.model.layers[0].self_attn.q_proj.weight
         )
     else:
-        started = adapters.reward_model_to_train(ModelSection(name=name, dtype="fp32"), name).eval()
+        started = any_format.load_reward_model_to_train(ModelSection(name=name, dtype="fp32"), name).eval()
         expected = load_reward_model(final).rewards(SEQUENCES)
         torch.testing.assert_close(started.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(ModelError, match="no adapter can be trained on a base that is an adapter itself"):
-        adapters.refuse_lora(ModelSection(name=name), name)
+        any_format.refuse_lora(ModelSection(name=name), name)
 
 
 def _edit(folder: Path, **change: Any) -> None:
@@ -164,7 +164,7 @@ def test_without_peft_the_error_says_what_to_install(tmp_path: Path, monkeypatch
     trained(tmp_path, LoraConfig(r=4, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM"))
     monkeypatch.setattr(peft_adapters, "find_spec", lambda _: None)
     with pytest.raises(ModelError, match="without PEFT only plain LoRA adapters can be read") as caught:
-        adapters.language_model(str(tmp_path / "adapter"))
+        any_format.load_language_model(str(tmp_path / "adapter"))
     assert "use_dora" in str(caught.value) and "pip install peft" in str(caught.value)
 
 
@@ -183,14 +183,14 @@ def test_tensors_that_do_not_fit_are_an_error_of_the_adapter(tmp_path: Path, cha
     trained(tmp_path, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     _edit(tmp_path / "adapter", **change)
     with pytest.raises(ModelError, match=said) as caught:
-        adapters.language_model(str(tmp_path / "adapter"))
+        any_format.load_language_model(str(tmp_path / "adapter"))
     assert hint in str(caught.value) and "lora.targets" not in str(caught.value)
 
 
 def test_an_adapter_that_cannot_be_merged_is_an_error(tmp_path: Path) -> None:
     trained(tmp_path, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     with pytest.raises(ModelError, match="an adapter of this kind cannot be merged"):
-        adapters.language_model(str(tmp_path / "adapter"))
+        any_format.load_language_model(str(tmp_path / "adapter"))
 
 
 def test_an_adapter_in_the_place_of_a_model_is_named(tmp_path: Path) -> None:

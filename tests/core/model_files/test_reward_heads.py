@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rlhfcli.core.models import adapters, deepspeed_chat
+from rlhfcli.core.models import any_format, deepspeed_chat
 from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.reward_model import RewardModel, as_reward_model, load_reward_model
 from rlhfcli.core.parallel.zero3 import gathered, loading
@@ -55,7 +55,7 @@ def renamed(folder: Path, name: str, architecture: str, bias: bool = False) -> N
 
 
 def to_train(folder: Path, **section: Any) -> RewardModel:
-    return adapters.reward_model_to_train(
+    return any_format.load_reward_model_to_train(
         ModelSection(name=str(folder), dtype="fp32", **section), str(folder), 5
     ).eval()
 
@@ -81,7 +81,7 @@ def test_a_language_model_gets_a_new_head(tmp_path: Path) -> None:
 def test_a_head_of_another_name(tmp_path: Path, name: str, architecture: str) -> None:
     expected = outputs_of(classifier(tmp_path))[:, 0]
     renamed(tmp_path, name, architecture)
-    for model in (to_train(tmp_path), load_reward_model(tmp_path), adapters.reward_model(str(tmp_path))):
+    for model in (to_train(tmp_path), load_reward_model(tmp_path), any_format.load_reward_model(str(tmp_path))):
         torch.testing.assert_close(model.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
         assert model.config.num_labels == 1
         model.model.save_pretrained(tmp_path / "plain")
@@ -180,7 +180,7 @@ def test_deepspeed_chats_reward_model_is_trained_from_its_own_head(tmp_path: Pat
     expected = load_reward_model(final).rewards(SEQUENCES)
     (tmp_path / "theirs").mkdir()
     deepspeed_chat.save(load_reward_model(final), folders.tokenizer(), tmp_path / "theirs", "")
-    for model in (to_train(tmp_path / "theirs"), adapters.reward_model(str(tmp_path / "theirs"))):
+    for model in (to_train(tmp_path / "theirs"), any_format.load_reward_model(str(tmp_path / "theirs"))):
         torch.testing.assert_close(model.rewards(SEQUENCES), expected, rtol=1e-4, atol=1e-4)
     assert "v_head.weight" in to_train(tmp_path / "theirs").head
 

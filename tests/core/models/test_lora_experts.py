@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG
-from rlhfcli.core.models import adapters, lora, lora_files, lora_targets
+from rlhfcli.core.models import any_format, lora, lora_files, lora_targets
 from rlhfcli.core.models.loading import load_causal_lm
 from rlhfcli.core.models.lora import LoraParameter
 from rlhfcli.core.packing.layout import lay_out
@@ -173,7 +173,7 @@ def test_deepspeed_trains_what_peft_and_a_chat_load(recomputed: bool, tmp_path: 
     learnt = _logits(load_causal_lm(str(final)))
     assert not _same(learnt, _logits(families.causal_lm("qwen2-moe")))
     assert _same(_logits(PeftModel.from_pretrained(families.causal_lm("qwen2-moe"), str(final / "adapter"))), learnt)
-    assert _same(_logits(adapters.language_model(str(final / "adapter"))), learnt)
+    assert _same(_logits(any_format.load_language_model(str(final / "adapter"))), learnt)
 
 
 ROUTER = "not adapted: mlp.{} ({} %; they are not plain linear layers)"

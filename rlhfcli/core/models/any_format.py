@@ -22,7 +22,7 @@ from rlhfcli.errors import ModelError
 from rlhfcli.recipe.schema import ModelSection
 
 
-def language_model(name: str, *, trust_remote_code: bool = False, dropout: float = 0.0) -> PreTrainedModel:
+def load_language_model(name: str, *, trust_remote_code: bool = False, dropout: float = 0.0) -> PreTrainedModel:
     """Load a language model.
 
     Args:
@@ -41,14 +41,14 @@ def language_model(name: str, *, trust_remote_code: bool = False, dropout: float
         return models.load_causal_lm(name, trust_remote_code=trust_remote_code, dropout=dropout)
     config = peft_format.config_of_kind(folder, reward=False)
     try:
-        base = language_model(base_of(folder), trust_remote_code=trust_remote_code, dropout=dropout)
+        base = load_language_model(base_of(folder), trust_remote_code=trust_remote_code, dropout=dropout)
     except ModelError as error:
         raise _about_base(folder, error) from error
     model: PreTrainedModel = _merge(base, folder, config)
     return model
 
 
-def reward_model(name: str, *, label: str | int | None = None, trust_remote_code: bool = False) -> RewardModel:
+def load_reward_model(name: str, *, label: str | int | None = None, trust_remote_code: bool = False) -> RewardModel:
     """Load a reward model.
 
     Args:
@@ -70,7 +70,7 @@ def reward_model(name: str, *, label: str | int | None = None, trust_remote_code
     return whole_reward_model.load_reward_model(name, label=label, trust_remote_code=trust_remote_code)
 
 
-def reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) -> RewardModel:
+def load_reward_model_to_train(section: ModelSection, init_from: str, seed: int = 0) -> RewardModel:
     """Load a reward model to train; a language model gets a new head.
 
     Args:
@@ -112,7 +112,7 @@ def is_reward_model(name: str, *, trust_remote_code: bool = False) -> bool:
     return models.is_reward_model(config) or find_head(models.resolve(name), config) is not None
 
 
-def config_of(name: str, *, trust_remote_code: bool = False) -> Any:
+def load_base_config(name: str, *, trust_remote_code: bool = False) -> Any:
     """Load the config of a model, or of an adapter's base model.
 
     Args:
