@@ -90,9 +90,8 @@ def export(
     elif check is None and source is not None and to is not None:
         target = exporting.Target(to, overwrite, caller().command, console.TerminalSink())
         target.check()
-        project = None
-        if source in PHASES:
-            project = open_project(recipe, overrides, f"export {source}", offline=offline, brief=True)
+        of_run = source in PHASES
+        project = open_project(recipe, overrides, f"export {source}", offline=offline, brief=True) if of_run else None
         _export(source, target, options, project)
     else:
         raise _unclear(source, check)
