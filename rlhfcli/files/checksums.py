@@ -37,6 +37,16 @@ def file_hash(file: Path, size: int = 16) -> str:
     return digest.hexdigest()
 
 
+def text_hash(text: str, size: int = 16) -> str:
+    """Return the BLAKE2b hash of a text in UTF-8, in hexadecimal.
+
+    Args:
+        text: The text.
+        size: Length of the hash in bytes.
+    """
+    return blake2b(text.encode(), digest_size=size).hexdigest()
+
+
 def write(folder: Path) -> None:
     """Write the checksums of a folder's files; folders inside it have their own.
 

@@ -18,7 +18,9 @@ def test_a_hash_is_that_of_the_library(
 ) -> None:
     monkeypatch.setattr(checksums, "_BLOCK", 7)  # several blocks
     (tmp_path / "x").write_bytes(content)
-    assert checksums.file_hash(tmp_path / "x", size) == hashlib.blake2b(content, digest_size=size).hexdigest()
+    expected = hashlib.blake2b(content, digest_size=size).hexdigest()
+    assert checksums.file_hash(tmp_path / "x", size) == expected
+    assert checksums.text_hash(content.decode(), size) == expected
 
 
 def test_the_format_is_that_of_b2sum(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from torch import Tensor
 from rlhfcli import words
 from rlhfcli.errors import OutputError
 from rlhfcli.files.atomic import complete_or_absent
-from rlhfcli.files.checksums import file_hash
+from rlhfcli.files.checksums import file_hash, text_hash
 from rlhfcli.files.run_layout import CHECKPOINT_MANIFEST as MANIFEST
 from rlhfcli.files.run_layout import UNFINISHED_CHECKPOINTS, checkpoint, list_checkpoints, step_of
 
@@ -153,7 +152,7 @@ def _write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write the manifest of a folder whose other files are all there, and wait until they are on the disk."""
     files = {file.name: _identity(file) for file in sorted(folder.iterdir())}
     text = json.dumps({"format": _FORMAT, **content, "files": files})
-    (folder / MANIFEST).write_text(f"{_hash(text)}\n{text}", encoding="utf-8")
+    (folder / MANIFEST).write_text(f"{text_hash(text)}\n{text}", encoding="utf-8")
     mode = (folder / MANIFEST).stat().st_mode & 0o777
     for file in folder.iterdir():
         file.chmod(mode)  # safetensors writes files with mode 0600
@@ -236,10 +235,6 @@ def _identity(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "blake2b": file_hash(file)}
 
 
-def _hash(text: str) -> str:
-    return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def _progress(folder: Path, manifest: dict[str, Any]) -> Progress:
     """Return the progress that a manifest records, if this version can read it."""
     found, version = manifest.get("progress"), manifest.get("format", 1)
@@ -262,7 +257,7 @@ def _checked(folder: Path, *, whole: bool) -> tuple[str, dict[str, Any]]:
     """Return the hash of a folder's manifest and the manifest, after a check of the files against it."""
     try:
         checksum, _, text = (folder / MANIFEST).read_text(encoding="utf-8").partition("\n")
-        if checksum != _hash(text):
+        if checksum != text_hash(text):
             raise Damaged("its manifest was changed")
         manifest: dict[str, Any] = json.loads(text)
         files = manifest["files"]

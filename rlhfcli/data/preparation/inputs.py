@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from rlhfcli.data.store.manifest import damage, read_manifest
 from rlhfcli.data.store.prepared import damage_of_unsealed
 from rlhfcli.data.templates.template import BUILT_IN
 from rlhfcli.errors import DataError
+from rlhfcli.files.checksums import text_hash
 from rlhfcli.files.redact import without_secrets
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import Recipe
@@ -57,7 +57,7 @@ class Inputs:
             "tokenizer": self._tokenizer_identity,
             "contents": self._contents,
         }
-        return blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return text_hash(json.dumps(inputs, sort_keys=True))
 
     def manifest_entries(self) -> dict[str, Any]:
         """Return the entries of the manifest that say what the data was made from."""
@@ -102,7 +102,7 @@ class Inputs:
         # What was encoded last may have left these behind; they say nothing about the tokens.
         backend.no_truncation()
         backend.no_padding()
-        return blake2b(backend.to_str().encode(), digest_size=16).hexdigest()
+        return text_hash(backend.to_str())
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from hashlib import blake2b
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -27,6 +26,7 @@ from rlhfcli.data.store.prepared import DataStore
 from rlhfcli.data.templates.template import ignored_by, writes_date
 from rlhfcli.errors import DataError
 from rlhfcli.files.atomic import complete_or_absent
+from rlhfcli.files.checksums import text_hash
 from rlhfcli.progress import Sink
 from rlhfcli.recipe import builtin
 from rlhfcli.recipe.schema import DataSection, Recipe
@@ -193,7 +193,7 @@ def _quick(recipe: Recipe, streams: list[list[Stream]]) -> str | None:
         "packages": [metadata.version(package) for package in ("transformers", "tokenizers")],
         "contents": [[(stream.name, stream.identity) for stream in found] for found in streams],
     }
-    return blake2b(json.dumps(inputs, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return text_hash(json.dumps(inputs, sort_keys=True))
 
 
 def _why_anew(folder: Path, fingerprint: str) -> str | None:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from rlhfcli.errors import DataError
-from rlhfcli.files.checksums import file_hash
+from rlhfcli.files.checksums import file_hash, text_hash
 from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
 
 REMAKE = "rlhf prepare-data --overwrite makes it anew."
@@ -108,4 +107,4 @@ def checksum(file: Path) -> str:
 def _seal(content: Mapping[str, Any]) -> str:
     """A hash of a manifest's entries, however they are laid out."""
     as_read = json.loads(json.dumps(content))  # keys are texts there
-    return blake2b(json.dumps(as_read, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return text_hash(json.dumps(as_read, sort_keys=True))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.checkpoint_files import Damaged, Progress, newest, prune, remove_all, save
 from rlhfcli.errors import OutputError
+from rlhfcli.files.checksums import text_hash
 from rlhfcli.files.run_layout import CHECKPOINT_MANIFEST as MANIFEST
 from rlhfcli.files.run_layout import list_checkpoints as folders
 
@@ -73,7 +74,7 @@ def test_a_manifest_that_this_version_does_not_know(tmp_path, change, kind, told
 
 def rewrite(folder, manifest):
     text = json.dumps(manifest)
-    (folder / MANIFEST).write_text(f"{checkpoint_files._hash(text)}\n{text}")
+    (folder / MANIFEST).write_text(f"{text_hash(text)}\n{text}")
 
 
 RANK = """
