@@ -1,6 +1,7 @@
-"""Bytes become rows with their places: JSON, CSV, Parquet and Arrow; single files and folders.
+"""Read data files row by row, each row with its place, and choose the files of a folder.
 
-May import ``data.dialogues``.
+``files`` reads a single file of any format with the reader of that format beside it; ``folders`` and ``file_names``
+choose files by configuration and split. May import ``data.dialogues``.
 """
 
 __all__ = ["file_names", "files", "folders", "json_rows", "rows"]

@@ -1,4 +1,4 @@
-"""Parquet and Arrow tables as the rows that a JSON file of the same data would give.
+"""Read Parquet and Arrow tables as the rows that a JSON file of the same data would give.
 
 The datasets library keeps values of mixed types as JSON text (its feature ``Json``, Arrow's extension type
 ``arrow.json``), which are read back here; binary columns without a type are text where they are UTF-8.
@@ -20,7 +20,19 @@ Read = Callable[[Any], Any]
 
 
 def parquet_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
-    """Read a Parquet file; arguments, rows and errors are those of ``arrow_rows``."""
+    """Read the rows of a Parquet file.
+
+    Args:
+        path: The file.
+        packed: Its unpacked content, if the file is compressed as a whole.
+        meter: Measures the progress of the reading.
+
+    Yields:
+        Each row with its number.
+
+    Raises:
+        DataError: The file is not a Parquet file, or is damaged.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -34,18 +46,18 @@ def parquet_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
 
 
 def arrow_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
-    """Read a file in either of Arrow's formats: datasets writes its caches and ``save_to_disk`` as streams.
+    """Read the rows of a file in either of Arrow's formats: datasets writes caches and ``save_to_disk`` as streams.
 
     Args:
         path: The file.
-        packed: Its content, where the file itself is compressed as a whole.
-        meter: Is told how far the reading is.
+        packed: Its unpacked content, if the file is compressed as a whole.
+        meter: Measures the progress of the reading.
 
     Yields:
         Each row with its number.
 
     Raises:
-        DataError: It is no such file, or damaged.
+        DataError: The file is not an Arrow file, or is damaged.
     """
     import pyarrow
 
@@ -63,7 +75,7 @@ def arrow_rows(path: Path, packed: IO[bytes] | None, meter: Meter) -> Rows:
 
 
 def _rows(schema: Any, parts: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """The rows of parts of a table."""
+    """Yield the rows of the parts of a table."""
     features = _features(schema)
     reads = {field.name: read for field in schema if (read := _reader(field.type, features.get(field.name)))}
     for part in parts:
@@ -75,7 +87,7 @@ def _rows(schema: Any, parts: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _features(schema: Any) -> dict[str, Any]:
-    """What the datasets library says of the columns beyond their types."""
+    """Return the features of the columns that the datasets library has recorded."""
     try:
         return dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
     except (KeyError, TypeError, ValueError):
@@ -83,7 +95,7 @@ def _features(schema: Any) -> dict[str, Any]:
 
 
 def _reader(kind: Any, feature: Any) -> Read | None:
-    """What makes of a value of a type what JSON would hold; ``None`` where it is that already."""
+    """Return a function that converts a value of a type to that of JSON; ``None`` if it needs no conversion."""
     import pyarrow.types as are
 
     says = feature if isinstance(feature, dict) else {}
@@ -110,7 +122,7 @@ def _reader(kind: Any, feature: Any) -> Read | None:
 
 
 def _within(feature: Any, name: str) -> Any:
-    """What is said of a field of a struct; of an object of lists each list is said as its element."""
+    """Return the feature of a field of a struct; for an object of lists it is that of the list's elements."""
     return feature.get(name) if isinstance(feature, dict) else None
 
 

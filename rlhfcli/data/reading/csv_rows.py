@@ -1,4 +1,4 @@
-"""CSV, with commas, semicolons or tabs. A row that cannot be read is named, and the others are not touched by it."""
+"""Read CSV with commas, semicolons or tabs. A row that cannot be read is reported, and does not affect the others."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _QUOTES = 'Close every quote: "…"; a quote inside is doubled: "say ""hi""".'
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file, as far as the current row has taken them.
+    """Iterates over the lines of a file, and remembers those of the current row.
 
     Args:
-        lines: In UTF-8; other bytes become half characters, which are found later.
+        lines: The lines, in UTF-8; other bytes become lone surrogates, which are found later.
     """
 
     def __init__(self, lines: Iterator[bytes]) -> None:
@@ -36,10 +36,10 @@ class _Lines(Iterator[str]):
         return line
 
     def reread(self, kept: int = 0) -> None:
-        """Let the lines of the current row be read again, but for the first ones.
+        """Return lines of the current row, which are read again.
 
         Args:
-            kept: How many stay read.
+            kept: The number of its first lines that stay read.
         """
         others = self.taken[kept:]
         self._returned.extendleft(reversed(others))
@@ -54,8 +54,8 @@ class _CsvProblem(Exception):
     """A row that cannot be used.
 
     Args:
-        what: Is wrong with it.
-        hint: What to do about it.
+        what: The reason.
+        hint: The remedy.
         invalid: Whether something is wrong with the row itself.
     """
 
@@ -70,8 +70,8 @@ def csv_rows(path: Path, lines: Iterator[bytes], *, tabs: bool = False) -> Rows:
 
     Args:
         path: The file.
-        lines: Of it.
-        tabs: Whether its name says that tabs stand between the fields; else the header shows what does.
+        lines: The lines of the file.
+        tabs: Whether tabs separate the fields, by the file's name; if not, the header shows the separator.
 
     Yields:
         Each row with its number; ``Unreadable`` for one that cannot be read, unless it is the first.
@@ -100,7 +100,7 @@ def csv_rows(path: Path, lines: Iterator[bytes], *, tabs: bool = False) -> Rows:
 
 
 def _records(feed: _Lines, *, tabs: bool) -> Iterator[list[str] | csv.Error]:
-    """The fields of each row, the header's first; what is wrong with one that has none."""
+    """Yield the fields of each row, those of the header first; an error for a row that cannot be split."""
     first = next(feed, "")
     while first and not first.strip():  # blank lines above the header
         first = next(feed, "")
@@ -136,7 +136,7 @@ def _fields(record: list[str] | csv.Error, text: str) -> list[str]:
 
 
 def _header(fields: list[str]) -> list[str]:
-    """The names of the columns."""
+    """Return the names of the columns."""
     names = [name.strip() for name in fields]
     for name in names:
         if name and names.count(name) > 1:

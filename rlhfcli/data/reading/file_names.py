@@ -1,4 +1,4 @@
-"""What a file's name says: whether it holds rows, and of which part of a data set: train, test, ``train_prefs`` ..."""
+"""Read from a file's name whether it contains rows, and of which split: train, test, ``train_prefs`` ..."""
 
 from __future__ import annotations
 
@@ -21,23 +21,31 @@ _SHARD = re.compile(r"(?P<name>.+?)-\d{5}-of-\d{5}(-\w+)?")
 
 
 def without_packing(path: Path) -> Path:
-    """The name without ``.gz`` and the like."""
+    """Return a path without ``.gz`` and the like.
+
+    Args:
+        path: The path of a file.
+    """
     return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
 def is_data_file(path: Path) -> bool:
-    """Whether a file's name says that it holds rows."""
+    """Return whether a file contains rows, by its name.
+
+    Args:
+        path: The path of the file.
+    """
     return without_packing(path).suffix.lower() in SUFFIXES
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a file is called.
+    """The split of a file, as its name tells it.
 
     Args:
-        name: The split that it belongs to; ``None`` where its name, and its folders', say nothing.
-        word: The usual word for it: train, validation, test or eval.
-        stem: The file's name without its ending and its number.
+        name: The split; ``None`` if neither the file's name nor its folders' names tell it.
+        word: The usual word for that split: train, validation, test or eval.
+        stem: The name of the file without its suffix and its shard number.
     """
 
     name: str | None
@@ -52,7 +60,7 @@ def label_of(path: Path) -> Label:
     ``test/0.jsonl`` say it; so does ``raw-00000-of-00001.parquet``, as the hub writes any split.
 
     Args:
-        path: Relative to the folder of the data set.
+        path: The path of the file, relative to the folder of the data set.
     """
     stem = without_packing(path).stem
     shard = _SHARD.fullmatch(stem)
@@ -65,13 +73,13 @@ def label_of(path: Path) -> Label:
 
 
 def word_of(name: str) -> str | None:
-    """The usual word for the split that a name begins or ends with, or clearly holds.
+    """Return the usual word for the split that a name begins or ends with, or clearly contains.
 
     Args:
-        name: Of a file without its ending, of a folder, or of a split.
+        name: The name of a file without its suffix, of a folder, or of a split.
 
     Returns:
-        train, validation, test or eval; ``None`` where it says nothing.
+        train, validation, test or eval; ``None`` if the name contains no such word.
     """
     tokens = [token.rstrip("0123456789") for token in re.split(r"[\W_]+", name.lower())]
     tokens = [token for token in tokens if token]
@@ -82,16 +90,20 @@ def word_of(name: str) -> str | None:
 
 
 def is_split_word(name: str) -> bool:
-    """Whether a name is a usual word for a split, and nothing else."""
+    """Return whether a name is a usual word for a split, and nothing else.
+
+    Args:
+        name: The name.
+    """
     return name.lower() in _WORDS
 
 
 def is_in_split(label: Label, split: str) -> bool:
-    """Whether a file is of a split.
+    """Return whether a file belongs to a split.
 
     Args:
-        label: Of the file.
-        split: As the recipe names it.
+        label: The label of the file.
+        split: The split, as the recipe names it.
     """
     wanted = split.lower()
     if label.name is not None and label.name.lower() == wanted:
@@ -100,5 +112,9 @@ def is_in_split(label: Label, split: str) -> bool:
 
 
 def split_names(labels: Sequence[Label]) -> list[str]:
-    """The splits that labels name, sorted."""
+    """Return the splits that labels name, sorted.
+
+    Args:
+        labels: The labels of some files.
+    """
     return sorted({label.name for label in labels if label.name is not None})

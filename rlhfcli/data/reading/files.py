@@ -1,4 +1,4 @@
-"""Data files as rows with their line or row number; what is wrong with a file is named by its place."""
+"""Read data files as rows with their line or row numbers; errors name the place in the file."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ def read_rows(path: Path, meter: Meter | None = None, wanted: WantedSplit | None
     """Read a file row by row.
 
     Args:
-        path: One of ``SUFFIXES``, or one of ``PACKED`` of these. What it really holds counts, where that shows.
-        meter: Is told how far the reading is.
-        wanted: The split, where it is a JSON object of splits.
+        path: A file with one of ``SUFFIXES``, perhaps followed by one of ``PACKED``. Its content decides where the
+            name is wrong.
+        meter: Measures the progress of the reading.
+        wanted: The split to read from a JSON object of splits.
         alone: Whether it is an error if the file has no rows.
 
     Yields:
         Each row as it was read, with its place; ``Unreadable`` for one that cannot be read, unless it is the first.
 
     Raises:
-        DataError: The file is missing, empty, not readable, or not what its name says.
+        DataError: The file is missing, empty or not readable, or its content is not what its name says.
     """
     empty, meter = True, meter or Meter(0)
     try:
@@ -73,12 +74,12 @@ def _rows(path: Path, file: io.BufferedReader, *, packed: bool, meter: Meter, wa
     return json_lines(path, _lines(file), meter, wanted)
 
 
-# --- what a file really holds -------------------------------------------------------------------------------
+# --- the actual content of a file ---------------------------------------------------------------------------
 
 
 @contextmanager
 def _opened(path: Path, meter: Meter) -> Iterator[tuple[io.BufferedReader, bool]]:
-    """A file's content, unpacked; and whether it was packed."""
+    """Open a file's unpacked content; also return whether it was packed."""
     with path.open("rb") as raw:
         meter.follow(lambda: raw.tell() // 1024)
         start = raw.peek(8)
@@ -102,10 +103,10 @@ def _unpacked(raw: IO[bytes], packing: str) -> IO[bytes]:
 
 
 def _refuse(path: Path, kind: str, start: bytes) -> None:
-    """Name what stands in the place of the data.
+    """Reject a file with content of another kind, and name that kind.
 
     Raises:
-        DataError: It is another kind of file.
+        DataError: It has such content.
     """
     if start.startswith(b"version https://git-lfs.github.com/"):
         what = "this is a Git LFS pointer, not the file itself"
@@ -120,7 +121,7 @@ def _refuse(path: Path, kind: str, start: bytes) -> None:
 
 
 def _utf8(path: Path, file: io.BufferedReader) -> io.BufferedReader:
-    """Text in UTF-8; UTF-16, as Windows programs write it, is held in memory as a whole."""
+    """Return the text in UTF-8; UTF-16, as Windows programs write it, is read into memory as a whole."""
     start = file.peek(4)[:4]
     name = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else None
     if name is None and len(start) == 4 and start.count(0) == 2:
@@ -135,14 +136,14 @@ def _utf8(path: Path, file: io.BufferedReader) -> io.BufferedReader:
 
 
 def _lines(file: io.BufferedReader) -> Iterator[bytes]:
-    """The lines of a file; carriage returns alone end them, too, where nothing else does."""
+    """Iterate over the lines of a file, which may end with carriage returns alone."""
     start = file.peek(_START)[:_START]
     if b"\r" not in start or b"\n" in start:
         return iter(file)
-    return _lines_of_old(file)
+    return _carriage_return_lines(file)
 
 
-def _lines_of_old(file: io.BufferedReader) -> Iterator[bytes]:
+def _carriage_return_lines(file: io.BufferedReader) -> Iterator[bytes]:
     left = b""
     while block := file.read(_START):
         *lines, left = (left + block).split(b"\r")

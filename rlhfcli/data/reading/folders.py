@@ -1,4 +1,4 @@
-"""Which files of a folder are read: its configuration, its split, and what is left alone.
+"""Choose the files of a folder that are read, by configuration and split, and report those that are not.
 
 A folder may be a collection of files, a copy of a data set of the hub (whose ``README.md`` may name configurations
 and splits), or what ``save_to_disk`` of the datasets library has written.
@@ -20,7 +20,7 @@ from rlhfcli.data.reading.file_names import KNOWN, Label, is_data_file, is_in_sp
 from rlhfcli.errors import DataError
 
 TRAIN = ("train",)
-MEASURE = ("test", "eval", "validation", "train")  # for what is measured with
+MEASURE = ("test", "eval", "validation", "train")  # for evaluation
 _SHOWN = 5  # files that a line names
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")  # of datasets
 _HIDDEN = ("__MACOSX", "__pycache__")
@@ -30,14 +30,14 @@ _PATTERN = "A pattern takes other files: path={folder}/**/*"
 
 @dataclass(frozen=True)
 class Choice:
-    """Which part of a data set is wanted.
+    """The part of a data set to read.
 
     Args:
-        split: As the recipe names it; ``None`` where it does not.
-        subset: The configuration, likewise.
-        usual: Splits to take where the recipe names none, the first that is there.
-        usual_subset: The configuration, or folder, to take where the recipe names none, if it is there.
-        number: The place of the source in the recipe, for messages.
+        split: The split that the recipe names, or ``None``.
+        subset: The configuration that the recipe names, or ``None``.
+        usual: The splits to look for if the recipe names none; the first that exists is read.
+        usual_subset: The configuration, or folder, to read if the recipe names none and it exists.
+        number: The index of the source in the recipe, for messages.
     """
 
     split: str | None = None
@@ -47,7 +47,12 @@ class Choice:
     number: int | None = None
 
     def advice(self, key: str, value: str) -> str:
-        """What to do to choose a part, for a message."""
+        """Return a hint that says how to choose a part.
+
+        Args:
+            key: The key of the source: ``split`` or ``subset``.
+            value: A value to propose for it.
+        """
         if self.number is None:
             return "Name one of its files."
         return f"Choose one: --set data.sources.{self.number}.{key}={value}"
@@ -60,15 +65,15 @@ def files_of(folder: Path, choice: Choice) -> tuple[list[Path], str]:
     """Choose the files of a folder.
 
     Args:
-        folder: Exists.
-        choice: What is wanted.
+        folder: An existing folder.
+        choice: The part to read.
 
     Returns:
-        Files in alphabetical order, at least one; and a line that says what is read and what is left alone, empty
-        where that is all.
+        At least one file, in alphabetical order; and a line that says which files are read and which are not, empty if
+        all are read.
 
     Raises:
-        DataError: It holds no data files; or no such split or configuration.
+        DataError: The folder contains no data files, or no such split or configuration.
     """
     every, closed = _walked(folder)
     hidden = [file for file in every if _is_hidden(file.relative_to(folder))]
@@ -85,7 +90,7 @@ def files_of(folder: Path, choice: Choice) -> tuple[list[Path], str]:
 
 
 def _walked(folder: Path) -> tuple[list[Path], list[str]]:
-    """The data files below a folder, and the folders that are not looked into, with the reason."""
+    """Return the data files below a folder, and the folders that are not searched, each with the reason."""
     found: list[Path] = []
     closed: list[str] = []
 
@@ -106,32 +111,26 @@ def of_split(folder: Path, named: Named, choice: Choice, readme: Path | None = N
     """Choose the files of a split.
 
     Args:
-        folder: For messages.
-        named: Files with what they are called, at least one.
-        choice: What is wanted.
-        readme: Names the splits, where there is one that does.
+        folder: The folder, for messages.
+        named: At least one file, each with its label.
+        choice: The part to read.
+        readme: The README that names the splits, if there is one.
 
     Returns:
         At least one file.
 
     Raises:
-        DataError: None is of that split; or several splits are there, and none is the usual one.
+        DataError: No file belongs to that split; or there are several splits, and none of the usual ones.
     """
     there = split_names([label for _, label in named])
     where, who = str(readme or folder), "configs" if readme else "files"
     if choice.split is not None:
         found = _of(named, choice.split)
-        if not found and not (there or choice.split != "train"):
-            return [file for file, _ in named]  # it is all one
-        if found:
-            return found
-        near = get_close_matches(choice.split, there, 1)
-        what = f"there is no split {choice.split!r} here" + (f"; did you mean {near[0]}?" if near else "")
-        cut = " A part of a split, such as train[:10], is only known for data sets of the hub: use limit." * (
-            "[" in choice.split
-        )
-        names = f"Its {who} name: {', '.join(there)}." if there else f"Its {who} name no splits: leave split out."
-        raise DataError(what, where=where, hint=names + cut)
+        if not found and not there and choice.split == "train":
+            return [file for file, _ in named]  # files without splits are all of the training split
+        if not found:
+            raise _no_such_split(choice.split, there, where, who)
+        return found
     for split in choice.usual:
         if found := _of(named, split):
             return found
@@ -144,6 +143,15 @@ def of_split(folder: Path, named: Named, choice: Choice, readme: Path | None = N
         where=where,
         hint=f"{choice.advice('split', there[0])}\n{_PATTERN.format(folder=folder)}",
     )
+
+
+def _no_such_split(split: str, there: Sequence[str], where: str, who: str) -> DataError:
+    near = get_close_matches(split, there, 1)
+    what = f"there is no split {split!r} here" + (f"; did you mean {near[0]}?" if near else "")
+    hint = f"Its {who} name: {', '.join(there)}." if there else f"Its {who} name no splits: leave split out."
+    if "[" in split:
+        hint += " A part of a split, such as train[:10], is only known for data sets of the hub: use limit."
+    return DataError(what, where=where, hint=hint)
 
 
 def _of(named: Named, split: str) -> list[Path]:
@@ -159,7 +167,7 @@ def _of(named: Named, split: str) -> list[Path]:
 
 
 def _of_configuration(folder: Path, files: list[Path], choice: Choice) -> tuple[Named, Path | None]:
-    """The files of the configuration that is wanted, with what they are called; the README if that says so."""
+    """Return the files of the chosen configuration with their labels; and the README, if that describes it."""
     described, default = _of_readme(folder, files)
     if described:
         return described[_chosen(folder, described, default, choice)], folder / "README.md"
@@ -179,7 +187,7 @@ def _of_configuration(folder: Path, files: list[Path], choice: Choice) -> tuple[
 
 
 def _chosen(folder: Path, described: Mapping[str, Named], default: str | None, choice: Choice) -> str:
-    """The name of a configuration of the README."""
+    """Return the name of the chosen configuration of a README."""
     names = list(described)
     wanted = choice.subset or choice.usual_subset
     for name in names:
@@ -198,7 +206,7 @@ def _chosen(folder: Path, described: Mapping[str, Named], default: str | None, c
 
 
 def _of_readme(folder: Path, files: Sequence[Path]) -> tuple[dict[str, Named], str | None]:
-    """The configurations that a README of the hub describes, with those of their files that are here; the default."""
+    """Return the configurations that a README describes, each with its files in the folder; and the default one."""
     described: dict[str, Named] = {}
     default = None
     for entry in _entries(folder / "README.md"):
@@ -227,7 +235,7 @@ def _entries(readme: Path) -> list[dict[str, Any]]:
 
 
 def _data_files(value: Any) -> Iterable[tuple[str | None, list[str]]]:
-    """Splits with their patterns, of all the ways in which ``data_files`` is written."""
+    """Yield splits with their patterns, of any form that ``data_files`` may have."""
     if value is None:
         yield None, ["**"]
     elif isinstance(value, str):
@@ -253,7 +261,7 @@ def _matching(root: Path, patterns: Iterable[str], files: Sequence[Path]) -> Ite
 
 
 def _matches(file: Path, pattern: str) -> bool:
-    """``Path.match`` from the beginning; ``**`` stands for any folders, or everything below."""
+    """Match a whole path; ``**`` stands for any folders, or everything below."""
     if pattern in ("**", "**/*"):
         return True
     if "**" in pattern:
@@ -263,7 +271,7 @@ def _matches(file: Path, pattern: str) -> bool:
 
 
 def _of_dictionary(folder: Path, files: Sequence[Path]) -> Named:
-    """The splits that ``DatasetDict.save_to_disk`` has written, each into a folder of its name."""
+    """Return the files of the splits that ``DatasetDict.save_to_disk`` wrote, each into a folder of its name."""
     try:
         splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         wanted = {str(split) for split in splits}
@@ -273,16 +281,16 @@ def _of_dictionary(folder: Path, files: Sequence[Path]) -> Named:
     return [(file, Label(part, word_of(part), part)) for file, part in first if part in wanted]
 
 
-# --- what is no data ----------------------------------------------------------------------------------------
+# --- files that are not data --------------------------------------------------------------------------------
 
 
 def _is_hidden(path: Path) -> bool:
-    """What a system or a program keeps for itself: ``._x.jsonl``, ``.ipynb_checkpoints/``, ``__MACOSX/``."""
+    """Return whether a file belongs to a system or a program: ``._x.jsonl``, ``.ipynb_checkpoints/``, ``__MACOSX/``."""
     return any(part.startswith(".") or part in _HIDDEN for part in path.parts)
 
 
 def _is_cache(file: Path) -> bool:
-    """What datasets leaves beside its own files, and what describes them."""
+    """Return whether the datasets library wrote a file as a cache or as a description."""
     return file.name in _DESCRIPTIONS or file.match("cache-*.arrow")
 
 

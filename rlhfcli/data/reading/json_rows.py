@@ -1,4 +1,4 @@
-"""JSON Lines, and JSON documents in the layouts that people have: a list of rows, an object of lists or of splits."""
+"""Read JSON Lines, and JSON documents of several layouts: a list of rows, an object of lists or of splits."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LISTS = ("data", "rows", "examples", "instances", "items", "samples", "records"
 
 @dataclass(frozen=True)
 class WantedSplit:
-    """Which split of an object of splits is wanted.
+    """The split to read from an object of splits.
 
     Args:
-        splits: Names, the first that is there.
+        splits: Names of splits; the first that exists is read.
         required: Whether a file without splits is an error.
     """
 
@@ -33,19 +33,19 @@ class WantedSplit:
 
 
 def json_lines(path: Path, lines: Iterator[bytes], meter: Meter, wanted: WantedSplit) -> Rows:
-    """Read rows that stand on a line each. One document over many lines, or on one, is read as such.
+    """Read a row from each line; a file that is a single JSON document is read as such.
 
     Args:
         path: The file.
-        lines: All of it.
-        meter: Is told how far the reading is, where the lines do not.
-        wanted: The split of a document.
+        lines: The lines of the file.
+        meter: Measures the progress of the reading, if the lines do not.
+        wanted: The split to read from a document.
 
     Yields:
         Each row with its line; ``Unreadable`` for one that cannot be read.
 
     Raises:
-        DataError: The first line is not JSON, and the whole is not, either.
+        DataError: Neither the first line nor the whole file is JSON.
     """
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
     head = list(islice(numbered, 2))
@@ -68,19 +68,19 @@ def json_lines(path: Path, lines: Iterator[bytes], meter: Meter, wanted: WantedS
 
 
 def json_document(path: Path, content: bytes, meter: Meter, wanted: WantedSplit) -> Rows:
-    """Read the rows of a JSON document; JSON Lines under its name are common, and read as such.
+    """Read the rows of a JSON document; JSON Lines with the suffix ``.json`` are common, and read as such.
 
     Args:
         path: The file.
-        content: All of it, in UTF-8.
-        meter: Is told how far the reading is, and what is left alone.
-        wanted: The split, where it is an object of splits.
+        content: The content of the file, in UTF-8.
+        meter: Measures the progress of the reading; its remark names the splits that are not read.
+        wanted: The split to read from an object of splits.
 
     Yields:
         Each row with its number; ``Unreadable`` for one that cannot be read.
 
     Raises:
-        DataError: It is not JSON, or has no such split.
+        DataError: The content is not JSON, or has no such split.
     """
     text = content.decode("utf-8-sig")
     if not text.strip():
@@ -109,7 +109,7 @@ def _each(path: Path, values: Iterator[Any]) -> list[Any]:
 
 
 def _document_instead(path: Path, content: bytes, meter: Meter, wanted: WantedSplit, otherwise: DataError) -> Rows:
-    """One document over many lines, where the first line alone is not JSON."""
+    """Read a document over many lines, of which the first line alone is not JSON."""
     if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"[", b"{") or b"\n" not in content.strip():
         raise otherwise
     rows = json_document(path, content, meter, wanted)
@@ -128,7 +128,7 @@ def _document_instead(path: Path, content: bytes, meter: Meter, wanted: WantedSp
 
 
 def _rows_of(path: Path, value: Any, wanted: WantedSplit, meter: Meter) -> list[Any]:
-    """The rows of a document; the meter is told which of its splits are left alone.
+    """Return the rows of a document; the meter's remark names the splits that are not read.
 
     Raises:
         DataError: It has none, or no such split.
@@ -157,7 +157,7 @@ def _rows_of(path: Path, value: Any, wanted: WantedSplit, meter: Meter) -> list[
 
 
 def _rows_of_object(value: dict[str, Any]) -> list[Any]:
-    """The rows of an object: what it keeps in a list, what pandas writes, lists for columns; else it is one row."""
+    """Return the rows of an object: a list in it, a table of pandas, a list for each column; else it is one row."""
     for name in _LISTS:
         if _is_list_of_objects(value.get(name)):
             return list(value[name])
@@ -201,7 +201,7 @@ def _document_error(path: Path, error: json.JSONDecodeError) -> DataError:
 
 
 def _around(error: json.JSONDecodeError) -> str:
-    """What stands at the place of the error."""
+    """Return the text around the place of an error."""
     begin = max(0, error.pos - 15)
     return repr(error.doc[begin : error.pos + 15])
 

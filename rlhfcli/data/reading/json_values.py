@@ -1,4 +1,4 @@
-"""JSON values; what JSON allows and no row can hold is refused with its reason, in a list without its neighbours."""
+"""Parse JSON values; a value that JSON allows and a row cannot have is rejected alone, without its neighbours."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 class Refused(ValueError):
-    """JSON in order that is no row of anybody's."""
+    """Valid JSON that cannot be used as a row."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which no key stands twice with different values."""
+    """Make an object; reject it if a key occurs twice with different values."""
     found = dict(pairs)
     if len(found) != len(pairs):
         for name, value in pairs:
@@ -33,17 +33,17 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def parse(text: str) -> Any:
-    """Read a JSON text.
+    """Parse a JSON text.
 
     Args:
-        text: One value, with white space around it.
+        text: The text of one value; white space may surround it.
 
     Returns:
         The value.
 
     Raises:
-        JSONDecodeError: It is not JSON.
-        Refused: It is, but cannot be used.
+        JSONDecodeError: The text is not JSON.
+        Refused: It is JSON that cannot be used.
     """
     end = len(text.rstrip())
     value, at = _value(text, len(text) - len(text.lstrip()))
@@ -53,7 +53,7 @@ def parse(text: str) -> Any:
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
-    """The value that begins at a place of a text, and where it ends."""
+    """Parse the value that begins at a place of a text; also return where it ends."""
     try:
         value, end = _DECODER.raw_decode(text, at)
     except RecursionError:
@@ -68,7 +68,7 @@ def _value(text: str, at: int) -> tuple[Any, int]:
 
 
 def _half_name(value: Any) -> str:
-    """The first key that cannot be written down, however deep."""
+    """Return the first key, at any depth, that has half a surrogate pair."""
     if isinstance(value, dict):
         found = next((name for name in value if _HALF.search(name)), "")
         return found or next(filter(None, map(_half_name, value.values())), "")
@@ -76,7 +76,11 @@ def _half_name(value: Any) -> str:
 
 
 def is_json(text: str) -> bool:
-    """Whether a text is JSON, usable or not."""
+    """Return whether a text is JSON, usable or not.
+
+    Args:
+        text: The text.
+    """
     try:
         parse(text)
     except Refused:
@@ -87,16 +91,16 @@ def is_json(text: str) -> bool:
 
 
 def elements(text: str) -> Iterator[Any]:
-    """Read the elements of a list one by one, because one of them cannot be used.
+    """Parse the elements of a list one by one, because one of them cannot be used.
 
     Args:
-        text: A list.
+        text: The text of the list.
 
     Yields:
-        Each; ``Unreadable`` for one that cannot be used.
+        Each element; ``Unreadable`` for one that cannot be used.
 
     Raises:
-        JSONDecodeError: It is not JSON, behind the one that cannot be used.
+        JSONDecodeError: The text behind that element is not JSON.
     """
     at = _skip(text, text.index("[") + 1)
     while text[at : at + 1] != "]":
@@ -112,16 +116,16 @@ def elements(text: str) -> Iterator[Any]:
 
 
 def objects(text: str) -> Iterator[Any]:
-    """Objects behind each other, each over several lines.
+    """Parse concatenated objects, each of which may take several lines.
 
     Args:
-        text: All of them.
+        text: The text of all objects.
 
     Yields:
-        Each; ``Unreadable`` for one that cannot be used.
+        Each object; ``Unreadable`` for one that cannot be used.
 
     Raises:
-        JSONDecodeError: It is not JSON.
+        JSONDecodeError: The text is not JSON.
     """
     at = _skip(text, 0)
     while at < len(text):
@@ -131,7 +135,7 @@ def objects(text: str) -> Iterator[Any]:
 
 
 def _usable(text: str, at: int) -> tuple[Any, int]:
-    """The value at a place, or what stands for it, and where it ends."""
+    """Parse the value at a place, or return an ``Unreadable`` for it; also return where it ends."""
     try:
         return _value(text, at)
     except Refused as refused:
@@ -140,14 +144,14 @@ def _usable(text: str, at: int) -> tuple[Any, int]:
 
 
 def _skip(text: str, at: int) -> int:
-    """The place of the next character that is no white space."""
+    """Return the place of the next character that is not white space."""
     while at < len(text) and text[at] in " \t\r\n":
         at += 1
     return at
 
 
 def _end_of(text: str, at: int) -> int:
-    """Where the value that begins at a place ends, without reading it."""
+    """Return where the value that begins at a place ends, without parsing it."""
     depth = 0
     for token in _TOKEN.finditer(text, at):
         sign = token[0]

@@ -1,4 +1,4 @@
-"""What a data file gives: rows with their places, and rows that cannot even be read."""
+"""The results of reading a data file: rows with their places, placeholders of unreadable rows, and the progress."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Rows = Iterator[tuple[Any, Origin]]
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for a row in the middle of a file that cannot even be read; the other rows are not touched by it.
+    """Stands for a row in the middle of a file that cannot be read; the other rows are not affected.
 
     Args:
-        reason: What is wrong with it.
-        start: Its first characters.
+        reason: The reason.
+        start: The first characters of the row.
         invalid: Whether something is wrong with it; see ``RowProblem``.
     """
 
@@ -31,10 +31,13 @@ class Unreadable:
 
 
 def check_readable(row: Any) -> Any:
-    """A row that could be read.
+    """Return a row after checking that it could be read.
+
+    Args:
+        row: A row, or the ``Unreadable`` that stands for it.
 
     Raises:
-        RowProblem: It could not.
+        RowProblem: It could not be read.
     """
     if isinstance(row, Unreadable):
         raise RowProblem(row.reason, invalid=row.invalid)
@@ -42,14 +45,14 @@ def check_readable(row: Any) -> Any:
 
 
 class Meter:
-    """How far the reading of a file, or of other rows, is.
+    """Measures the progress of reading a file or other rows.
 
     Args:
-        size: All of it.
-        unit: What is counted.
+        size: The total, in units.
+        unit: The unit: ``kB`` or ``rows``.
 
     Attributes:
-        remark: What the user is to know of how it was read; empty where that is nothing.
+        remark: A note to the user about the reading; empty if there is none.
     """
 
     def __init__(self, size: int, unit: str = "rows") -> None:
@@ -60,30 +63,38 @@ class Meter:
 
     @classmethod
     def of_file(cls, path: Path) -> Meter:
-        """For a file, in kilobytes."""
+        """Make a meter for a file, in kilobytes.
+
+        Args:
+            path: The file.
+        """
         return cls(-(-path.stat().st_size // 1024), "kB")
 
     @property
     def done(self) -> int:
-        """How much has been read, at most ``size``."""
+        """The number of units read, at most ``size``."""
         return min(self.size, self._position())
 
     def follow(self, position: Callable[[], int]) -> None:
-        """Ask this from now on how much has been read."""
+        """Set the function that returns how much has been read.
+
+        Args:
+            position: Returns the number of units read.
+        """
         self._position = position
 
 
 def number_rows(path: Path, rows: Iterable[Any], total: int, meter: Meter) -> Rows:
-    """Rows whose number is known.
+    """Number the rows of a file.
 
     Args:
-        path: Their file.
-        rows: As they were read.
-        total: How many there are.
-        meter: Is told how far the reading is.
+        path: The file.
+        rows: The rows as they were read.
+        total: The number of rows.
+        meter: Measures the progress of the reading.
 
     Yields:
-        Each with its place.
+        Each row with its place.
     """
     number = 0
     meter.follow(lambda: meter.size * number // max(1, total))
@@ -92,12 +103,21 @@ def number_rows(path: Path, rows: Iterable[Any], total: int, meter: Meter) -> Ro
 
 
 def printable_path(path: Path | str) -> str:
-    r"""A path that can be written anywhere: a byte of its name that is not UTF-8 becomes ``\xff``."""
+    r"""Return a path as printable text: a byte of its name that is not UTF-8 becomes ``\xff``.
+
+    Args:
+        path: The path.
+    """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
-    """The error for text in another encoding."""
+    """Return the error for text in another encoding.
+
+    Args:
+        where: The place of the text.
+        error: The error of decoding it.
+    """
     return DataError(
         f"not UTF-8: byte {error.start + 1} is 0x{error.object[error.start]:02x}",
         where=where,
