@@ -30,7 +30,9 @@ CHANGES = {  # what has changed besides the code → whether the data may stay
     "a setting": (lambda folder, path, recipe, tokenizer: object.__setattr__(recipe.data, "max_length", 300), False),
     "the seed": (lambda folder, path, recipe, tokenizer: object.__setattr__(recipe, "seed", 9), False),
     "what SFT learns": (
-        lambda folder, path, recipe, tokenizer: object.__setattr__(recipe.sft, "loss_on", "last"),
+        lambda folder, path, recipe, tokenizer: object.__setattr__(
+            recipe, "sft", recipe.sft.model_copy(update={"loss_on": "last"})
+        ),
         False,
     ),
     "the tokenizer": (lambda folder, path, recipe, tokenizer: tokenizer.add_tokens(["zebra"]), False),
