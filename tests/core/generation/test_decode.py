@@ -90,9 +90,9 @@ def test_a_batch_of_different_lengths_gives_what_each_prompt_gets_alone(model: A
 
 def test_progress_is_reported_after_each_batch(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BATCH_TOKENS, "cpu", 20)
-    told: list[int] = []
-    generate(llama, [[5, 6], [7, 8, 9], [5]], Decoding(6), END, PAD, told.append)
-    assert told == sorted(told) and told[-1] == 3 and len(told) > 1
+    progress: list[int] = []
+    generate(llama, [[5, 6], [7, 8, 9], [5]], Decoding(6), END, PAD, progress.append)
+    assert progress == sorted(progress) and progress[-1] == 3 and len(progress) > 1
 
 
 def test_small_batches_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_answers_depend_on_the_seed_alone(llama: Any) -> None:
 
     state = torch.get_rng_state()
     assert answers(1) == answers(1) != answers(2)
-    assert torch.equal(state, torch.get_rng_state()), "the global generator is nobody's to draw from"
+    assert torch.equal(state, torch.get_rng_state()), "the global generator must not be used"
 
 
 def test_answers_end_where_the_context_ends(llama: Any) -> None:

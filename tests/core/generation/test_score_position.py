@@ -75,7 +75,7 @@ def test_a_reward_model_and_its_export_are_read_at_the_end_token(ours: Path, tmp
 
 
 def test_an_export_that_others_would_tokenise_differently_is_refused(tmp_path: Path) -> None:
-    words = folders.chatml()  # as DeepSeek R1: its prompt begins a thought, which it leaves out of what was said
+    words = folders.chatml()  # as DeepSeek R1: its prompt begins a thought, which it leaves out of earlier answers
     words.chat_template = folders.CHATML.replace("assistant ' }}", "assistant <think> ' }}")
     model = classifier()
     as_reward_model(model.config, "last", (0.0, 1.0))
@@ -120,8 +120,8 @@ def test_models_of_openrlhf_are_read_at_the_end_token_that_it_appends(tmp_path: 
 def test_a_change_of_the_template_is_reported(tmp_path: Path) -> None:
     save_model(classifier(), folders.chatml(), tmp_path / "theirs", None, "")
     save_model(classifier(), ending_at_score(folders.chatml()), tmp_path / "ours", None, "")
-    said = tokenizers.template_change(str(tmp_path / "theirs"), folders.chatml(), "model")
-    assert "scores the last token of its own chat template" in said and "data.template: model" in said
+    change = tokenizers.template_change(str(tmp_path / "theirs"), folders.chatml(), "model")
+    assert "scores the last token of its own chat template" in change and "data.template: model" in change
     assert tokenizers.template_change(str(tmp_path / "ours"), folders.chatml(), "model") == ""
     assert tokenizers.template_change(str(tmp_path / "ours"), folders.tokenizer(), "model") != ""
 

@@ -178,11 +178,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said", "hint"), REFUSED, ids=lambda each: str(each)[:20])
-def test_tensors_that_do_not_fit_are_an_error_of_the_adapter(tmp_path: Path, change: Any, said: str, hint: str) -> None:
+@pytest.mark.parametrize(("change", "message", "hint"), REFUSED, ids=lambda each: str(each)[:20])
+def test_tensors_that_do_not_fit_are_an_error_of_the_adapter(
+    tmp_path: Path, change: Any, message: str, hint: str
+) -> None:
     trained(tmp_path, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     _edit(tmp_path / "adapter", **change)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         any_format.load_language_model(str(tmp_path / "adapter"))
     assert hint in str(caught.value) and "lora.targets" not in str(caught.value)
 

@@ -38,13 +38,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "said"), REFUSED, ids=[next(iter(change)) for change, _ in REFUSED])
-def test_unsupported_and_invalid_configurations_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("change", "message"), REFUSED, ids=[next(iter(change)) for change, _ in REFUSED])
+def test_unsupported_and_invalid_configurations_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     model = folders.adapted(families.causal_lm("opt"))
     lora_files.save_adapter(model, tmp_path, folders.SETTINGS, "base", "CAUSAL_LM")
     config = json.loads((tmp_path / ADAPTER_CONFIG).read_text()) | change
     (tmp_path / ADAPTER_CONFIG).write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         lora_files.load_adapter(families.causal_lm("opt"), tmp_path)
 
 

@@ -50,8 +50,8 @@ def renamed(folder: Path, name: str, architecture: str, bias: bool = False) -> N
     if bias:
         tensors[f"{name}.bias"] = torch.tensor([0.5])
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    said = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(said | {"architectures": [architecture]}))
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"architectures": [architecture]}))
 
 
 def to_train(folder: Path, **section: Any) -> RewardModel:
@@ -131,13 +131,13 @@ def _several(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize(("make", "section", "said"), REFUSED)
+@pytest.mark.parametrize(("make", "section", "error"), REFUSED)
 def test_a_head_that_is_not_one_output_is_an_error(
-    tmp_path: Path, make: Callable[[Path], object], section: dict[str, Any], said: str
+    tmp_path: Path, make: Callable[[Path], object], section: dict[str, Any], error: str
 ) -> None:
     make(tmp_path)
     for load in (lambda: to_train(tmp_path, **section), lambda: load_reward_model(tmp_path, **section)):
-        with pytest.raises(ModelError, match=said) as caught:
+        with pytest.raises(ModelError, match=error) as caught:
             load()
         assert "report" not in str(caught.value)
 
@@ -194,12 +194,12 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("said", "message"), BROKEN, ids=str)
-def test_a_config_that_was_edited(tmp_path: Path, said: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("changes", "message"), BROKEN, ids=str)
+def test_a_config_that_was_edited(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     model = classifier(tmp_path)
     as_reward_model(model.config, "last", (0.0, 1.0))
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | said))
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(ModelError, match=message):
         load_reward_model(tmp_path)

@@ -47,12 +47,12 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_rotary_settings_have_both_names(name: str, tmp_path: Path) -> None:
-    make, more = CASES[name]
+    make, added = CASES[name]
     model = AutoModelForCausalLM.from_config(make(), dtype=torch.float32).eval()
     model.config.pad_token_id = 1
     save_model(model, folders.tokenizer(), tmp_path / "m", None, "")
-    said = json.loads((tmp_path / "m" / "config.json").read_text())
-    assert {key: said.get(key) for key in more} == more
+    saved = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert {key: saved.get(key) for key in added} == added
     again = AutoConfig.from_pretrained(tmp_path / "m")
     assert getattr(again, "rope_parameters", None) == getattr(model.config, "rope_parameters", None)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "m").eval()
@@ -63,9 +63,9 @@ def test_rotary_settings_have_both_names(name: str, tmp_path: Path) -> None:
 
 def test_a_tokenizer_has_a_class_that_both_versions_know(tmp_path: Path) -> None:
     save_model(families.causal_lm("opt"), folders.chatml(), tmp_path / "m", None, "")
-    said = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
-    assert said["tokenizer_class"] == "PreTrainedTokenizerFast"
-    assert said["additional_special_tokens"] == ["<|im_start|>", "<|im_end|>"] and "extra_special_tokens" not in said
+    saved = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert saved["additional_special_tokens"] == ["<|im_start|>", "<|im_end|>"] and "extra_special_tokens" not in saved
     again, before = AutoTokenizer.from_pretrained(tmp_path / "m"), folders.chatml()
     assert again.get_vocab() == before.get_vocab() and again.all_special_tokens == before.all_special_tokens
     assert again.chat_template == before.chat_template

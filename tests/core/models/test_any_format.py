@@ -49,9 +49,9 @@ def test_whole_models_are_loaded_as_well(tmp_path: Path) -> None:
 def test_an_adapter_has_the_metadata_of_its_rewards(tmp_path: Path) -> None:
     folder = folders.save("llama", tmp_path, reward=True)[0] / "adapter"
     last = any_format.load_reward_model(str(folder)).rewards(IDS, [2, 2])
-    said = json.loads((folder / REWARDS).read_text())
-    assert said == {"mean": 0.25, "std": 1.5, "pooling": "last"}
-    (folder / REWARDS).write_text(json.dumps(said | {"pooling": "mean"}))
+    metadata = json.loads((folder / REWARDS).read_text())
+    assert metadata == {"mean": 0.25, "std": 1.5, "pooling": "last"}
+    (folder / REWARDS).write_text(json.dumps(metadata | {"pooling": "mean"}))
     checksums.write(folder)
     mean = any_format.load_reward_model(str(folder)).rewards(IDS, [2, 2])
     assert (last - mean).abs().min() > 1e-3
@@ -83,10 +83,10 @@ def test_a_missing_base_model_is_named(tmp_path: Path) -> None:
 
 def test_a_chat_with_two_adapters(tmp_path: Path) -> None:
     language, scored = (folders.save("llama", tmp_path / str(reward), reward=reward)[0] for reward in (False, True))
-    said = []
+    results = []
     for name in ("", "adapter"):
         options = ChatOptions(ChatSection(temperature=0, max_new_tokens=5))
         session = ChatSession.open(language / name, scored / name, options)
-        said.append("".join(session.reply("w5 w9")))
-        said.append(f"{session.score():.3f}")
-    assert said[:2] == said[2:]
+        results.append("".join(session.reply("w5 w9")))
+        results.append(f"{session.score():.3f}")
+    assert results[:2] == results[2:]

@@ -87,8 +87,8 @@ def upstream(folder: Path, family: str = "opt", **config: Any) -> Critic:
     critic.rwtransformer.resize_token_embeddings(136, mean_resizing=False)
     state = critic.state_dict() | {"rwtransformer.decoder.layers.0.attn.masked_bias": torch.tensor(-1e9)}
     torch.save(state, folder / "pytorch_model.bin")
-    said = language.config.to_dict() | {"vocab_size": 136, "pad_token_id": 2} | config
-    (folder / "config.json").write_text(json.dumps(said))
+    content = language.config.to_dict() | {"vocab_size": 136, "pad_token_id": 2} | config
+    (folder / "config.json").write_text(json.dumps(content))
     return critic
 
 

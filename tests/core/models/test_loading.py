@@ -91,11 +91,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_model_folder_is_one_error(name: str, folder: Path) -> None:
-    breaks, said = BROKEN[name]
+    breaks, message = BROKEN[name]
     breaks(folder)
     with pytest.raises(ModelError) as caught:
         load_causal_lm(str(folder))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(folder) in str(caught.value)
 
 
@@ -109,11 +109,11 @@ BROKEN_TOKENIZERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN_TOKENIZERS)
 def test_a_broken_tokenizer_is_one_error(name: str, folder: Path) -> None:
-    breaks, said = BROKEN_TOKENIZERS[name]
+    breaks, message = BROKEN_TOKENIZERS[name]
     breaks(folder)
     with pytest.raises(ModelError) as caught:
         load_tokenizer(str(folder), "human_assistant")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_missing_sentencepiece_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,9 +145,9 @@ def test_broken_adapter_folders(tmp_path: Path, break_it: object, message: str) 
         lora_files.load_adapter(families.causal_lm("opt"), tmp_path)
 
 
-@pytest.mark.parametrize(("targets", "said"), [(["q_proj", "nope"], "called nope"), ([], "lora.targets is empty")])
-def test_every_target_must_match_something(targets: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize(("targets", "message"), [(["q_proj", "nope"], "called nope"), ([], "lora.targets is empty")])
+def test_every_target_must_match_something(targets: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         lora.inject(families.causal_lm("opt"), LoraSection(targets=targets))
 
 

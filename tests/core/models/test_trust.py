@@ -66,10 +66,10 @@ def _custom(model: Path, mark: Path) -> None:
     """Let the folder name code of its own for every class."""
     (model / "own.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).touch()\n")
     names = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M", "AutoModelForSequenceClassification": "own.M"}
-    for file, more in (("config.json", {"model_type": "own"}), ("tokenizer_config.json", {"tokenizer_class": "OwnT"})):
-        said = json.loads((model / file).read_text()) | more
-        said["auto_map"] = names if file == "config.json" else {"AutoTokenizer": ["own.T", "own.T"]}
-        (model / file).write_text(json.dumps(said))
+    for file, added in (("config.json", {"model_type": "own"}), ("tokenizer_config.json", {"tokenizer_class": "OwnT"})):
+        content = json.loads((model / file).read_text()) | added
+        content["auto_map"] = names if file == "config.json" else {"AutoTokenizer": ["own.T", "own.T"]}
+        (model / file).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("load", [load_causal_lm, load_reward_model, load_tokenizer])
@@ -83,7 +83,7 @@ def test_code_beside_a_model_does_not_run(load: Any, model: Path, tmp_path: Path
 def test_code_beside_a_tokenizer_runs_only_if_trusted(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nobody is to be asked"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user must not be asked"))
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     _custom(model, tmp_path / "ran")
     with pytest.raises(ModelError):

@@ -47,10 +47,10 @@ def test_a_folder_that_cannot_be_loaded_elsewhere_is_found(final: Path) -> None:
 
 def test_a_pipeline_with_another_tokenizer_is_found(final: Path) -> None:
     reference = reference_outputs.reference(load_reward_model(final), folders.tokenizer())
-    said = json.loads((final / "tokenizer.json").read_text())
-    vocabulary = said["model"]["vocab"]
+    content = json.loads((final / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
     vocabulary["w5"], vocabulary["w90"] = vocabulary["w90"], vocabulary["w5"]
-    (final / "tokenizer.json").write_text(json.dumps(said))
+    (final / "tokenizer.json").write_text(json.dumps(content))
     outcomes = {outcome.client: outcome.agrees for outcome in exporter.check(final, reference).results}
     assert outcomes.pop("text-classification pipeline") is False
     assert all(outcomes.values())

@@ -61,8 +61,24 @@ def test_a_card_has_the_data_and_the_figures() -> None:
     assert "0.712, 95 % interval 0.680 to 0.740, 90 pairs" in text
     assert "| `pairs.jsonl` | pairs | 1,200 | 1,100 | 90 | 3: no answer; 7: both answers are the same |" in text
     assert "alive: better than guessing" in text and "longer | 0.550" in text
-    said = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
-    assert said["reward"]["learning_rate"] == 1e-5 and said["model"]["name"] == "facebook/opt-125m"
+    settings = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
+    assert settings["reward"]["learning_rate"] == 1e-5 and settings["model"]["name"] == "facebook/opt-125m"
+
+
+@pytest.mark.parametrize(("form", "library"), [("merged", "transformers"), ("adapter", "peft")])
+def test_the_metadata_are_those_that_the_hub_reads(form: Any, library: str) -> None:
+    text = model_card.card(trained("sft"), form, "facebook/opt-125m")
+    assert yaml.safe_load(text.split("---\n")[1]) == {
+        "base_model": "facebook/opt-125m",
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        "tags": ["rlhf", "sft"],
+    }
+    assert yaml.safe_load(model_card.converted_card("x").split("---\n")[1]) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["rlhf", "reward-model"],
+    }
 
 
 @pytest.mark.parametrize("form", ["merged", "adapter", "deepspeed-chat"])
@@ -148,7 +164,7 @@ def test_the_code_of_a_card_works(
         (folder / "README.md").write_text(text)
     monkeypatch.chdir(folder)
     exec(code_of(folder), {})
-    printed = capsys.readouterr().out.strip().splitlines()[-1]  # DeepSpeed may have said something first
+    printed = capsys.readouterr().out.strip().splitlines()[-1]  # DeepSpeed may print something before
     if reward:
         ids = folders.tokenizer().apply_chat_template(
             [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Hello! How can I help you?"}],

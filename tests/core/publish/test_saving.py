@@ -100,8 +100,8 @@ def test_file_modes_follow_the_umask(tmp_path: Path) -> None:
 def test_the_checksums_are_those_of_b2sum(tmp_path: Path) -> None:
     final, _ = folders.save("opt", tmp_path, reward=False)
     for folder in (final, final / "adapter"):
-        told = subprocess.run(["b2sum", "-c", SUMS], cwd=folder, capture_output=True, text=True, check=True).stdout
-        assert {line.split(":")[0] for line in told.splitlines()} == {
+        output = subprocess.run(["b2sum", "-c", SUMS], cwd=folder, capture_output=True, text=True, check=True).stdout
+        assert {line.split(":")[0] for line in output.splitlines()} == {
             file.name for file in folder.iterdir() if file.is_file() and file.name not in (SUMS, "README.md")
         }
 
