@@ -15,11 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rlhfcli.core.families.config_checks import check_finite, fix_generation_config, prepare_config
 from rlhfcli.core.families.dropout import set_config_dropout, set_module_dropout
