@@ -262,7 +262,7 @@ def _load(recipe: str, overrides: Sequence[str] | Mapping[str, Any], sink: Sink)
 def _changes(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
     """Return changes as the texts that stand after ``--set``; values become YAML."""
     if not isinstance(overrides, Mapping):
-        return list(overrides)
+        return [overrides] if isinstance(overrides, str) else list(overrides)
     from rlhfcli.files import strict_yaml
 
     values = {key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()}

@@ -198,6 +198,7 @@ def test_overrides(tmp_path: Path) -> None:
     texts = Project("tiny", ["sft.learning_rate=1e-5", f"output_dir={tmp_path}"]).recipe
     keys = Project("tiny", {"sft.learning_rate": 1e-5, "output_dir": tmp_path}).recipe
     assert texts == keys and keys.sft.learning_rate == 1e-5
+    assert Project("tiny", "sft.learning_rate=1e-5").recipe.sft.learning_rate == 1e-5
     section = Project("tiny", {"sft.lora": {"rank": 3, "alpha": 6}, "eval.prompts": None, "model.name": "a: b"}).recipe
     assert section.sft.lora is not None and (section.sft.lora.rank, section.eval.prompts) == (3, None)
     assert section.model.name == "a: b"
