@@ -128,10 +128,20 @@ def reset_peak() -> None:
 
 def peak_gb() -> float:
     """Return the peak memory since ``reset_peak`` in GB; since the start where the system does not record it."""
+    peak = None if torch.cuda.is_available() else _status("VmHWM")
+    return process_peak_gb() if peak is None else peak / 1e9
+
+
+def resident_memory() -> int:
+    """Return the bytes that this process has now; at its peak where the system does not record it."""
+    resident = _status("VmRSS")
+    return round(process_peak_gb() * 1e9) if resident is None else resident
+
+
+def _status(field: str) -> int | None:
+    """Return the bytes of a field of Linux's record of this process."""
     status = Path("/proc/self/status")
-    if torch.cuda.is_available() or not status.exists():
-        return process_peak_gb()
-    return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
+    return int(status.read_text().partition(f"{field}:")[2].split()[0]) * 1024 if status.exists() else None
 
 
 def memory_limit_gb() -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from rlhfcli.core.engine.nvme_offload import in_memory
 from rlhfcli.core.families.config_checks import check_reward_form, set_pad
 from rlhfcli.core.families.dropout import set_config_dropout, set_module_dropout
 from rlhfcli.core.families.embeddings import fit_embeddings
-from rlhfcli.core.hardware import computes_bf16, memory_limit_gb, peak_gb
+from rlhfcli.core.hardware import computes_bf16, memory_limit_gb, resident_memory
 from rlhfcli.core.models import any_format
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.reward_model import RewardModel
@@ -118,7 +117,9 @@ def _needs(parts: Parts, batch: Any, *, checkpointing: bool) -> Needs:
     )
     total, trained = models.parameter_counts(module)
     buffers = sum(buffer.nbytes for buffer in module.buffers())
-    return Needs(trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available(), resident())
+    return Needs(
+        trained, total - trained, buffers, activations, module.bf16, torch.cuda.is_available(), resident_memory()
+    )
 
 
 def _stage_entry(memory: Memory, gpu: bool, available: float) -> dict[str, Any]:
@@ -148,14 +149,6 @@ def room(here: int) -> float:
         here: Number of ranks that share the memory of this machine.
     """
     return memory_limit_gb() * 1e9 / (1 if torch.cuda.is_available() else here)
-
-
-def resident() -> int:
-    """Return the bytes that this process has now: Python and its libraries, while there is no model."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return round(peak_gb() * 1e9)
-    return int(status.read_text().partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def _parts(inputs: PhaseInputs, name: str) -> Parts:

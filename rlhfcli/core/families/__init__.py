@@ -3,4 +3,4 @@
 Most of them are found by trying the model, not looked up by name. May import ``core.parallel``.
 """
 
-__all__ = ["config_checks", "continuation", "dropout", "embeddings", "rotary"]
+__all__ = ["backbone", "config_checks", "continuation", "dropout", "embeddings", "rotary"]

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from rlhfcli.core.families.backbone import backbone_of
+
 _LENGTHS = "_rlhf_lengths"  # attribute of a rotary module during a forward pass: the lengths of its rows
 
 
@@ -75,8 +77,7 @@ def rotating_by_own_length(model: Any) -> Iterator[None]:
             setattr(module, _LENGTHS, lengths)
 
     with ExitStack() as stack:
-        backbone = getattr(model, model.base_model_prefix, model)
-        stack.callback(backbone.register_forward_pre_hook(note_lengths, with_kwargs=True).remove)
+        stack.callback(backbone_of(model).register_forward_pre_hook(note_lengths, with_kwargs=True).remove)
         for module in modules:
             stack.callback(delattr, module, "forward")  # of the instance: the class's is seen again
             stack.callback(_reset_longest, module)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhfcli.core.families.backbone import backbone_of
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.hardware import device
 from rlhfcli.core.model_files.deepspeed_chat_format import BODY, HEAD, WEIGHTS, read_weights
@@ -23,7 +24,6 @@ from rlhfcli.core.model_files.saved_folder import finish
 from rlhfcli.core.models.loading import load_config
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.models.tokenizers import deepspeed_chat_tokenizer
-from rlhfcli.core.packing.backbone import backbone_of
 from rlhfcli.errors import ModelError
 
 _ROW_MULTIPLE = 8  # of the rows of its embeddings

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rlhfcli.core.families.backbone import backbone_of, logits_of, vocabulary_size
 from rlhfcli.core.losses import next_token
-from rlhfcli.core.packing.backbone import backbone_of, logits_of, vocabulary_size
 from rlhfcli.core.packing.last_layer import needed_tokens
 
 WHOLE = 2**27  # logits that are computed at once; in float32 half a GiB, and as much again for softmax and gradients

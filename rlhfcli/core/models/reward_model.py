@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
+from rlhfcli.core.families.backbone import backbone_of
 from rlhfcli.core.families.config_checks import pad_of
 from rlhfcli.core.families.embeddings import check_ids
 from rlhfcli.core.families.rotary import length_dependence
@@ -35,7 +36,6 @@ from rlhfcli.core.hardware import computes_bf16
 from rlhfcli.core.losses import mean_by_segment
 from rlhfcli.core.models.sequence_classifier import load_for_scoring, set_one_output
 from rlhfcli.core.packing import layout
-from rlhfcli.core.packing.backbone import backbone_of
 from rlhfcli.core.packing.last_layer import needed_tokens
 from rlhfcli.core.packing.micro_batches import MicroBatches
 from rlhfcli.core.packing.strategy import Strategy, choose_strategy, computing_with

@@ -3,4 +3,4 @@
 May import ``core.families`` and ``core.token_trees``.
 """
 
-__all__ = ["backbone", "last_layer", "layout", "micro_batches", "stand_in", "strategy"]
+__all__ = ["last_layer", "layout", "micro_batches", "stand_in", "strategy"]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhfcli.core.packing.backbone import backbone_of, probe_ids
+from rlhfcli.core.families.backbone import backbone_of, probe_ids
 
 _NEEDED = "_rlhf_needed"  # attribute of the model during a forward pass: the needed rows, and the number of all rows
 _WORTH = 0.75  # if more of the tokens are needed, picking them costs more than it saves

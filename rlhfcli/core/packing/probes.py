@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhfcli.core.packing.backbone import backbone_of, probe_ids
+from rlhfcli.core.families.backbone import backbone_of, probe_ids
 from rlhfcli.core.packing.layout import lay_out
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
 from rlhfcli.core.token_trees.tree_attention_flex import FLEX

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rlhfcli.core.families.backbone import head_is_apart
 from rlhfcli.core.families.rotary import length_dependence, rotating_by_own_length
-from rlhfcli.core.packing.backbone import head_is_apart
 from rlhfcli.core.packing.last_layer import prunable_layers, prune_last_layer, same_last_layer
 from rlhfcli.core.packing.probes import flex_unsupported, mask_unsupported, trees_unsupported
 from rlhfcli.core.token_trees.tree_attention import TREES, attention

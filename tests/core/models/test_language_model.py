@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GraniteConfig
 
+from rlhfcli.core.families.backbone import head_is_apart
 from rlhfcli.core.models import language_model
 from rlhfcli.core.models.language_model import CausalLM
-from rlhfcli.core.packing.backbone import head_is_apart
 from rlhfcli.core.packing.strategy import choose_strategy, computing_with
 from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training import phases

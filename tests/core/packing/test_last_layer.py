@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 
+from rlhfcli.core.families.backbone import head_is_apart
 from rlhfcli.core.models import lora
-from rlhfcli.core.packing.backbone import head_is_apart
 from rlhfcli.core.packing.last_layer import needed_tokens, prunable_layers, prune_last_layer
 from rlhfcli.core.packing.layout import lay_out
 from rlhfcli.core.packing.stand_in import make_stand_in

@@ -1,4 +1,4 @@
-"""The parts of a transformers model that packing has to know: its backbone and its head."""
+"""The parts of a transformers model, under whatever names: its backbone and its head."""
 
 from __future__ import annotations
 
