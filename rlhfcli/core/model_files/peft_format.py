@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from rlhfcli.files import checksums, run_layout
 from rlhfcli.files.run_layout import SFT
 from rlhfcli.recipe.schema import LoraSection
 
+TaskType = Literal["CAUSAL_LM", "SEQ_CLS"]  # PEFT's names of a language model and a reward model
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 HEAD = "base_model.model.score.weight"  # key of a reward head
@@ -24,7 +25,7 @@ _HEAD_MODULES = {"score", "classifier"}  # PEFT names both for every sequence cl
 _PLAIN_INITS = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the base weights, too
 _MAX_ALPHA = 1e5  # common are 8 to 256; with a damaged value scores would overflow
 _KINDS = {True: "a reward model: it gives scores, it cannot talk", False: "a language model"}
-_TASK_TYPES = {True: "SEQ_CLS", False: "CAUSAL_LM"}
+_TASK_TYPES: dict[bool, TaskType] = {True: "SEQ_CLS", False: "CAUSAL_LM"}
 _UNSUPPORTED = (
     "layers_to_transform", "layers_pattern", "exclude_modules", "use_dora", "rank_pattern", "alpha_pattern",
     "layer_replication", "lora_bias", "use_qalora", "trainable_token_indices", "use_bdlora",

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TaskType, read_adapter
 from rlhfcli.core.models.lora import LoraParameter, adapted_layers, wrap
 from rlhfcli.core.models.lora_targets import expert_stacks, linear_layers, reward_head, select_peft_targets
 from rlhfcli.errors import ModelError
@@ -32,7 +32,7 @@ _NESTED = re.compile(r"(\.base)+$")  # our name of a wrapper inside others
 _FORMER_EXPERTS = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"}  # linear layers in transformers 4
 
 
-def save_adapter(model: nn.Module, folder: Path, settings: LoraSection, base_model: str, task_type: str) -> None:
+def save_adapter(model: nn.Module, folder: Path, settings: LoraSection, base_model: str, task_type: TaskType) -> None:
     """Write the adapter of a model.
 
     Args:

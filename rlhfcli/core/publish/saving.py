@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhfcli.core.families.config_checks import remove_notes
 from rlhfcli.core.families.dropout import restore_config_dropout
 from rlhfcli.core.model_files import reward_metadata
-from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, read_config
+from rlhfcli.core.model_files.peft_format import ADAPTER_CONFIG, TaskType, read_config
 from rlhfcli.core.model_files.saved_folder import finish
 from rlhfcli.core.models import lora, lora_files
 from rlhfcli.data.dialogues.turns import RowProblem
@@ -39,7 +39,7 @@ class Adapter:
 
     settings: LoraSection
     base_model: str
-    task_type: str
+    task_type: TaskType
 
 
 def save_model(

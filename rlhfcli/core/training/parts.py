@@ -20,6 +20,7 @@ from rlhfcli.core.engine.nvme_offload import OffloadFiles, parameters_in_memory
 from rlhfcli.core.families.continuation import slow_reason
 from rlhfcli.core.families.embeddings import fit_embeddings
 from rlhfcli.core.hardware import computes_bf16
+from rlhfcli.core.model_files.peft_format import TaskType
 from rlhfcli.core.models import any_format, lora, tokenizers
 from rlhfcli.core.models import loading as models
 from rlhfcli.core.models.language_model import CausalLM
@@ -208,7 +209,7 @@ def _offload_files(inputs: PhaseInputs, auto_class: Any, base: str) -> OffloadFi
     return OffloadFiles(inputs.recipe.deepspeed, in_memory, inputs.sink)
 
 
-def _adapt(model: Any, phase: PhaseSection, section: ModelSection, base: str, task_type: str) -> Adapter | None:
+def _adapt(model: Any, phase: PhaseSection, section: ModelSection, base: str, task_type: TaskType) -> Adapter | None:
     """Add LoRA to a model if the phase has it; else train all of its parameters."""
     if phase.lora is None:
         model.requires_grad_(True)
