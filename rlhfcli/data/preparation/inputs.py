@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhfcli.data.sources.sources import Stream, code_identity
 from rlhfcli.data.store.manifest import damage, read_manifest
-from rlhfcli.data.store.prepared import damage_of_unsealed
+from rlhfcli.data.store.unsealed import damage_of_unsealed
 from rlhfcli.data.templates.template import BUILT_IN
 from rlhfcli.errors import DataError
 from rlhfcli.files.checksums import text_hash

@@ -7,7 +7,7 @@ used again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -83,19 +83,15 @@ def prepare(
     anew: bool = False,
     keep_present: Callable[[Replacement], bool] = lambda _: False,
 ) -> DataStore:
-    """Make the data of a recipe ready for training, or find it ready.
+    """Prepare the data of a recipe, or find it prepared, and return the store.
 
     Args:
-        recipe: Its ``data`` and ``seed`` are used.
-        tokenizer: With its chat template set.
-        folder: Where the store is, or is to be.
-        sink: Hears what is going on.
-        anew: Make it even if it is ready.
-        keep_present: Called before a store is replaced; returns whether the present one stays in use, if
-            ``Replacement.present`` says that it can, and may refuse.
-
-    Returns:
-        The store.
+        recipe: The recipe, of which ``data`` and ``seed`` are used.
+        tokenizer: The tokenizer, with its chat template.
+        folder: The folder of the store.
+        sink: Shows notes and progress.
+        anew: Prepare the data even if it is up to date.
+        keep_present: Called before a store is replaced; returns whether to use the present one, or refuses.
 
     Raises:
         DataError: A source or a row cannot be used, or a part would be empty.
@@ -112,13 +108,18 @@ def prepare(
     if keep_present(Replacement(inputs.fingerprint, reason or "is missing", present)):
         sink.note(_kept(folder))
         return DataStore(folder)
-    if reason:
-        sink.note(f"prepared data: {folder} {reason}, and is made anew")
-    for note in filter(None, (stream.note for stream in chain.from_iterable(inputs.streams))):
+    for note in _notes(folder, reason, inputs):
         sink.note(note)
     with complete_or_absent(folder, "the prepared data") as unfinished:
         _write(inputs, unfinished, sink)
     return DataStore(folder)
+
+
+def _notes(folder: Path, reason: str | None, inputs: Inputs) -> Iterator[str]:
+    """Say why a store is replaced, and how its sources are read."""
+    if reason:
+        yield f"prepared data: {folder} {reason}, and is made anew"
+    yield from (stream.note for stream in chain.from_iterable(inputs.streams) if stream.note)
 
 
 def _kept(folder: Path) -> str:

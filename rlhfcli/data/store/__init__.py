@@ -3,4 +3,4 @@
 May import ``data.encoding`` and ``data.dialogues``.
 """
 
-__all__ = ["counts", "manifest", "prepared", "split", "statistics"]
+__all__ = ["counts", "manifest", "prepared", "split", "statistics", "unsealed"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -270,27 +270,6 @@ class DataStore:
                 where=str(self.folder / REJECTED),
                 hint="Fix these rows, or take them out; without --strict the others are used.",
             )
-
-
-def damage_of_unsealed(folder: Path, manifest: Mapping[str, Any]) -> str | None:
-    """Check a store of an older version, which recorded no sums: that its files can be read and have all rows.
-
-    Args:
-        folder: The store.
-        manifest: Its manifest.
-
-    Returns:
-        What is wrong with which file; ``None`` if nothing is.
-    """
-    kinds: dict[str, type[_Stored[Any]]] = {"sft": StoredDialogues, "reward": StoredPairs}
-    for part, counted in manifest["tokens"].items():
-        try:
-            rows = len(kinds[part.partition("_")[0]](folder / f"{part}.arrow"))
-        except DataError:
-            return f"{part}.arrow cannot be read"
-        if rows != counted["rows"]:
-            return f"{part}.arrow has {rows:,} rows instead of {counted['rows']:,}"
-    return None
 
 
 def _list(batch: Any, column: str, row: int) -> list[int]:
