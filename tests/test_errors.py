@@ -1,4 +1,4 @@
-"""What is said about a file that could not be written goes by the reason, not by a guess."""
+"""The hint about a file that could not be written follows from the kind of error."""
 
 import errno
 from pathlib import Path
@@ -23,7 +23,7 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("error", "said"), REASONS)
-def test_why_not_written(error, said):
+def test_a_hint_follows_the_reason(error, said):
     assert write_error_hint(error).startswith(said)
     assert bool(write_error_hint(error)) is bool(said)
 

@@ -1,4 +1,4 @@
-"""Foreign text, sizes and shares are written the same everywhere."""
+"""Formatting of foreign text, sizes, shares and counts."""
 
 import pytest
 

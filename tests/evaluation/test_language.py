@@ -132,7 +132,7 @@ def test_exact_match_of_base_and_tuned(result: dict[str, Any]) -> None:
     assert result["base_exact_match"] == {"macro": 0.0, "by_skill": {"easy": 0.0, "hard": 0.0}, "prompts": 4}
 
 
-def test_what_a_base_model_lacks_is_told_apart(tuned: Any, tokenizer: Any, dialogues: list[EncodedDialogue]) -> None:
+def test_what_a_base_model_lacks_is_distinguished(tuned: Any, tokenizer: Any, dialogues: list[EncodedDialogue]) -> None:
     """A model that knows the answer and cannot stop is right in its first line, and nowhere else."""
     goes_on = llama(258, seed=1)
     goes_on.load_state_dict(tuned.state_dict())

@@ -105,7 +105,7 @@ def test_guessing_is_dead_whatever_its_accuracy() -> None:
     assert "no better than guessing" in found["reason"]
 
 
-def test_a_reward_model_that_is_too_sure_is_told_so() -> None:
+def test_an_overconfident_reward_model_is_reported() -> None:
     found = ranking(torch.tensor([9.0] * 80 + [-30.0] * 20), torch.zeros(100))
     assert (found["accuracy"], found["verdict"]) == (0.8, "dead")
     assert "too sure where it errs" in found["reason"]

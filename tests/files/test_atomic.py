@@ -1,4 +1,4 @@
-"""What commands that were killed left beside a place is found; everything else there is left alone."""
+"""Atomic writing: files and folders are complete or absent, and leftovers of killed processes are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One command at a time in a folder: between processes, after a kill, and beside machines whose locks end there."""
+"""One command at a time in a folder: between processes, after a kill, and between machines without common locks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_long_command_is_cut(tmp_path: Path) -> None:
     assert len(caught.value.what) < 150
 
 
-def test_a_command_that_is_no_unicode(tmp_path: Path) -> None:
+def test_a_command_with_bytes_that_are_no_unicode(tmp_path: Path) -> None:
     with (
         folder_lock.locked(tmp_path, "rlhf sft --recipe b\udcff.yaml"),
         pytest.raises(OutputError, match="in use by rlhf sft"),
@@ -63,7 +63,7 @@ def test_a_command_that_is_no_unicode(tmp_path: Path) -> None:
         take(tmp_path)
 
 
-def test_one_thing_in_a_folder_is_held_apart_from_the_others(tmp_path: Path) -> None:
+def test_entries_of_a_folder_have_locks_of_their_own(tmp_path: Path) -> None:
     with folder_lock.locked(tmp_path, "rlhf export", name="a"), folder_lock.locked(tmp_path, "rlhf export", name="b"):
         with pytest.raises(OutputError) as caught, folder_lock.locked(tmp_path, "rlhf export", name="a"):
             pass
@@ -124,7 +124,7 @@ def test_without_locks_a_command_at_work_is_noticed(
     take(tmp_path)
 
 
-def test_the_holder_shows_that_it_lives(tmp_path: Path, quick: None) -> None:
+def test_the_holder_touches_its_file(tmp_path: Path, quick: None) -> None:
     with folder_lock.locked(tmp_path, "rlhf sft"):
         before = (tmp_path / folder_lock.HOLDER).stat().st_mtime_ns
         time.sleep(0.5)

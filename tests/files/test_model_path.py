@@ -1,4 +1,4 @@
-"""What is called a model and is none: named at once, with what may have been meant."""
+"""Paths that are no models are refused at once, with a suggestion."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_no_model(name, what, hint):
 
 
 @pytest.mark.parametrize("name", ["models/opt", "facebook/opt-125m", "gpt2", "builtin:tiny"])
-def test_what_may_be_one(name):
+def test_names_that_may_be_models(name):
     model_path.check(name)
 
 
@@ -50,7 +50,7 @@ def test_a_name_that_has_to_be_a_folder():
         model_path.check("gpt2", local=True)
 
 
-def test_adapters_where_they_will_do():
+def test_adapters_where_they_are_accepted():
     model_path.check("adapter", adapters=True)
     with pytest.raises(ModelError, match="this is the folder of an adapter"):
         model_path.check("adapter")

@@ -1,4 +1,4 @@
-"""The names in a run folder are a file format: older runs have to be found by them."""
+"""The names in a run folder are a file format: runs of older versions are found by them."""
 
 from __future__ import annotations
 

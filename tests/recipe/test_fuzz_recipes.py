@@ -1,4 +1,4 @@
-"""Recipes with anything in them: one clear error that names the file, or a recipe that says what it was given."""
+"""Random recipes: one clear error that names the file, or a recipe with the given values."""
 
 from __future__ import annotations
 

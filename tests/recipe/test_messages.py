@@ -1,4 +1,4 @@
-"""Broken recipe → what the user reads. The line numbers count from the first line of BASE."""
+"""Invalid recipe → message. The line numbers count from the first line of BASE."""
 
 import pytest
 

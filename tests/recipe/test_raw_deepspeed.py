@@ -1,4 +1,4 @@
-"""``deepspeed.config``: what is passed on to DeepSpeed, and what is refused in whose favour."""
+"""``deepspeed.config``: which keys are passed on to DeepSpeed, and which are refused because another decides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose code may run is said before it does."""
+"""Code that may run is announced before it runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def folder(name: str, *files: str, auto_map: object = None) -> None:
 SAID = "model.trust_remote_code: true: runs the Python code of "
 
 
-def test_nothing_runs_and_nothing_is_said() -> None:
+def test_nothing_runs_and_nothing_is_reported() -> None:
     folder("m", "evil.py")
     assert list(notes(recipe("m", trusted=False))) == []
     folder("plain")

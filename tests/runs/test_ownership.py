@@ -1,4 +1,4 @@
-"""What --overwrite may replace: only what this program has made."""
+"""--overwrite replaces only files that this program wrote."""
 
 from __future__ import annotations
 

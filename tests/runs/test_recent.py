@@ -1,4 +1,4 @@
-"""Which run a command takes that names none."""
+"""The run that a command works on if none is named."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_run_that_trains_is_newer_than_its_record() -> None:
 
 
 @pytest.mark.parametrize("updated", ["2099-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00"])
-def test_a_clock_that_was_wrong_does_not_win_for_ever(updated: str) -> None:
+def test_a_time_in_the_future_does_not_count(updated: str) -> None:
     wrong = run("a", updated)
     run("b", "2025-01-01T00:00:00+00:00")
     os.utime(wrong / "run.json", (1e9, 1e9))
@@ -73,7 +73,7 @@ def test_a_record_that_cannot_be_read_counts_by_its_file(text: str) -> None:
     assert [found.name for found in newest_first(RUNS)] == ["a", "b"]
 
 
-def test_a_folder_of_somebody_else_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     run("mine", "2025-01-01T00:00:00+00:00")
     run("secret", "2025-01-02T00:00:00+00:00")
     is_file = Path.is_file

@@ -1,4 +1,4 @@
-"""What a stopped phase depends on, and when the run folder lets a command go on."""
+"""The settings that a stopped phase depends on, and when a command can resume it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_key_of_the_recipe_is_decided(tmp_path):
         ({"checkpoint": {"every": None, "keep": 9}, "chat": {"top_k": 3}, "output_dir": "elsewhere"}, [], []),
     ],
 )
-def test_what_a_training_depends_on(tmp_path, changes, sft, reward):
+def test_settings_that_a_training_depends_on(tmp_path, changes, sft, reward):
     for phase, expected in (("sft", sft), ("reward", reward)):
         before, now = settings(recipe(tmp_path), phase), settings(recipe(tmp_path, **changes), phase)
         differ = [key for key in before.keys() | now.keys() if before.get(key, "-") != now.get(key, "-")]
@@ -147,7 +147,7 @@ def test_another_recipe_is_refused_before_anything_is_written(tmp_path, verb):
     run(folder, logging={"every": 3}).claim(verb, resume=True)
 
 
-def test_a_phase_that_is_trained_again_may_go_on_although_the_old_one_is_there(tmp_path):
+def test_a_phase_that_is_trained_again_can_resume_although_the_old_model_is_there(tmp_path):
     folder = tmp_path / "run"
     run(folder).claim("sft")
     (folder / "sft/final").mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_a_phase_that_is_trained_again_may_go_on_although_the_old_one_is_there(t
     run(folder).claim("sft", resume=True)
 
 
-def test_a_damaged_manifest_is_passed_over(tmp_path):
+def test_a_damaged_manifest_is_skipped(tmp_path):
     good = leave(tmp_path, "sft", 1)
     for number, text in enumerate(["", "hash\n{", "hash\n[]", 'hash\n{"settings": 3}', "hash\n{}"]):
         (leave(tmp_path, "sft", 2 + number) / "manifest.txt").write_text(text)

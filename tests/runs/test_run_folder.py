@@ -1,4 +1,4 @@
-"""What a run folder lets a command do, and what it refuses."""
+"""What a command may do in a run folder, and what is refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_folder_with_something_else_is_refused():
     assert Path("runs/x/thesis.txt").read_text() == "mine"
 
 
-def test_a_recipe_that_somebody_wrote_by_hand_is_not_replaced():
+def test_a_recipe_written_by_hand_is_not_replaced():
     Path("runs/x").mkdir(parents=True)
     Path("runs/x/recipe.yaml").write_text("# my notes\noutput_dir: runs/x\n")
     with pytest.raises(OutputError, match="holds something else"):
@@ -78,7 +78,7 @@ def everything() -> dict[str, bytes]:
         ({"run.json": '{"parts": {"sft": 3}}'}, "sft"),
     ],
 )
-def test_overwriting_touches_nothing_that_is_not_ours(files, part):
+def test_overwriting_replaces_only_files_of_ours(files, part):
     write(files)
     before = everything()
     for run in (folder(), folder()):
@@ -110,7 +110,7 @@ def test_a_run_is_not_trained_on_what_it_has_made():
     folder(**own, output_dir="runs/y").claim("sft")
 
 
-def test_a_finished_phase_of_other_settings_is_not_taken_for_done():
+def test_a_finished_phase_with_other_settings_does_not_count_as_done():
     run = folder()
     run.claim("sft")
     made(run, "sft")
@@ -165,7 +165,7 @@ def test_a_record_that_was_edited_is_an_error_that_names_the_key(text, said, par
 @pytest.mark.parametrize(
     "text", ["{}", '{"parts": null, "commands": null, "mine": [1]}', '{"parts": {"sft": {"a": 1}}}']
 )
-def test_a_record_that_lacks_something_will_do(text):
+def test_a_record_may_lack_entries(text):
     folder().claim("sft")
     made(folder(), "sft")
     Path("runs/x/run.json").write_text(text)
@@ -251,7 +251,7 @@ def test_an_evaluation_with_other_settings_says_so_and_leaves_the_recipe_true():
     ],
 )
 @pytest.mark.parametrize("typed", ["mine/p.jinja", "./mine/p.jinja", "../x/mine/p.jinja"])
-def test_what_a_run_was_made_from_and_is_gone_is_named(tmp_path, section, error, key, typed):
+def test_a_missing_input_of_a_run_is_named(tmp_path, section, error, key, typed):
     def named(path: str) -> RunFolder:
         return folder(**json.loads(json.dumps(section).replace("PATH", path)))
 
@@ -318,7 +318,7 @@ def test_a_start_that_failed_leaves_no_run_behind():
     assert not Path("runs/x").exists()
 
 
-def test_a_failure_takes_nothing_else_away():
+def test_a_failure_removes_nothing_else():
     run = folder()
     run.claim("data")
     Path("runs/x/data").mkdir()
@@ -333,7 +333,7 @@ def test_a_failure_takes_nothing_else_away():
     assert json.loads(Path("runs/x/run.json").read_text())["commands"]
 
 
-def test_a_start_that_failed_takes_no_folder_of_the_user_away():
+def test_a_start_that_failed_removes_no_folder_of_the_user():
     Path("runs").mkdir()
     run = folder()
     with pytest.raises(KeyboardInterrupt), run.removed_on_failure():

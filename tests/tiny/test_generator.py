@@ -1,4 +1,4 @@
-"""The generated texts: seeded, well-formed, and no test prompt is ever seen in training."""
+"""The generated texts: seeded, well-formed, and without test prompts in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base model that ships with the package, and the script that makes it."""
+"""The base model in the package, and the script that builds it."""
 
 from __future__ import annotations
 

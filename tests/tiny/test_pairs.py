@@ -1,4 +1,4 @@
-"""Preference pairs: balanced so that neither length nor single words give the bad answer away."""
+"""Preference pairs: balanced so that neither length nor single words reveal the bad answer."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_rejected_answer_is_often_a_right_one_elsewhere() -> None:
     assert sum(row["rejected"] in chosen for row in whole) / len(whole) > 0.9
 
 
-def test_names_that_were_told_and_not_told_are_mirrored() -> None:
+def test_names_that_were_stated_and_not_stated_are_mirrored() -> None:
     rows = [row for row in preference_pairs(6000, 1, "train") if row["kind"] == "ignores_earlier_turn"]
     unknown_chosen = sum("yet." in row["chosen"] for row in rows) / len(rows)
     unknown_rejected = sum("yet." in row["rejected"] for row in rows) / len(rows)
