@@ -1,4 +1,4 @@
-"""What is set before torch is imported; what may be asked for; and how the failure of a rank is told."""
+"""Variables that are set before torch is imported, launch options, and reports about ranks that fail."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_hostfile_that_cannot_be_used(
 
 
 @pytest.mark.parametrize(("code", "told"), [(1, "exit code 1"), (247, "signal 9: it was killed"), (-9, "signal 9")])
-def test_how_the_end_of_deepspeeds_launcher_is_told(
+def test_how_the_end_of_deepspeeds_launcher_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: str
 ) -> None:
     (tmp_path / "hosts").write_text("localhost slots=2")
@@ -228,7 +228,7 @@ def test_a_rank_that_was_killed_says_from_where_the_run_can_be_resumed(tmp_path:
     assert "--resume" not in str(failure.explain({1: -9}, tmp_path)[0].hint)
 
 
-def test_all_problems_of_a_recipe_are_told(tmp_path: Path) -> None:
+def test_all_problems_of_a_recipe_are_reported(tmp_path: Path) -> None:
     problems = [
         errors.Problem("r.yaml:3", "seed", "must be a whole number"),
         errors.Problem("r.yaml:4", "x", "unknown"),
@@ -286,7 +286,7 @@ def test_a_rank_that_hangs_inside_a_library_ends_after_sigterm() -> None:
     process.stdout.close()
 
 
-def test_a_log_goes_on_in_the_folder_of_the_run(tmp_path: Path) -> None:
+def test_a_log_continues_in_the_folder_of_the_run(tmp_path: Path) -> None:
     files, run = tmp_path / "files", tmp_path / "run"
     files.mkdir()
     code = (
@@ -345,7 +345,7 @@ def test_the_first_rank_makes_what_the_others_find(monkeypatch: pytest.MonkeyPat
     assert calls == ["make", "together", "together", "find"]
 
 
-def test_every_error_of_this_program_can_be_told_by_a_parent(tmp_path: Path) -> None:
+def test_every_error_of_this_program_can_be_reported_by_a_parent(tmp_path: Path) -> None:
     for kind in (RlhfError, errors.DataError, errors.ModelError, errors.OutputError, errors.TrainingError):
         report(tmp_path, 0, kind("what", where="where", hint="hint"))
         found, _ = failure.explain({0: 1}, tmp_path)

@@ -237,7 +237,7 @@ def end_with_parent(kind: signal.Signals) -> None:
 
 
 def _end_soon_after_sigterm() -> None:
-    """End soon after SIGTERM, which says that another rank has failed: libraries would wait for it for ever."""
+    """End soon after SIGTERM, which says that another rank has failed: libraries would wait for it forever."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # written to even while a library runs

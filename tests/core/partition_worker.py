@@ -1,4 +1,4 @@
-"""Loads a model in pieces, on several ranks; each writes what it holds to ``FOLDER/RANK.json``.
+"""Loads a partitioned model on several ranks; each writes its view to ``FOLDER/RANK.json``.
 
 python -m torch.distributed.run --nproc_per_node=2 -m tests.core.partition_worker FOLDER
 """

@@ -18,11 +18,12 @@ from tests.core.training.test_phases import _project
 
 
 def settings(case: str, steps: int, files: Path) -> dict[str, Any]:
-    """``llama-3-lora-tight-all-recomputed``: family, stage, ``lora`` or ``full``, and any of these words.
+    """Return the settings of a case such as ``llama-3-lora-tight-all-recomputed``.
 
-    ``tight``: some rank lacks a batch; ``optimizer``, ``all``: what is offloaded; ``files``: all of it, to ``files``;
-    ``cut``: small parameters are cut up, too; ``recomputed``: activations are; ``dropped``: activations, too, each rank
-    its own, of a base that also drops layers.
+    Its words are the family, the stage, ``lora`` or ``full``, and any of these. ``tight``: some rank lacks a batch;
+    ``optimizer``, ``all``: what is offloaded; ``files``: everything is, to ``files``; ``cut``: small parameters are
+    partitioned, too; ``recomputed``: activations are; ``dropped``: dropout, each rank its own, of a base that also
+    drops layers.
     """
     family = max(
         (name for name in families.CONFIGS | families.WIDE | families.EXPERTS if case.startswith(f"{name}-")), key=len
@@ -51,7 +52,7 @@ def settings(case: str, steps: int, files: Path) -> dict[str, Any]:
 
 
 def train(folder: Path, steps: int, cases: list[str]) -> None:
-    """Both phases of each case, below ``FOLDER/CASE``."""
+    """Train both phases of each case, below ``FOLDER/CASE``."""
     for case in cases:
         if own_rank.rank() == 0:
             _project(folder / case, **settings(case, steps, folder / "files"))  # writes the base model

@@ -1,4 +1,4 @@
-"""A part of a training, for ``test_resume``; started once per rank.
+"""One session of a training, for ``test_manager``; started once per rank.
 
 python -m torch.distributed.run --nproc_per_node=2 -m tests.core.resume_worker FOLDER STAGE STEPS [OFFLOAD [BEST_BY]]
 """
@@ -21,7 +21,7 @@ from tests.core.training.test_phases import _project
 
 
 class After(Stop):
-    """Wants to stop after so many steps."""
+    """Requests a stop after a number of steps."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def settings(stage: int, offload: str = "none", **phase: Any) -> dict[str, Any]:
 
 
 def train(folder: Path, stage: int, steps: int, offload: str = "none", best_by: str | None = None) -> None:
-    """Both phases, each for so many steps from where it was; what another layout has begun is gone on with."""
+    """Train both phases, each for a number of steps from its newest checkpoint, whatever layout has written it."""
     changes = settings(stage, offload) | {"checkpoint": {"best_by": best_by}}
     if own_rank.rank() == 0:
         _project(folder, **changes)  # writes the base model

@@ -105,10 +105,10 @@ def estimate(needs: Needs, stage: int, ranks: int, offload: Offload = "none", fi
     if offload not in offloads(stage):
         raise ValueError(f"stage {stage} does not offload {offload}")
     total, trained = needs.trained + needs.frozen, needs.trained
-    cut = ranks if stage else 1
+    shares = ranks if stage else 1
     resting = FLOAT32 * total / (ranks if stage == 3 else 1)
     gathered = FLOAT32 * min(total, GATHERED) if stage == 3 else 0
-    gradients, optimizer = FLOAT32 * trained / cut, FLOAT32 * (3 if stage else 2) * trained / cut
+    gradients, optimizer = FLOAT32 * trained / shares, FLOAT32 * (3 if stage else 2) * trained / shares
     bucket = FLOAT32 * (GROUP if needs.gpu else min(trained, GROUP))
     program = 0 if needs.gpu else needs.program + PROGRAM["bf16" if needs.bf16 else "fp32"]
     step = (0, gradients, gradients, 3 * min(gradients, FLOAT32 * GROUP))[stage]

@@ -68,16 +68,16 @@ class Checkpoint:
 
     Args:
         folder: Its folder.
-        whole: Compare every file with its hash; else only with its size.
+        verify: Compare every file with its hash; else only with its size.
 
     Raises:
         Damaged: It is incomplete, or a file was changed.
         OutputError: Another version of rlhf wrote it, in a format that this one cannot read.
     """
 
-    def __init__(self, folder: Path, *, whole: bool = True) -> None:
+    def __init__(self, folder: Path, *, verify: bool = True) -> None:
         self.folder = folder
-        self.digest, self.manifest = _checked(folder, whole=whole)
+        self.digest, self.manifest = _checked(folder, verify=verify)
         self.progress = _progress(folder, self.manifest)
         self._where: dict[str, str] = self.manifest["tensors"]
 
@@ -211,7 +211,7 @@ def _check_space(parent: Path, size: int) -> None:
         hint = "Make room, or put output_dir on another disk; there is no checkpoint yet."
         if older:
             hint = (
-                f"{older[-1].name} is whole: make room and continue from it with --resume, or keep fewer: "
+                f"{older[-1].name} is intact: make room and continue from it with --resume, or keep fewer: "
                 "checkpoint.keep."
             )
         what = f"a checkpoint needs {words.size(needed)}, and {words.size(free)} are free"
@@ -253,7 +253,7 @@ def _progress(folder: Path, manifest: dict[str, Any]) -> Progress:
     return Progress(**found)
 
 
-def _checked(folder: Path, *, whole: bool) -> tuple[str, dict[str, Any]]:
+def _checked(folder: Path, *, verify: bool) -> tuple[str, dict[str, Any]]:
     """Return the hash of a folder's manifest and the manifest, after a check of the files against it."""
     try:
         checksum, _, text = (folder / MANIFEST).read_text(encoding="utf-8").partition("\n")
@@ -262,7 +262,7 @@ def _checked(folder: Path, *, whole: bool) -> tuple[str, dict[str, Any]]:
         manifest: dict[str, Any] = json.loads(text)
         files = manifest["files"]
         for name, expected in files.items():
-            found = _identity(folder / name) if whole else {**expected, "bytes": (folder / name).stat().st_size}
+            found = _identity(folder / name) if verify else {**expected, "bytes": (folder / name).stat().st_size}
             if found != expected:
                 what = "has another size" if found["bytes"] != expected["bytes"] else "was changed"
                 raise Damaged(f"{name} {what}")

@@ -108,7 +108,7 @@ class Checkpoints:
             return found
         folder = run_layout.checkpoint(self.folder, chosen[0])
         try:
-            found = checkpoint_files.Checkpoint(folder, whole=False)
+            found = checkpoint_files.Checkpoint(folder, verify=False)
             if found.digest != chosen[1]:
                 raise Damaged("its manifest differs")
         except Damaged as damage:

@@ -106,7 +106,7 @@ class Engine:
     def accumulate(self, task: Task, batch: Batch, weight: int, *, zero_weighted: bool = False) -> Sums:
         """Run forward and backward of one micro-batch, and add its gradient to those before.
 
-        The gradient is exactly that of ``sum of losses / weight`` over the whole global batch: DeepSpeed averages over
+        The gradient is exactly that of ``sum of losses / weight`` over the global batch: DeepSpeed averages over
         the ranks, so the loss is multiplied by their number first, and its division by accumulation steps is off.
 
         Args:
@@ -161,8 +161,8 @@ class Engine:
         for parameter in self.module.parameters():
             with self._zero.GatheredParameters([parameter]):
                 if rank() == 0:
-                    whole = parameter.data.to("cpu", copy=True)
-                    fresh[parameter] = nn.Parameter(whole, parameter.requires_grad)
+                    full = parameter.data.to("cpu", copy=True)
+                    fresh[parameter] = nn.Parameter(full, parameter.requires_grad)
         return fresh
 
     def _copy_out_of_buffers(self) -> None:

@@ -137,6 +137,6 @@ def _in_files(section: DeepspeedSection, files: Files | None, ranks: int) -> dic
         return states
     largest = -(-files.largest // ranks)
     parameters = place | {"buffer_size": largest, "buffer_count": files.buffers, "max_in_cpu": 0}
-    # A parameter keeps its buffer while it is whole, so it goes at once, even if it will be used again soon; and none
+    # A parameter keeps its buffer while it is gathered, so it is released at once, even if it is used again soon; none
     # is fetched ahead: after an evaluation those would be of a backward pass that never comes, with no buffer left.
     return states | {"offload_param": parameters, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}

@@ -155,42 +155,42 @@ def listen(host: str, port: int, clients: int, timeout: timedelta) -> TCPStore:
         LaunchError: The port is in use, or the name is not known.
     """
     try:
-        taken = _bound(host, port)
+        listener = _bound(host, port)
     except OSError as error:
         raise LaunchError(
             f"the first rank cannot listen here: {error.strerror}",
             where=f"{host}:{port}",
             hint="Give an address of the first machine that the others reach, with a free port.",
         ) from None
-    own, bound = taken.getsockname()[:2]
+    own, bound = listener.getsockname()[:2]
     if ipaddress.ip_address(own).is_unspecified:
         own = "localhost"
-    return TCPStore(own, bound, clients, True, timeout, master_listen_fd=taken.detach())
+    return TCPStore(own, bound, clients, True, timeout, master_listen_fd=listener.detach())
 
 
 def _bound(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     literal = host == "localhost" or host.strip("[]") == address[0]
-    taken = socket.socket(family, kind, protocol)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         if not literal and ipaddress.ip_address(address[0]).is_loopback:  # Debian gives a machine's own name 127.0.1.1
             raise OSError(errno.EADDRNOTAVAIL, "")
-        taken.bind(address)
+        listener.bind(address)
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
-            taken.close()
+            listener.close()
             raise
         sys.stderr.write(f"{host} is no address of this machine that others reach: listening at all of its addresses\n")
-        taken.bind(("", port))
-    return taken
+        listener.bind(("", port))
+    return listener
 
 
 def _begin_alone(backend: str) -> None:
     """Make a process group of one rank; gloo and NCCL would listen for others that never come.
 
     torch has a backend that exchanges nothing. In older versions it leaves out copies that even one rank needs; then
-    the usual backend is taken.
+    the usual backend is used.
     """
     from torch.testing._internal.distributed import fake_pg  # noqa: F401  # makes the backend known
 

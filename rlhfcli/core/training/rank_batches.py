@@ -1,8 +1,8 @@
 """Sharing the micro-batches of a step, or of an evaluation, among the ranks.
 
-The step decides what belongs together, not the number of ranks: all ranks know all rows of a step, cut them in the same
-way, and each takes its share. Stages 2 and 3 of ZeRO exchange something in every pass, so every rank has to make as
-many passes as the others: one that has fewer micro-batches adds passes over a small one, with zero weight.
+The rows of a step do not depend on the number of ranks: all ranks know them, cut them in the same way, and each takes
+its share. Stages 2 and 3 of ZeRO exchange something in every pass, so every rank has to make as many passes as the
+others: one that has fewer micro-batches adds passes over a small one, with zero weight.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is found without memory is what the real model has, and what autograd really keeps."""
+"""Fake tensors find the parameters of the real model, and the memory that autograd really keeps."""
 
 from __future__ import annotations
 

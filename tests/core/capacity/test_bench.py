@@ -1,4 +1,4 @@
-"""The bench counts what it says, and finds sizes that fit."""
+"""The bench counts the work that it reports, and finds sizes that fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written beside the training is what was there when the writing began, and no failure of it is lost."""
+"""A checkpoint written in the background holds the state at its start, and none of its errors is lost."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def written(project: parts.PhaseInputs, monkeypatch: Any, *, held: bool) -> list
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_training_goes_on_while_the_writer_is_held_up(tmp_path: Path, stage: int, monkeypatch: Any) -> None:
+def test_training_continues_while_the_writer_is_held_up(tmp_path: Path, stage: int, monkeypatch: Any) -> None:
     every = {"checkpoint": {"every": 4}, **settings(stage, max_steps=11)}
     at_once = written(_project(tmp_path / "at once", **every), monkeypatch, held=False)
     beside = written(_project(tmp_path / "beside", **every), monkeypatch, held=True)

@@ -1,4 +1,4 @@
-"""``checkpoint.best_by``: the best step's weights are what is saved, and its figures what is told."""
+"""``checkpoint.best_by``: the weights of the best step are saved, and its figures are reported."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_killed_in_the_middle_of_the_best_one(tmp_path: Path, monkeypatch: Any) 
 
 
 @pytest.mark.parametrize("damage", ["flip", "gone"])
-def test_a_damaged_best_one_is_told_and_the_last_step_is_saved(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_best_one_is_reported_and_the_last_step_is_saved(tmp_path: Path, damage: str) -> None:
     plain, project = contrary(tmp_path / "plain", checkpoint={"best_by": None}), contrary(tmp_path / "best")
     phases.train_sft(plain)
     stopped(project, "sft", 6)
@@ -236,7 +236,7 @@ def test_a_damaged_best_one_is_told_and_the_last_step_is_saved(tmp_path: Path, d
     same(plain, project, "sft")
 
 
-def test_a_damaged_newest_one_leaves_the_best_one_to_go_on_from(tmp_path: Path) -> None:
+def test_a_damaged_newest_one_leaves_the_best_one_to_resume_from(tmp_path: Path) -> None:
     whole, parted = (contrary(tmp_path / name, checkpoint={"keep": 1}) for name in ("whole", "parted"))
     phases.train_sft(whole)
     stopped(parted, "sft", 6)

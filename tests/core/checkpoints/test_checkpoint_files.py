@@ -1,4 +1,4 @@
-"""A checkpoint is what was written, or it is not used."""
+"""A checkpoint that is not as it was written is not used."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_without_room_nothing_is_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_files.shutil, "disk_usage", lambda path: usage(10, 10, 10))
     with pytest.raises(OutputError, match=r"a checkpoint needs 1.05 MB, and 10 bytes are free") as caught:
         write(tmp_path, 2)
-    assert caught.value.hint.startswith(f"{kept.name} is whole: make room and continue from it with --resume")
+    assert caught.value.hint.startswith(f"{kept.name} is intact: make room and continue from it with --resume")
     with pytest.raises(OutputError) as caught:
         write(tmp_path / "new", 2)
     assert caught.value.hint == "Make room, or put output_dir on another disk; there is no checkpoint yet."

@@ -1,4 +1,4 @@
-"""A training that was stopped and goes on ends with the weights of one that was not."""
+"""A training that was stopped and resumed ends with the weights of one that was not stopped."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_offload_may_change_on_the_way(tmp_path: Path) -> None:
         assert a == pytest.approx(b, abs=1e-3)
 
 
-def test_dropout_goes_on_with_the_same_random_numbers(tmp_path: Path) -> None:
+def test_dropout_continues_with_the_same_random_numbers(tmp_path: Path) -> None:
     model = {"dropout": 0.2}
     whole, parted = (_project(tmp_path / name, **settings(1)) for name in ("whole", "parted"))
     whole, parted = (
@@ -139,7 +139,7 @@ def test_dropout_goes_on_with_the_same_random_numbers(tmp_path: Path) -> None:
     same(whole, parted, "sft")
 
 
-def test_another_stage_goes_on_within_rounding(tmp_path: Path) -> None:
+def test_another_stage_continues_within_rounding(tmp_path: Path) -> None:
     whole = _project(tmp_path / "whole", **settings(1))
     phases.train_sft(whole)
     for before, after in ((1, 3), (3, 0), (0, 2)):
@@ -168,7 +168,7 @@ def on_two_ranks(folder: Path, stage: int, steps: int, offload: str = "none", *b
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (3, 3), (1, 3), (3, 0)])
-def test_another_number_of_ranks_goes_on_within_rounding(tmp_path: Path, before: int, after: int) -> None:
+def test_another_number_of_ranks_continues_within_rounding(tmp_path: Path, before: int, after: int) -> None:
     end = 99
     resume_worker.train(tmp_path / "whole", before, end)
     resume_worker.train(tmp_path / "more", before, 5)
@@ -182,7 +182,7 @@ def test_another_number_of_ranks_goes_on_within_rounding(tmp_path: Path, before:
 
 
 @pytest.mark.slow
-def test_two_ranks_go_on_to_the_same_weights(tmp_path: Path) -> None:
+def test_two_ranks_continue_to_the_same_weights(tmp_path: Path) -> None:
     for stage, offload in (*((stage, "none") for stage in range(4)), *OFFLOADS[1:]):
         whole, parted = (tmp_path / f"{name}-{stage}-{offload}" for name in ("whole", "parted"))
         on_two_ranks(whole, stage, 99, offload)
@@ -268,7 +268,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert steps == [3, 6, 9, 11]
 
 
-def test_lost_metrics_are_told_and_do_not_end_the_run(tmp_path: Path) -> None:
+def test_lost_metrics_are_reported_and_do_not_end_the_run(tmp_path: Path) -> None:
     project = _project(tmp_path, **settings(1))
     stopped(project, "sft", 7)
     (project.folder / "sft" / "metrics.jsonl").unlink()
@@ -393,7 +393,7 @@ def test_time_is_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_wish_the_second_what_it_was(kind: signal.Signals) -> None:
+def test_the_first_signal_is_a_request_the_second_what_it_was(kind: signal.Signals) -> None:
     stop, before = Stop(), signal.signal(kind, signal.default_int_handler)
     said: queue.Queue[str] = queue.Queue()
     try:

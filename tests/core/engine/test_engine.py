@@ -1,4 +1,4 @@
-"""The engine's own promises; how it trains is in ``test_phases`` and ``test_ranks``."""
+"""The engine's own behaviour; how it trains is in ``test_phases`` and ``test_ranks``."""
 
 from __future__ import annotations
 
@@ -178,14 +178,14 @@ def test_raw_keys_reach_the_engine() -> None:
         ({"zero_optimization": {"leaf_module": {"classes": 3}}}, "classes"),
     ],
 )
-def test_what_deepspeed_refuses_is_said_before_it_begins(raw: dict[str, Any], said: str) -> None:
+def test_what_deepspeed_refuses_is_reported_before_it_begins(raw: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=r"DeepSpeed refuses deepspeed\.config: ") as caught:
         engine(Tied(), 2, config=raw)
     assert said in caught.value.what
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_parameter_without_gradient_is_in_the_checkpoint_and_goes_on(stage: int) -> None:
+def test_a_parameter_without_gradient_is_in_the_checkpoint_and_continues(stage: int) -> None:
     with engine(Tower(), stage) as first:
         first.accumulate(TASK, batches(6)[0], 6)
         first.step()

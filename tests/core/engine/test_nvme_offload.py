@@ -1,4 +1,4 @@
-"""``deepspeed.nvme``: what is offloaded lies in files. Needs libaio, and builds an extension of DeepSpeed's once."""
+"""``deepspeed.nvme``: offloaded tensors are in files. Needs libaio, and builds an extension of DeepSpeed once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def files(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @DISTUTILS
 @pytest.mark.parametrize("offload", ["optimizer", "all"])
-def test_what_lies_in_files_trains_and_goes_on_like_what_is_in_memory(
+def test_what_lies_in_files_trains_and_continues_like_what_is_in_memory(
     tmp_path: Path, files: Path, offload: str
 ) -> None:
     def project(name: str, **more: Any) -> parts.PhaseInputs:
@@ -90,7 +90,7 @@ def test_it_is_in_the_folder_while_training(
     assert list(files.iterdir()) == []
 
 
-def test_without_libaio_it_is_said_before_anything_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_libaio_it_is_reported_before_anything_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extensions, "missing_for_files", lambda: "libaio with its headers")
     deepspeed = {"zero_stage": 3, "offload": "optimizer", "nvme": str(tmp_path / "nvme")}
     with pytest.raises(extensions.UserError) as caught:

@@ -1,4 +1,4 @@
-"""From a recipe to DeepSpeed's configuration; that the engine takes it is in ``test_engine``."""
+"""From a recipe to DeepSpeed's configuration; that the engine accepts it is in ``test_engine``."""
 
 from __future__ import annotations
 

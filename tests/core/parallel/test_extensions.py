@@ -76,7 +76,7 @@ def test_a_build_is_announced_and_never_waits_for_a_killed_one(cache: Path, monk
     )
 
 
-def test_a_lock_that_was_left_while_loading_is_taken_away(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_was_left_while_loading_is_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process was killed while it loaded what is built: torch would wait for it for ever."""
     left = lock(cache, "async_io", 1e9)
     built = left.with_name("async_io.so")

@@ -1,4 +1,4 @@
-"""How this process joins others, or none: what listens where, and what is refused."""
+"""How this process joins others, or none, and leaves them: where it listens, and which settings are refused."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_where_the_address_is_not_this_machines_own_it_listens_everywhere_and_sa
             pass
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_in_use() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -1,4 +1,4 @@
-"""Stage 3: no rank ever holds the whole model, and its pieces are those of the model in the folder."""
+"""Stage 3: no rank ever holds the whole model, and the partitions are those of the model in the folder."""
 
 from __future__ import annotations
 

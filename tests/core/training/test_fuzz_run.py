@@ -1,4 +1,4 @@
-"""Every file of a run cut, changed, edited or missing: a clear error wherever it is read, or the same result."""
+"""Every file of a run cut, changed, edited or missing gives a clear error wherever it is read, or the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sharing micro-batches among ranks: nothing twice, nothing left out, about as much for each."""
+"""Sharing micro-batches among ranks: none twice, none left out, about the same load for each."""
 
 from __future__ import annotations
 

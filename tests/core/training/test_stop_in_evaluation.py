@@ -1,4 +1,4 @@
-"""A wish to stop that comes in the middle of an evaluation ends it there; the next sitting begins with it."""
+"""A stop that is requested in an evaluation ends it there; the next session begins with it."""
 
 from __future__ import annotations
 

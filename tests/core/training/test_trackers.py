@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases get every line of ``metrics.jsonl`` once, also over several sittings."""
+"""TensorBoard and Weights & Biases get every line of ``metrics.jsonl`` once, also over several sessions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from rlhfcli.recipe.schema import Recipe
 from tests.core.resume_worker import After, settings
 from tests.core.training.test_phases import _project
 
-SITTINGS = (4, 5, 99)  # steps of each
+SESSIONS = (4, 5, 99)  # steps of each
 
 
 def lines(project: PhaseInputs) -> list[dict[str, float]]:
     return [json.loads(line) for line in (project.folder / "sft/metrics.jsonl").read_text().splitlines()]
 
 
-def in_sittings(folder: Path, *to: str) -> PhaseInputs:
+def in_sessions(folder: Path, *to: str) -> PhaseInputs:
     changes = settings(0) | {"logging": {"every": 2, "to": list(to)}, "checkpoint": {"every": 3}}
     project = _project(folder, **changes)
-    for number, steps in enumerate(SITTINGS):
+    for number, steps in enumerate(SESSIONS):
         try:
             phases.train_sft(replace(project, session=TrainingSession(resume=number > 0, stop=After(steps))))
         except Interrupted:
@@ -39,7 +39,7 @@ def in_sittings(folder: Path, *to: str) -> PhaseInputs:
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_what_is_not_installed_is_told_before_anything_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_reported_before_anything_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda _: None)
     recipe: Any = SimpleNamespace(logging=SimpleNamespace(to=["jsonl", name]))
     with pytest.raises(UserError) as told:
@@ -50,7 +50,7 @@ def test_what_is_not_installed_is_told_before_anything_else(name: str, monkeypat
     assert told.value.hint == f"pip install {name}, or take it out of logging.to; metrics.jsonl is always written."
 
 
-def test_without_a_wish_nothing_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_request_nothing_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda _: pytest.fail("looked"))
     section: Any = {"output_dir": "x", "model": {"name": "x"}, "data": {"sources": [{"path": "x"}]}}
     trackers.check(Recipe.model_validate(section).logging)
@@ -60,7 +60,7 @@ def test_tensorboard_has_every_line_once(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    project = in_sittings(tmp_path, "tensorboard")
+    project = in_sessions(tmp_path, "tensorboard")
     events = EventAccumulator(str(project.folder / "sft/tensorboard"), size_guidance={"scalars": 0}).Reload()
     written = lines(project)
     for tag, key in (("train/loss", "loss"), ("train/learning_rate", "learning_rate"), ("eval/loss", "eval_loss")):
@@ -94,7 +94,7 @@ class FakeRun:
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+def test_wandb_continues_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
     """Its part is played here; the next test has the real one, where that is installed."""
     runs: dict[str, dict[int, dict[str, float]]] = {}
     wishes: list[dict[str, Any]] = []
@@ -106,8 +106,8 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mon
     fake = SimpleNamespace(init=init, Error=RuntimeError, Settings=dict)
     monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
     monkeypatch.setenv("WANDB_API_KEY", "a secret")
-    project = in_sittings(tmp_path, "wandb")
-    assert len(runs) == 1 and len(wishes) == len(SITTINGS)
+    project = in_sessions(tmp_path, "wandb")
+    assert len(runs) == 1 and len(wishes) == len(SESSIONS)
     assert all(wish["resume"] == "allow" for wish in wishes)
     (run,) = runs.values()
     sent = [run[number] for number in sorted(run)]
@@ -120,9 +120,9 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_real_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    project = in_sittings(tmp_path, "wandb")
+    project = in_sessions(tmp_path, "wandb")
     state = json.loads((project.folder / "sft/wandb.json").read_text())
     assert state["lines"] == len(lines(project))
-    # a folder for each sitting, named by its second and the run
+    # a folder for each session, named by its second and the run
     folders = [path.name for path in (project.folder / "sft/wandb").glob("offline-run-*")]
     assert folders and all(state["id"] in name for name in folders)
