@@ -1,5 +1,7 @@
-"""Rows become dialogues and preferences, and these become token ids. Nothing here imports torch.
+"""From files and data sets to the token ids of dialogues and preferences, without torch.
 
-From bottom to top: ``dialogues``, then ``reading`` and ``templates``, ``shapes`` and ``encoding``, ``sources`` and
-``store``, and ``preparation``, which puts them together. May import ``runs``, ``recipe``, ``files`` and ``tiny``.
+A row is read (``reading``), converted into a dialogue or a preference (``shapes``, ``dialogues``), written with the
+chat template (``templates``), encoded (``encoding``) and stored (``store``). ``sources`` opens what a recipe names, and
+``preparation`` runs all of it. From bottom to top: ``dialogues``; ``reading`` and ``templates``; ``shapes`` and
+``encoding``; ``sources`` and ``store``; ``preparation``. May import ``runs``, ``recipe``, ``files`` and ``tiny``.
 """

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from rlhfcli.data.preparation.overlap import PROMPTS
-from rlhfcli.data.store.prepared import REJECTED, file_name
+from rlhfcli.data.store.prepared import REJECTED
 from rlhfcli.data.store.split import PARTS
+from rlhfcli.data.store.writers import file_name
 from rlhfcli.errors import OutputError
 from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
 from rlhfcli.files.run_layout import PHASES

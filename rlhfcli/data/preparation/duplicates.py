@@ -1,4 +1,4 @@
-"""Which examples were seen before: exactly, or but for upper case and white space."""
+"""Recognise examples that were seen before, exactly or but for upper case and white space."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ Duplicates = Literal["drop", "drop_exact", "keep"]
 class DuplicateFilter:
     """Remembers examples by their digests, some hundred bytes each.
 
-    Two examples are the same if they teach the same: the turns up to the last answer of a dialogue; of a preference
-    the prompt, the answers, and which one is preferred; of both also the tools, the reasoning, and which turns are
-    learnt.
+    Two dialogues are duplicates if their turns up to the last answer are equal; two preferences if their prompts, their
+    answers and the order of these are. Tools, reasoning and the choice of trained turns have to be equal as well.
 
     Args:
-        policy: ``data.duplicates``.
+        policy: The recipe's ``data.duplicates``.
     """
 
     def __init__(self, policy: Duplicates = "drop") -> None:
@@ -35,10 +34,10 @@ class DuplicateFilter:
 
         Args:
             example: A dialogue or a preference.
-            unread: What its row says beside it.
+            unread: The unread values of its row, as text.
 
         Returns:
-            ``None`` the first time, else what kind of duplicate it is.
+            The kind of duplicate; ``None`` if it is new.
         """
         if self._policy == "keep":
             return None
@@ -58,7 +57,7 @@ class DuplicateFilter:
 
 
 def _said(example: Dialogue | Preference) -> tuple[Sequence[Turn], str]:
-    """All turns that count, and what else does: the order of the answers, tools, reasoning, turns not learnt."""
+    """Return the turns to compare, and all else to compare: order of answers, tools, reasoning, untrained turns."""
     if isinstance(example, Dialogue):
         turns: Sequence[Turn] = example.turns[: example.last_answer + 1]
         order = ""

@@ -1,4 +1,4 @@
-"""Parts of the prepared data without a row: how they can be filled, and what to say where they cannot."""
+"""Parts of the prepared data without a row: raise the validation share where that helps, and report them if not."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ONE_CONVERSATION_HINT = (
 
 
 def missing_share(statistics: Mapping[str, PartStatistics]) -> float | None:
-    """The share of the conversations that gives every phase a validation part.
+    """Return the validation share that gives every phase a validation part.
 
     Args:
-        statistics: Of each phase and part, as ``sft_train``.
+        statistics: The statistics of each phase and part, such as ``sft_train``.
 
     Returns:
-        ``None`` where each has one, or has not two conversations to divide.
+        The share; ``None`` if each phase has a validation part, or has fewer than two conversations to divide.
     """
     trained = [
         statistics[f"{phase}_train"].conversations
@@ -40,12 +40,12 @@ def missing_share(statistics: Mapping[str, PartStatistics]) -> float | None:
 
 
 def check_parts(data: DataSection, counts: Sequence[SourceCount], statistics: Mapping[str, PartStatistics]) -> None:
-    """Look whether every part of every phase that was given rows has some.
+    """Check that no part of a phase that was given rows is empty.
 
     Args:
         data: The recipe's section.
-        counts: What became of the rows of each source.
-        statistics: Of each phase and part.
+        counts: The counts of each source.
+        statistics: The statistics of each phase and part.
 
     Raises:
         DataError: A part is empty.

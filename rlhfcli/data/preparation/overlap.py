@@ -1,7 +1,7 @@
-"""Prompts of the evaluation sets that stand in the training data: what is measured with must not be learnt.
+"""Find evaluation prompts that occur in the training data: a model must not be evaluated on what it was trained on.
 
-Every turn of a trained dialogue is a prompt of its own: with all turns before it, and alone. System turns, upper case
-and white space do not count.
+Every turn of a trained dialogue counts as a prompt: with all turns before it, and alone. System turns, upper case and
+white space do not count.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference, Turn
 from rlhfcli.data.sources.evaluation_rows import read_pairs, read_prompts
-from rlhfcli.data.store.prepared import RowWriter
 from rlhfcli.data.store.split import normalise
+from rlhfcli.data.store.writers import RowWriter
 from rlhfcli.recipe.schema import EvalSection
 
 PROMPTS = "training_prompts.arrow"
@@ -27,21 +27,21 @@ _SHOWN = 10  # rows that are named
 
 
 class PromptWriter(RowWriter):
-    """Writes down hashes of all questions of the training data with their places.
+    """Writes hashes of all prompts of the training data with their places.
 
     Args:
-        folder: Exists.
+        folder: An existing folder.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / PROMPTS, _SCHEMA)
 
     def write(self, example: Dialogue | Preference, origin: Origin) -> None:
-        """Add the questions of a row.
+        """Add the prompts of a row.
 
         Args:
             example: A dialogue or a preference.
-            origin: Where its row stands.
+            origin: The place of its row.
         """
         for key in _questions(example):
             self.add((key, str(origin)))
@@ -51,12 +51,12 @@ def find_overlap(folder: Path, evaluation: EvalSection, seed: int) -> dict[str, 
     """Look for the prompts of ``eval.prompts`` and ``eval.pairs`` in the training data of a store.
 
     Args:
-        folder: The store.
+        folder: The folder of the store.
         evaluation: The recipe's section.
-        seed: Of the generated sets.
+        seed: The seed of generated sets.
 
     Returns:
-        For each set that the recipe names: ``rows``, ``found`` (how many of their prompts are trained on), and
+        For each set that the recipe names: ``rows``, ``found`` (the number of its prompts that are trained on), and
         ``examples``, the places of some training rows with such a prompt.
 
     Raises:
@@ -76,7 +76,7 @@ def find_overlap(folder: Path, evaluation: EvalSection, seed: int) -> dict[str, 
 
 
 def _numbers(column: Any) -> Any:
-    """A column of ``uint64`` without pandas, which pyarrow's own way imports: a third of a second."""
+    """Return a column of ``uint64`` as an array; pyarrow's own conversion would import pandas, a third of a second."""
     chunks = [np.frombuffer(each.buffers()[1], np.uint64)[each.offset :][: len(each)] for each in column.chunks]
     return np.concatenate(chunks) if chunks else np.zeros(0, np.uint64)
 
@@ -93,7 +93,7 @@ def _compare(prompts: Sequence[Sequence[Turn]], keys: Any, origins: Any) -> dict
 
 
 def _questions(example: Dialogue | Preference) -> list[int]:
-    """A number for each turn that was answered: with all before it, and of a user's later turns alone, too."""
+    """Return a hash for each turn that was answered: with all turns before it, and for a user's turn also alone."""
     turns = example.prompt if isinstance(example, Preference) else example.turns[: example.last_answer]
     spoken = _spoken(turns)
     alone = [next(_beginnings([turn])) for turn in spoken if turn.role == "user"]
@@ -102,7 +102,7 @@ def _questions(example: Dialogue | Preference) -> list[int]:
 
 
 def _beginnings(turns: Sequence[Turn]) -> Iterator[int]:
-    """A number for each beginning of a conversation, in time that grows with its length."""
+    """Yield a hash for each beginning of a conversation, in time linear in its length."""
     running = blake2b(digest_size=8)
     for turn in _spoken(turns) or turns:
         running.update(f"{normalise((turn,))}\x1e".encode("utf-8", "surrogatepass"))

@@ -1,4 +1,4 @@
-"""The way of each row: converted, compared with those before it, placed, encoded, written, counted."""
+"""The per-row pipeline: convert, deduplicate, assign, encode, write, count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlhfcli.data.shapes.formats import Example, Shape, convert, shape_of
 from rlhfcli.data.sources.shaping import Shaping
 from rlhfcli.data.sources.sources import Stream
 from rlhfcli.data.store.counts import DUPLICATES, SourceCount, short_reason
-from rlhfcli.data.store.prepared import REJECTED, Writer
+from rlhfcli.data.store.prepared import REJECTED
 from rlhfcli.data.store.split import (
     PARTS,
     Part,
@@ -34,32 +34,33 @@ from rlhfcli.data.store.split import (
     row_key,
 )
 from rlhfcli.data.store.statistics import PartStatistics
+from rlhfcli.data.store.writers import Writer
 from rlhfcli.errors import DataError
 from rlhfcli.files.run_layout import PHASES, Phase
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import DataSection, SourceSection
 
-_REASONS = 5  # that are told where no row can be used
-_START = 200  # characters of a rejected row that are written down
+_REASONS = 5  # reported where no row can be used
+_START = 200  # characters of a rejected row that are written
 Item = TypeVar("Item")
 Located = tuple[Any, Origin]
 
 
-class _NotWanted(Exception):
-    """The recipe does not want this row; the row is not to blame."""
+class _Filtered(Exception):
+    """The recipe filters this row out; nothing is wrong with it."""
 
 
 @dataclass
 class _UsableRow:
-    """A usable row on its way.
+    """A row that was converted, and what the recipe does with it.
 
     Args:
-        raw: As it was read.
-        example: What it became.
-        place: Of its conversation, in [0, 1): the lowest are kept aside.
-        part: Training or validation.
-        copies: How often it is written.
-        phases: Who is to learn from it.
+        raw: The row as it was read.
+        example: The dialogue or preference that it became.
+        place: The position of its conversation in [0, 1), from ``split.place_of``.
+        part: ``train`` or ``validation``.
+        copies: The number of times that it is written.
+        phases: The phases that train on it.
     """
 
     raw: Any
@@ -71,18 +72,18 @@ class _UsableRow:
 
     @property
     def turns(self) -> int:
-        """How many turns it has, the answer included."""
+        """The number of its turns, the answer included."""
         return len(_as_dialogue(self.example).turns)
 
 
 class RowPipeline:
-    """Takes all rows of all sources, and writes the files of a store. A context manager.
+    """Processes the rows of all sources, and writes the files of a store. A context manager.
 
     Args:
         data: The recipe's section.
-        encoder: For the tokens.
-        folder: Exists; the files go there.
-        sink: Sees the progress.
+        encoder: The encoder of dialogues and preferences.
+        folder: An existing folder, into which the files are written.
+        sink: Shows the progress.
     """
 
     def __init__(self, data: DataSection, encoder: Encoder, folder: Path, sink: Sink) -> None:
@@ -107,11 +108,11 @@ class RowPipeline:
                 stack.callback(file.close if kind is None else file.abandon)
 
     def take(self, source: SourceSection, streams: Sequence[Stream]) -> None:
-        """Take the rows of one source.
+        """Process the rows of one source.
 
         Args:
             source: The recipe's entry.
-            streams: Its files.
+            streams: The files of the source.
 
         Raises:
             DataError: A file cannot be used, or none of its rows.
@@ -138,7 +139,7 @@ class RowPipeline:
             raise self._none_left(count)
 
     def _none_left(self, count: SourceCount) -> DataError:
-        """No row can be used: the most common reasons, and what can be done about the first."""
+        """Return the error that no row can be used: the most common reasons, and a remedy for the first."""
         (reason, rows_with_it), *others = count.dropped.most_common(_REASONS)
         fits = "tokens" not in reason and "after cutting" not in reason
         what = f"none of the {count.read} rows can be used; {rows_with_it} of them: {reason}"
@@ -167,7 +168,7 @@ class RowPipeline:
     def _row(
         self, raw: Any, origin: Origin, shapes: tuple[Shape, ...], source: SourceSection, count: SourceCount
     ) -> _UsableRow | None:
-        """Convert a row and decide who learns from it; ``None`` and a count where nobody does."""
+        """Convert a row and choose the phases that train on it; count it and return ``None`` if there are none."""
         try:
             row = check_readable(raw)
             shape = shape_of(row, shapes)
@@ -182,31 +183,31 @@ class RowPipeline:
         except RowProblem as problem:
             self._drop(count, raw, origin, str(problem), invalid=problem.invalid)
             return None
-        except _NotWanted as reason:
+        except _Filtered as reason:
             count.dropped[str(reason)] += 1
             return None
         part = part_of(key, self._data.validation)
         return _UsableRow(raw, example, place_of(key), part, copies if part == "train" else 1, phases)
 
     def _wanted(self, example: Example, key: str, source: SourceSection) -> tuple[list[Phase], int]:
-        """The phases that the recipe gives a row to, and how often; at least one and once."""
+        """Return the phases that the recipe gives a row to, at least one, and how often it is used, at least once."""
         wanted: list[Phase] = [phase for phase in PHASES if source.phase in ("both", phase)]
         if isinstance(example, Dialogue):
             wanted = [phase for phase in wanted if phase == "sft"]
             if not wanted:
-                raise _NotWanted("a dialogue, in a source for the reward phase only")
+                raise _Filtered("a dialogue, in a source for the reward phase only")
         if self._data.phase_split is not None:
             share = assigned_phase(key, self._data.phase_split)
             wanted = [phase for phase in wanted if phase == share]
             if not wanted:
-                raise _NotWanted(f"kept for the {share} phase (phase_split)")
+                raise _Filtered(f"kept for the {share} phase (phase_split)")
         copies = _copies(example, source.weight)
         if copies == 0:
-            raise _NotWanted(f"outside the share that weight {source.weight} takes")
+            raise _Filtered(f"outside the share that weight {source.weight} takes")
         return wanted, copies
 
     def _not_seen(self, example: Example, wanted: list[Phase], count: SourceCount, unread: str) -> list[Phase]:
-        """The phases that have not met this example, at least one; of a preference, SFT only sees the best answer."""
+        """Return the phases to which this example is new, at least one; SFT compares only the best answer."""
         said = {phase: _as_dialogue(example) if phase == "sft" else example for phase in wanted}
         found = {phase: self._seen[phase].add(each, unread) for phase, each in said.items()}
         phases = [phase for phase, reason in found.items() if reason is None]
@@ -219,7 +220,7 @@ class RowPipeline:
         return phases
 
     def _settle(self, row: _UsableRow, results: dict[Phase, EncodingResult[Any]], count: SourceCount) -> None:
-        """Write what came of a row, and count it."""
+        """Write the results of encoding a row, and count it."""
         origin = row.example.origin
         for phase, outcome in results.items():
             if outcome.example is None:
@@ -251,14 +252,14 @@ class RowPipeline:
     # --- rows that are not used -----------------------------------------------------------------------------
 
     def _drop(self, count: SourceCount, raw: Any, origin: Origin, reason: str, *, invalid: bool) -> None:
-        """Count a row that nobody can use, and write it down."""
+        """Count a row that no phase can use, and list it among the rejected rows."""
         count.dropped[short_reason(reason)] += 1
         count.invalid += invalid
         self._first_lost = self._first_lost or str(origin)
         self._reject(raw, origin, reason, invalid=invalid)
 
     def _reject(self, raw: Any, origin: Origin, reason: str, phase: str = "", *, invalid: bool = True) -> None:
-        """Write down a row that is not used."""
+        """List a row among the rejected rows."""
         text = raw.start if isinstance(raw, Unreadable) else json.dumps(raw, ensure_ascii=False, default=str)
         line = {"file": origin.source, "row": origin.row, "phase": phase, "reason": reason, "fault": invalid}
         self._rejected.write(json.dumps(line | {"start": text[:_START]}, ensure_ascii=False) + "\n")
@@ -269,7 +270,7 @@ def _as_dialogue(example: Example) -> Dialogue:
 
 
 def _copies(example: Example, weight: float) -> int:
-    """How often a row is used: the whole part of the weight, and once more for a stable share of the rows."""
+    """Return how often a row is used: the integer part of the weight, and once more for a fixed share of the rows."""
     whole = int(weight)
     if whole == weight:
         return whole

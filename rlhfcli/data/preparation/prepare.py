@@ -1,7 +1,7 @@
-"""From the recipe's sources to the store: read, convert, de-duplicate, split, encode, write, count.
+"""Prepare the data of a recipe, or find it prepared.
 
-The store is made beside its place and moved there when it is whole; one that was made of the same inputs is
-used again.
+A store is written beside its place and moved there when it is complete; one that was made from the same inputs is
+reused.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _TOKENIZER_FILES = ("*token*", "*vocab*", "merges*", "*.model", "*.tiktoken", "*
 
 
 def ready(recipe: Recipe, folder: Path) -> DataStore | None:
-    """Take a store that is up to date without loading the tokenizer: by its files, which takes no time.
+    """Open a store that is up to date by the files of the tokenizer, without loading the tokenizer.
 
     Args:
-        recipe: Its ``model.name``, ``data`` and ``seed`` are used.
-        folder: Where the store may be.
+        recipe: The recipe; ``model.name``, ``data`` and ``seed`` are used.
+        folder: The folder of the store, if there is one.
 
     Returns:
-        The store; ``None`` where there is none, where it is out of date, or where only the tokenizer itself can tell,
-        because it comes from the hub.
+        The store; ``None`` if there is none, if it is out of date, or if only the loaded tokenizer can tell, because it
+        comes from the hub.
 
     Raises:
         DataError: A source cannot be found.
@@ -60,7 +60,7 @@ def ready(recipe: Recipe, folder: Path) -> DataStore | None:
             return None
         return DataStore(folder)
     except (FileNotFoundError, DataError):
-        return None  # ``prepare`` says what is wrong with it
+        return None  # ``prepare`` reports the damage
 
 
 def _open_sources(recipe: Recipe, folder: Path) -> list[list[Stream]]:
@@ -95,7 +95,7 @@ def prepare(
 
     Raises:
         DataError: A source or a row cannot be used, or a part would be empty.
-        OutputError: The folder cannot be written, or holds something else.
+        OutputError: The folder cannot be written, or contains other files.
     """
     with sink.stage("looking at the data sources"):
         inputs = Inputs(recipe, tokenizer, _open_sources(recipe, folder))
@@ -134,18 +134,18 @@ def _write(inputs: Inputs, folder: Path, sink: Sink) -> None:
     """Write all files of a store into an empty folder."""
     recipe, tokenizer, data = inputs.recipe, inputs.tokenizer, inputs.recipe.data
     encoder = Encoder(tokenizer, data.max_length, data.truncation, last_only=last_only(recipe))
-    intake = _take(recipe.data, inputs.streams, encoder, folder, sink)
-    share = missing_share(intake.statistics)
+    pipeline = _run(recipe.data, inputs.streams, encoder, folder, sink)
+    share = missing_share(pipeline.statistics)
     if share is not None:  # too few conversations: the share of one of them is less than a whole one
         sink.note(raised_share(recipe.data.validation, share))
         again = recipe.data.model_copy(update={"validation": share})
-        intake = _take(again, _open_sources(recipe, folder), encoder, folder, sink)
-    check_parts(recipe.data, intake.counts, intake.statistics)
+        pipeline = _run(again, _open_sources(recipe, folder), encoder, folder, sink)
+    check_parts(recipe.data, pipeline.counts, pipeline.statistics)
     ignored = [*ignored_by(tokenizer), *([] if encoder.writes_calls else ["calls"])]
     for stream in chain.from_iterable(inputs.streams):
         if stream.meter.remark:
             sink.note(stream.meter.remark)
-    for count in intake.counts:
+    for count in pipeline.counts:
         for line in column_notes(count.columns.shares(), +count.columns.carried, ignored):
             sink.note(f"{count.path}: {line}")
     manifest = {
@@ -154,30 +154,30 @@ def _write(inputs: Inputs, folder: Path, sink: Sink) -> None:
         "raised_validation": share,
         "ignored": ignored,
         "date": writes_date(tokenizer),
-        "sources": [count.as_json() for count in intake.counts],
-        "tokens": _statistics(recipe, intake),
+        "sources": [count.as_json() for count in pipeline.counts],
+        "tokens": _statistics(recipe, pipeline),
     }
     write_manifest(folder, manifest)
 
 
-def _take(data: DataSection, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> RowPipeline:
-    with RowPipeline(data, encoder, folder, sink) as intake:
+def _run(data: DataSection, streams: list[list[Stream]], encoder: Encoder, folder: Path, sink: Sink) -> RowPipeline:
+    with RowPipeline(data, encoder, folder, sink) as pipeline:
         for source, found in zip(data.sources, streams, strict=True):
-            intake.take(source, found)
-    return intake
+            pipeline.take(source, found)
+    return pipeline
 
 
-def _statistics(recipe: Recipe, intake: RowPipeline) -> dict[str, Any]:
-    """Of every part, with the batches of its phase."""
+def _statistics(recipe: Recipe, pipeline: RowPipeline) -> dict[str, Any]:
+    """Return the statistics of every part, with the batch size of its phase."""
     batch = {"sft": recipe.sft.batch_size, "reward": recipe.reward.batch_size}
     return {
         name: part.as_json(batch[name.partition("_")[0]], recipe.data.max_length)
-        for name, part in intake.statistics.items()
+        for name, part in pipeline.statistics.items()
     }
 
 
 def _quick(recipe: Recipe, streams: list[list[Stream]]) -> str | None:
-    """A hash of the same things, with the tokenizer's files in its place; ``None`` where they are not at hand."""
+    """Return a hash of all inputs with the tokenizer's files in its place; ``None`` if these are not local."""
     name = recipe.model.name
     folder = tiny.model_folder() if name == builtin.TINY else Path(name).expanduser()
     if not folder.is_dir():
@@ -198,7 +198,7 @@ def _quick(recipe: Recipe, streams: list[list[Stream]]) -> str | None:
 
 
 def _why_anew(folder: Path, fingerprint: str) -> str | None:
-    """Why the store in a folder cannot be taken; empty if it can, ``None`` where there is no store."""
+    """Return why the store in a folder cannot be reused; empty if it can, ``None`` if there is no store."""
     try:
         stored = read_manifest(folder)["fingerprint"]
     except OSError:  # no folder, or none of ours, which ``refuse_other_data`` finds out

@@ -1,6 +1,8 @@
-"""The prepared data on disk: Arrow files, their manifest, which split a row is in, and every count.
+"""The prepared data on disk: Arrow files with examples, and a manifest with checksums and the count of every row.
 
-May import ``data.encoding`` and ``data.dialogues``.
+``writers`` writes the files and ``prepared`` reads them where they lie, without loading them; ``split`` assigns
+conversations to splits and phases; ``counts`` and ``statistics`` make the figures of the manifest. May import
+``data.encoding`` and ``data.dialogues``.
 """
 
-__all__ = ["counts", "manifest", "prepared", "split", "statistics", "unsealed"]
+__all__ = ["counts", "manifest", "prepared", "split", "statistics", "unsealed", "writers"]

@@ -1,4 +1,4 @@
-"""What became of every row: nothing is left out without being counted."""
+"""Count what becomes of every row: used, shortened, skipped as a duplicate, filtered or invalid, each by reason."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ DUPLICATES = (DUPLICATE, NEAR_DUPLICATE, SAME_BUT_UNREAD)
 
 @dataclass
 class PhaseCount:
-    """Rows of one source in one phase.
+    """The counts of one source in one phase.
 
     Args:
         parts: Examples written, by part; a row that is used twice counts twice.
         cut: Rows that were shortened.
         divided: Rows that became an example for each of several answers, since the template does not append.
-        merged: Comparisons of rankings that are left out, since cutting made their answers the same.
-        dropped: Rows that this phase could not use and another can, by reason.
-        lost: Rows that this phase could not use, nor any other; counted by reason where the source is.
+        merged: Comparisons of rankings that were left out, since shortening made their answers the same.
+        dropped: Rows that this phase could not use and another could, by reason.
+        lost: Rows that no phase could use; ``SourceCount.dropped`` has their reasons.
     """
 
     parts: Counter[str] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class PhaseCount:
     lost: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return the entry of the manifest."""
         return {
             **{part: self.parts[part] for part in PARTS},
             "cut": self.cut,
@@ -54,18 +54,18 @@ class PhaseCount:
 
 @dataclass
 class SourceCount:
-    """Rows of one source: ``read = kept + dropped``.
+    """The counts of one source: ``read = kept + dropped``.
 
     Args:
-        path: As the recipe names it.
+        path: The path of the source in the recipe.
         shapes: The row shapes that were found in it.
-        read: Rows seen.
+        read: Rows read.
         kept: Rows that at least one phase uses.
         cut: Kept rows that at least one phase shortened.
-        dropped: Rows that none uses, by reason.
+        dropped: Rows that no phase uses, by reason.
         invalid: Dropped rows that something is wrong with: neither duplicates nor filtered by the recipe.
-        phases: The same by phase.
-        columns: Which columns are not read, and what is used beside the texts.
+        phases: The counts of each phase.
+        columns: The columns that are not read, and what is used beside the texts.
     """
 
     path: str
@@ -79,7 +79,7 @@ class SourceCount:
     columns: ColumnUse = field(default_factory=ColumnUse)
 
     def as_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return the entry of the manifest."""
         return {
             "path": self.path,
             "shapes": self.shapes,
@@ -95,16 +95,20 @@ class SourceCount:
 
 
 def short_reason(reason: str) -> str:
-    """A reason without what differs from row to row, to count by."""
+    """Return a reason without the numbers that differ from row to row, to count rows by it.
+
+    Args:
+        reason: The reason.
+    """
     return re.sub(r" \(ends on line \d+\)$", "", re.sub(r"\bturn \d+", "a turn", reason))
 
 
 def raised_share(asked: float, used: float) -> str:
-    """Say that more is kept aside than the recipe asks for.
+    """Return the note that the validation share is larger than the recipe's.
 
     Args:
-        asked: ``data.validation``.
-        used: The share that has a conversation for every phase.
+        asked: The share that the recipe asks for, ``data.validation``.
+        used: The share that gives every phase a conversation.
     """
     return (
         f"data.validation: {asked:g} of these few conversations is less than one; {used:.2g} are kept aside, so that "

@@ -1,6 +1,6 @@
-"""The manifest of a store: what it was made of, every count, and the sums of its files and of itself.
+"""The manifest of a store: its inputs, all counts, and the checksums of its files and of itself.
 
-A store is whole if all of it is as it was written: a changed token, count or reason is noticed before it is used.
+A store is intact if all of it is as it was written: a changed token, count or reason is noticed before it is used.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from rlhfcli.files.checksums import file_hash, text_hash
 from rlhfcli.files.run_layout import DATA_MANIFEST as MANIFEST
 
 REMAKE = "rlhf prepare-data --overwrite makes it anew."
-_whole: dict[Path, list[tuple[int, int]]] = {}  # folder → size and time of its files when they were last summed
+_intact: dict[Path, list[tuple[int, int]]] = {}  # folder → size and time of its files when they were last hashed
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the manifest of a store whose other files are all there.
+    """Write the manifest of a store whose other files are complete.
 
     Args:
-        folder: The store.
-        content: What it was made of, and its counts.
+        folder: The folder of the store.
+        content: The inputs and the counts of the store.
     """
     files = {file.name: {"size": file.stat().st_size, "blake2b": checksum(file)} for file in sorted(folder.iterdir())}
     sealed = {**content, "files": files}
@@ -36,15 +36,12 @@ def read_manifest(folder: Path, *, sealed: bool = True) -> dict[str, Any]:
     """Read the manifest of a store.
 
     Args:
-        folder: The store.
-        sealed: Refuse a manifest of an older version, which has no sums of the files and of itself.
-
-    Returns:
-        What was written.
+        folder: The folder of the store.
+        sealed: Whether a manifest of an older version, which has no checksums, is an error.
 
     Raises:
-        FileNotFoundError: There is none.
-        DataError: It is not as it was written.
+        FileNotFoundError: There is no manifest.
+        DataError: The manifest is not as it was written.
     """
     where = str(folder / MANIFEST)
     try:
@@ -65,13 +62,13 @@ def read_manifest(folder: Path, *, sealed: bool = True) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str | None:
-    """Look whether a store is whole. Sizes first; files that this process has summed are not summed again.
+    """Check that a store is intact; files that this process has hashed before are not hashed again.
 
     Args:
-        folder: The store.
+        folder: The folder of the store.
 
     Returns:
-        What is wrong with which file; ``None`` if nothing is.
+        The damage, with the name of the file; ``None`` if there is none.
     """
     try:
         files = read_manifest(folder)["files"]
@@ -88,16 +85,20 @@ def damage(folder: Path) -> str | None:
         if found.st_size != entry["size"]:
             return f"{name} has {found.st_size:,} bytes instead of {entry['size']:,}"
         seen.append((found.st_size, found.st_mtime_ns))
-    if _whole.get(folder) != seen:
+    if _intact.get(folder) != seen:
         for name, entry in files.items():
             if checksum(folder / name) != entry["blake2b"]:
                 return f"{name} is not as it was written"
-        _whole[folder] = seen
+        _intact[folder] = seen
     return None
 
 
 def checksum(file: Path) -> str:
-    """A hash of a file's content; empty where it cannot be read."""
+    """Return a hash of a file's content; empty if it cannot be read.
+
+    Args:
+        file: The file.
+    """
     try:
         return file_hash(file)
     except OSError:
@@ -105,6 +106,6 @@ def checksum(file: Path) -> str:
 
 
 def _seal(content: Mapping[str, Any]) -> str:
-    """A hash of a manifest's entries, however they are laid out."""
+    """Return a hash of a manifest's entries that does not depend on their order or layout."""
     as_read = json.loads(json.dumps(content))  # keys are texts there
     return text_hash(json.dumps(as_read, sort_keys=True))

@@ -1,4 +1,4 @@
-"""The prepared data on disk: Arrow files that are read where they lie, and a manifest."""
+"""Read the prepared data: Arrow files, whose examples are made from memory-mapped tokens when they are asked for."""
 
 from __future__ import annotations
 
@@ -15,96 +15,15 @@ import pyarrow.compute as pc
 
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.data.store.manifest import REMAKE, read_manifest
-from rlhfcli.data.store.split import Part
 from rlhfcli.errors import DataError
-from rlhfcli.files.run_layout import Phase
 
 REJECTED = "rejected_rows.jsonl"
 _SHOWN = 20  # rows that an error names
-_BATCH = 1024  # rows that are written, and found, together
-_IDS = pa.list_(pa.int32())
-_SCHEMAS: dict[Phase, Any] = {
-    "sft": pa.schema([("ids", _IDS), ("spans", _IDS), ("origin", pa.string())]),
-    "reward": pa.schema(
-        [("prompt", _IDS), ("answers", pa.list_(_IDS)), ("order", pa.list_(pa.int16())),
-         ("margins", pa.list_(pa.float32())), ("kind", pa.string()), ("origin", pa.string())]
-    ),
-}  # fmt: skip
 Encoded = TypeVar("Encoded")
 
 
-def file_name(phase: Phase, part: Part) -> str:
-    """The name of the file with the examples of a phase and part."""
-    return f"{phase}_{part}.arrow"
-
-
-class RowWriter:
-    """Writes rows into an Arrow file, some at a time.
-
-    Args:
-        path: The file; replaced.
-        schema: Its columns.
-    """
-
-    def __init__(self, path: Path, schema: Any) -> None:
-        self._schema = schema
-        self._rows: list[tuple[Any, ...]] = []
-        self._file = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_file(self._file, schema)
-
-    def add(self, row: tuple[Any, ...]) -> None:
-        """Add a row: a value for each column."""
-        self._rows.append(row)
-        if len(self._rows) == _BATCH:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left, and the file's end."""
-        self._flush()
-        self._writer.close()
-        self._file.close()
-
-    def abandon(self) -> None:
-        """Let go of a file that is not wanted any more."""
-        self._file.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            columns = zip(*self._rows, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-            self._rows = []
-
-
-class Writer(RowWriter):
-    """Writes the examples of one phase and part.
-
-    Args:
-        folder: Exists.
-        phase: Which kind of example.
-        part: Training or validation.
-    """
-
-    def __init__(self, folder: Path, phase: Phase, part: Part) -> None:
-        super().__init__(folder / file_name(phase, part), _SCHEMAS[phase])
-
-    def write(self, example: EncodedDialogue | EncodedPreference, origin: str) -> None:
-        """Add an example.
-
-        Args:
-            example: Of the writer's phase.
-            origin: Where its row stands, for messages of later phases.
-        """
-        if isinstance(example, EncodedDialogue):
-            flat = [border for span in example.spans for border in span]
-            self.add((example.ids, flat, origin))
-        else:
-            order = [index for pair in example.order for index in pair]
-            self.add((example.prompt, example.answers, order, example.margins, example.kind, origin))
-
-
 class _Stored(Sequence[Encoded], Generic[Encoded]):
-    """Examples in an Arrow file; each is made when it is asked for.
+    """The examples of an Arrow file; each is made when it is asked for.
 
     Args:
         path: The file.
@@ -135,10 +54,10 @@ class _Stored(Sequence[Encoded], Generic[Encoded]):
         return self._example(batch, row)
 
     def origin(self, index: int) -> str:
-        """Where an example comes from: file and line.
+        """Return the place of an example's row: file and line.
 
         Args:
-            index: Its number.
+            index: The index of the example.
         """
         batch, row = self._find(index)
         return str(batch.column("origin")[row].as_py())
@@ -156,24 +75,24 @@ class _Stored(Sequence[Encoded], Generic[Encoded]):
 
 
 class StoredDialogues(_Stored[EncodedDialogue]):
-    """What SFT learns from."""
+    """The examples of SFT."""
 
     def _example(self, batch: Any, row: int) -> EncodedDialogue:
         borders = _list(batch, "spans", row)
         return EncodedDialogue(_list(batch, "ids", row), list(zip(borders[::2], borders[1::2], strict=True)))
 
     def trees(self) -> Iterator[tuple[Any, list[range]]]:
-        """The token ids of each dialogue as they lie in the file, and that nothing follows; see ``MicroBatches``."""
+        """Yield the token ids of each dialogue as they lie in the file, without branches; see ``MicroBatches``."""
         for batch in self._batches:
             for ids in _arrays(batch.column("ids")):
                 yield ids, [range(0)]
 
 
 class StoredPairs(_Stored[EncodedPreference]):
-    """What the reward model learns from."""
+    """The examples of reward models."""
 
     def trees(self) -> Iterator[tuple[Any, list[range]]]:
-        """The prompt of each preference as it lies in the file, and how long each of its answers is."""
+        """Yield the prompt of each preference as it lies in the file, and the length of each of its answers."""
         for batch in self._batches:
             answers = batch.column("answers")
             lengths = [range(length) for length in pc.list_value_length(answers.values).to_pylist()]
@@ -198,7 +117,7 @@ class DataStore:
     """The prepared data of a recipe.
 
     Args:
-        folder: Where ``prepare`` wrote it.
+        folder: The folder that ``prepare`` wrote.
 
     Raises:
         FileNotFoundError: There is none.
@@ -210,13 +129,10 @@ class DataStore:
         self.manifest: dict[str, Any] = read_manifest(folder, sealed=False)  # ``prepare`` has checked it
 
     def dialogues(self, part: str) -> StoredDialogues:
-        """What SFT learns from.
+        """Return the examples of SFT; they are read from disk when they are asked for.
 
         Args:
             part: ``train`` or ``validation``.
-
-        Returns:
-            Examples that are read from disk when they are asked for.
 
         Raises:
             DataError: There are none.
@@ -232,13 +148,10 @@ class DataStore:
         return found
 
     def pairs(self, part: str) -> StoredPairs:
-        """What the reward model learns from.
+        """Return the examples of the reward phase; they are read from disk when they are asked for.
 
         Args:
             part: ``train`` or ``validation``.
-
-        Returns:
-            Examples that are read from disk when they are asked for.
 
         Raises:
             DataError: There are none.
@@ -254,10 +167,10 @@ class DataStore:
         return found
 
     def refuse_invalid(self) -> None:
-        """Make it an error if a row could not be used and is itself to blame.
+        """Raise an error if a row was invalid.
 
         Raises:
-            DataError: Names the first such rows with their reasons.
+            DataError: There were such rows; it names the first with their reasons.
         """
         with (self.folder / REJECTED).open(encoding="utf-8") as file:
             invalid = [row for line in file if (row := json.loads(line))["fault"]]
@@ -277,13 +190,13 @@ def _list(batch: Any, column: str, row: int) -> list[int]:
 
 
 def _arrays(column: Any) -> Iterator[Any]:
-    """The lists of a column, which stay where they are."""
+    """Yield the lists of a column as views."""
     values = column.values.to_numpy()
     return (values[begin:end] for begin, end in pairwise(column.offsets.to_pylist()))
 
 
 def _slice(array: Any, row: int) -> list[Any]:
-    """One of an array's lists without a detour over Arrow's scalars, which are slow."""
+    """Return one of an array's lists without Arrow's scalars, which are slow."""
     begin, end = array.offsets[row].as_py(), array.offsets[row + 1].as_py()
     values: list[Any] = array.values[begin:end].to_numpy().tolist()
     return values

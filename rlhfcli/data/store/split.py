@@ -1,7 +1,7 @@
-"""Who learns from a row: decided by a hash of how its conversation begins, and of nothing else.
+"""Assign each row to training or validation, and to a phase, by a hash of the beginning of its conversation.
 
-So a row keeps its place when other rows come, go or change their order, and one conversation never stands on two
-sides: neither as several answers to one prompt, nor where a file has a row for each of its answers.
+So a row keeps its place when other rows are added, removed or reordered, and a conversation is never in training and
+validation at once: neither as several answers to one prompt, nor where a file has a row for each of its answers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 def prompt_key(example: Dialogue | Preference) -> str:
-    """The normalised text of everything before the last answer: upper case and white space do not count.
+    """Return the normalised text of the prompt: of all turns before the last answer.
 
     Args:
         example: A dialogue or a preference.
 
     Returns:
-        The same text for rows that ask the same.
+        A text that is equal for rows with equal prompts, but for upper case and white space.
     """
     if isinstance(example, Preference):
         return normalise(example.prompt)
@@ -33,16 +33,16 @@ def prompt_key(example: Dialogue | Preference) -> str:
 
 
 def conversation_key(example: Dialogue | Preference) -> str:
-    """The normalised text of what a conversation begins with: the user's first turn.
+    """Return the normalised text of the user's first turn, with which a conversation begins.
 
-    System turns do not count: many conversations share one, and one question may stand under several.
+    System turns do not count: many conversations share one, and one question may follow several.
 
     Args:
         example: A dialogue or a preference.
 
     Returns:
-        The same text for all rows that are a piece of the same conversation. Without a user's turn the prompt, and
-        without a prompt the answer.
+        A text that is equal for all rows of one conversation. Without a user's turn it is the prompt, and without a
+        prompt the answer.
     """
     turns = example.prompt if isinstance(example, Preference) else example.turns[: example.last_answer]
     first = next((turn for turn in turns if turn.role == "user"), None)
@@ -50,7 +50,7 @@ def conversation_key(example: Dialogue | Preference) -> str:
 
 
 def row_key(example: Dialogue | Preference) -> str:
-    """The normalised text of a row up to its (best) answer.
+    """Return the normalised text of a row up to its last answer, or up to the best one of a preference.
 
     Args:
         example: A dialogue or a preference.
@@ -60,41 +60,41 @@ def row_key(example: Dialogue | Preference) -> str:
 
 
 def position(key: str, purpose: str) -> float:
-    """A stable number in [0, 1) for a text.
+    """Return a number in [0, 1) that depends on a text alone.
 
     Args:
-        key: From ``conversation_key``, or any other text.
-        purpose: What is decided with it; different purposes give independent numbers.
+        key: A text, such as that of ``conversation_key``.
+        purpose: The name of the decision; the numbers of different purposes are independent.
     """
     digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, person=purpose.encode()).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
 def place_of(key: str) -> float:
-    """Where a conversation stands in [0, 1): the lowest are kept aside.
+    """Return the position of a conversation in [0, 1): the lowest are for validation.
 
     Args:
-        key: From ``conversation_key``.
+        key: The key of the conversation, from ``conversation_key``.
     """
     return position(key, "validation")
 
 
 def part_of(key: str, validation: float) -> Part:
-    """Whether a conversation is trained on or measured with.
+    """Return whether a conversation is for training or for validation.
 
     Args:
-        key: From ``conversation_key``.
-        validation: Share of the conversations that is kept aside.
+        key: The key of the conversation, from ``conversation_key``.
+        validation: The share of the conversations that is for validation.
     """
     return "validation" if place_of(key) < validation else "train"
 
 
 def assigned_phase(key: str, phases: PhaseSplitSection) -> AssignedPhase:
-    """Which phase a conversation belongs to.
+    """Return the phase that a conversation belongs to.
 
     Args:
-        key: From ``conversation_key``.
-        phases: Relative shares.
+        key: The key of the conversation, from ``conversation_key``.
+        phases: The relative share of each phase.
     """
     at = position(key, "phase") * (phases.sft + phases.reward + phases.rlhf)
     if at < phases.sft:
@@ -103,5 +103,9 @@ def assigned_phase(key: str, phases: PhaseSplitSection) -> AssignedPhase:
 
 
 def normalise(turns: Sequence[Turn]) -> str:
-    """Turns as one text in which upper case and white space do not count."""
+    """Return turns as one text, without the differences of upper case and white space.
+
+    Args:
+        turns: The turns.
+    """
     return "\x1e".join(f"{turn.role}\x1f{' '.join(turn.content.split()).casefold()}" for turn in turns)

@@ -1,9 +1,10 @@
-"""How long the examples of a part are, and what other ways to batch them would compute for nothing."""
+"""Measure the lengths of a part's examples, and the padding that other ways to batch them would compute."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ _SEED = 0  # of the shuffled order; which one it is does not matter, but it must
 
 
 class PartStatistics:
-    """Counts the tokens of one phase and part: some bytes for each example.
+    """Collects the token counts of one phase and part, some bytes for each example.
 
-    ``conversations`` takes a number for each conversation that its examples are pieces of.
+    Attributes:
+        conversations: The position of each conversation that has an example here, from ``split.place_of``.
     """
 
     def __init__(self) -> None:
@@ -37,8 +39,8 @@ class PartStatistics:
         """Count an example.
 
         Args:
-            example: As it is written to the store.
-            turns: Turns of its row, the answer included.
+            example: The example that is written to the store.
+            turns: The number of turns of its row, the answer included.
         """
         self._turns[turns] += 1
         if isinstance(example, EncodedDialogue):
@@ -53,26 +55,24 @@ class PartStatistics:
         self._comparisons += len(example.order)
 
     def as_json(self, batch_size: int, max_length: int) -> dict[str, Any]:
-        """The figures for the manifest.
+        """Return the figures for the manifest.
 
         Args:
-            batch_size: Examples of a batch, to tell how much padding it would have.
-            max_length: Tokens that the recipe allows.
+            batch_size: The number of examples in a batch, for the padding.
+            max_length: The longest sequence that the recipe allows, in tokens.
 
         Returns:
-            ``rows``, ``conversations``, ``comparisons`` (of dialogues: rows), ``sequences``, ``tokens`` (of a
-            preference: the prompt once and all answers), ``answer`` (those that the assistant says), ``longest``;
-            ``lengths`` with the quantiles of ``sequence``, and of preferences ``prompt`` and ``answer``;
-            ``histogram`` of the sequence lengths; ``turns``; ``padding``: the tokens that each way to batch
-            computes. Without rows the last four are empty.
+            ``rows``, ``conversations``, ``comparisons`` (of dialogues: rows), ``sequences``, ``tokens`` (each prompt of
+            a preference once), ``answer`` (tokens of the assistant), ``longest``; ``lengths``, ``histogram`` and
+            ``turns``; ``padding``: the tokens that each way to batch computes. Without rows the last four are empty.
         """
         given, branches = np.array(self._given, dtype=np.int64), np.array(self._branches, dtype=np.int64)
         answers = np.array(self._answers, dtype=np.int64)
-        counts = np.maximum(branches, 1)
-        longest, tokens = given.copy(), int(given.sum() + answers.sum())
-        starts = (np.cumsum(branches) - branches)[branches > 0]
+        counts, longest = np.maximum(branches, 1), given.copy()
         if answers.size:
+            starts = (np.cumsum(branches) - branches)[branches > 0]
             longest[branches > 0] += np.maximum.reduceat(answers, starts)
+        tokens = int(given.sum() + answers.sum())
         figures: dict[str, Any] = {
             "rows": len(given),
             "conversations": len(self.conversations),
@@ -81,21 +81,17 @@ class PartStatistics:
             "tokens": tokens,
             "answer": self._said + int(answers.sum()),
             "longest": int(longest.max(initial=0)),
-            "lengths": {},
-            "histogram": {},
-            "turns": {},
-            "padding": {},
         }
-        if len(given):
-            figures["lengths"] = {"sequence": _quantiles(longest)}
-            if answers.size:
-                figures["lengths"] |= {"prompt": _quantiles(given[branches > 0]), "answer": _quantiles(answers)}
-            figures["histogram"] = _histogram(longest)
-            figures["turns"] = self._turn_figures()
-            packed = int((given * counts).sum() + answers.sum())
-            ways = {"max_length": int(counts.sum()) * max_length, **_rectangles(longest, counts, batch_size)}
-            ways |= {"packed": packed, "tree": tokens}
-            figures["padding"] = {"batch_size": batch_size} | {name: _way(n, tokens) for name, n in ways.items()}
+        if not len(given):
+            return figures | {"lengths": {}, "histogram": {}, "turns": {}, "padding": {}}
+        lengths = {"sequence": _quantiles(longest)}
+        if answers.size:
+            lengths |= {"prompt": _quantiles(given[branches > 0]), "answer": _quantiles(answers)}
+        figures |= {"lengths": lengths, "histogram": _histogram(longest), "turns": self._turn_figures()}
+        packed = int((given * counts).sum() + answers.sum())
+        batches = {"max_length": int(counts.sum()) * max_length, **_padded_batches(longest, counts, batch_size)}
+        batches |= {"packed": packed, "tree": tokens}
+        figures["padding"] = {"batch_size": batch_size} | {name: _cost(n, tokens) for name, n in batches.items()}
         return figures
 
     def _turn_figures(self) -> dict[str, Any]:
@@ -105,13 +101,13 @@ class PartStatistics:
 
 
 def _quantiles(values: Ints) -> dict[str, int]:
-    """Values that occur: no interpolation between them."""
+    """Return quantiles without interpolation, so that each is a value that occurs."""
     found = np.percentile(values, list(QUANTILES.values()), method="inverted_cdf")
     return {name: int(value) for name, value in zip(QUANTILES, found, strict=True)}
 
 
 def _histogram(values: Ints) -> dict[str, list[int]]:
-    """Bins of one width; bin ``k`` holds ``edges[k] <= value < edges[k + 1]``.
+    """Count values in bins of one width; bin ``k`` contains those with ``edges[k] <= value < edges[k + 1]``.
 
     The last bin ends with the largest value: it takes the few that would make all the others too wide.
     """
@@ -123,7 +119,7 @@ def _histogram(values: Ints) -> dict[str, list[int]]:
     return {"edges": edges, "counts": [int(count) for count in counts]}
 
 
-def _widths() -> Any:
+def _widths() -> Iterator[int]:
     yield from range(1, 7)
     yield 8
     power = 1
@@ -132,8 +128,8 @@ def _widths() -> Any:
         power *= 10
 
 
-def _rectangles(longest: Ints, counts: Ints, batch_size: int) -> dict[str, int]:
-    """Tokens of padded batches, of rows in a shuffled order and of rows sorted by length."""
+def _padded_batches(longest: Ints, counts: Ints, batch_size: int) -> dict[str, int]:
+    """Return the tokens of padded batches, with rows in a shuffled order and with rows sorted by length."""
     orders = {
         "longest": np.random.default_rng(_SEED).permutation(len(longest)),
         "sorted": np.argsort(longest, kind="stable"),
@@ -142,11 +138,11 @@ def _rectangles(longest: Ints, counts: Ints, batch_size: int) -> dict[str, int]:
 
 
 def _padded(longest: Ints, counts: Ints, batch_size: int, order: Ints) -> int:
-    """Tokens of rectangles: batches of some examples in an order, each branch as long as the batch's longest."""
+    """Return the tokens of padded batches of examples in an order: each branch is as long as the batch's longest."""
     starts = np.arange(0, len(order), batch_size)
     heights = np.add.reduceat(counts[order], starts)
     return int((heights * np.maximum.reduceat(longest[order], starts)).sum())
 
 
-def _way(tokens: int, computed: int) -> dict[str, Any]:
+def _cost(tokens: int, computed: int) -> dict[str, Any]:
     return {"tokens": tokens, "factor": round(tokens / max(1, computed), 3)}

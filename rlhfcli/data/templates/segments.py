@@ -14,7 +14,6 @@ example is learnt in that one.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 from rlhfcli.data.dialogues.dialogue import Turn, is_plain
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.templates.plain_text import plain_pieces
+from rlhfcli.data.templates.reasoning import called_tools, split_reasoning, squeeze
 from rlhfcli.data.templates.template import HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS, THOUGHT_BEGINS, trim
 from rlhfcli.data.templates.tokens import PieceTokenizer
 from rlhfcli.data.templates.words import EXCHANGE, TemplateWords, Words
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Written = Callable[[int], tuple[str, str] | None]  # of an answer's number: what is given, and what is said
 _OURS = (HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS)
 _CHANGES = "the chat template changes the text of this dialogue"
-_THOUGHT_ENDS = re.compile(r"</(think\w*)>")
 
 
 @dataclass(frozen=True)
@@ -252,15 +251,15 @@ class Segmenter:
         whole = self._words.render(turns[: k + 1], tools)
         close, tail = self._words.closing(tuple(turn.role for turn in turns[: k + 1]), tools)
         new = [turn for turn in turns[_answered(turns, k) : k] if turn.role in ("user", "system")]
-        given = _squeezed(prompt)
-        if not whole.endswith(tail) or any(_squeezed(turn.content) not in given for turn in new):
+        given = squeeze(prompt)
+        if not whole.endswith(tail) or any(squeeze(turn.content) not in given for turn in new):
             raise RowProblem(_CHANGES)
-        thought, answer = _parted(turns[k])
+        thought, answer = split_reasoning(turns[k])
         if whole.startswith(prompt):
             said = whole[len(prompt) : len(whole) - len(tail)]
-            if any(name not in said for name in _called(turns[k])):
+            if any(name not in said for name in called_tools(turns[k])):
                 raise RowProblem(_CHANGES)
-            if any(_squeezed(part) not in _squeezed(said) for part in (answer, "" if turns[k].reasoning else thought)):
+            if any(squeeze(part) not in squeeze(said) for part in (answer, "" if turns[k].reasoning else thought)):
                 raise RowProblem(_CHANGES)
         else:  # the generation prompt begins a thought, which the template leaves out of what was said
             begins = THOUGHT_BEGINS.search(prompt)
@@ -293,25 +292,3 @@ def _answered(turns: Sequence[Turn], k: int) -> int:
 
 def _answers(turns: Sequence[Turn]) -> list[int]:
     return [k for k, turn in enumerate(turns) if turn.role == "assistant"]
-
-
-def _parted(turn: Turn) -> tuple[str, str]:
-    """What an assistant thought and what it said; a thought may stand in the text, up to ``</think>``."""
-    if turn.calls:
-        return turn.reasoning.strip("\n"), str(json.loads(turn.calls)["content"])
-    if turn.reasoning:
-        return turn.reasoning.strip("\n"), turn.content
-    ends = _THOUGHT_ENDS.search(turn.content)
-    if ends is None:
-        return "", turn.content
-    thought = turn.content[: ends.start()].strip().removeprefix(f"<{ends[1]}>")
-    return thought.strip("\n"), turn.content[ends.end() :].lstrip("\n")
-
-
-def _called(turn: Turn) -> list[str]:
-    """The names of the tools that a turn calls."""
-    return [call["function"]["name"] for call in json.loads(turn.calls)["tool_calls"]] if turn.calls else []
-
-
-def _squeezed(text: str) -> str:
-    return " ".join(text.split())
