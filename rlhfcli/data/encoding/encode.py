@@ -1,4 +1,4 @@
-"""Dialogues and preferences become token ids: their texts are tokenised together, then made to fit."""
+"""Encode dialogues and preferences as token ids: tokenise their texts together, then make them fit."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["SAME_ANSWERS", "Encoder", "EncodingResult", "answer_lead", "end_token", "too_long_reason"]
 NOTHING_LEARNT = "no answer of this dialogue is to be learnt"
-_MANY = 16  # turns of a dialogue that is worth a look at what has room
+_MANY = 16  # turns from which on it is worth while to check first what can fit
 Both = tuple[EncodingResult[EncodedDialogue] | None, EncodingResult[EncodedPreference] | None]
 
 
 @dataclass
 class _RowPieces:
-    """A row on its way.
+    """The pieces of a row, as text and as tokens.
 
     Args:
-        examples: For SFT.
-        texts: The pieces of each example; of a preference the last list holds all answers.
-        ids: Their tokens.
+        examples: The examples of the row for SFT.
+        texts: The pieces of each example; for a preference the last list contains all answers.
+        ids: The tokens of these pieces.
     """
 
     examples: list[Segments]
@@ -40,13 +40,13 @@ class _RowPieces:
 
 
 class Encoder:
-    """Turns dialogues and preferences into tokens.
+    """Encodes dialogues and preferences.
 
     Args:
-        tokenizer: With a chat template.
-        max_length: Tokens that an example may have.
-        policy: What to do with longer ones.
-        last_only: Only the last answer of a dialogue is learnt.
+        tokenizer: The tokenizer, with its chat template.
+        max_length: The longest example, in tokens.
+        policy: The treatment of longer ones.
+        last_only: Whether SFT trains only on the last answer of a dialogue.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class Encoder:
         self._shortens = policy == "drop_oldest_turns"
 
     def dialogues(self, batch: Sequence[Dialogue]) -> list[EncodingResult[EncodedDialogue]]:
-        """Encode dialogues; what follows the last answer of one is left out.
+        """Encode dialogues; turns behind the last answer are left out.
 
         Args:
-            batch: Some hundreds at once are fastest.
+            batch: The dialogues; some hundreds at once are fastest.
 
         Returns:
-            One outcome for each.
+            A result for each dialogue.
 
         Raises:
             DataError: The chat template cannot be used.
@@ -78,13 +78,13 @@ class Encoder:
         return [sft for sft, _ in self.encode([(dialogue, True, False) for dialogue in batch]) if sft is not None]
 
     def preferences(self, batch: Sequence[Preference]) -> list[EncodingResult[EncodedPreference]]:
-        """Encode preferences; comparisons of answers that are the same after cutting are left out.
+        """Encode preferences; comparisons of answers that are equal after shortening are left out.
 
         Args:
-            batch: Some hundreds at once are fastest.
+            batch: The preferences; some hundreds at once are fastest.
 
         Returns:
-            One outcome for each.
+            A result for each preference.
 
         Raises:
             DataError: The chat template cannot be used.
@@ -93,13 +93,13 @@ class Encoder:
         return [reward for _, reward in self.encode(wanted) if reward is not None]
 
     def encode(self, batch: Sequence[tuple[Dialogue | Preference, bool, bool]]) -> list[Both]:
-        """Encode examples for one phase or both; what both need is tokenised once.
+        """Encode examples for one phase or both; texts that both need are tokenised once.
 
         Args:
-            batch: Examples, each with whether SFT and whether the reward phase wants it.
+            batch: Examples, each with whether it is for SFT, and whether it is for the reward phase.
 
         Returns:
-            For each what SFT and what the reward phase learns from it, ``None`` where it was not wanted.
+            For each example the results for SFT and for the reward phase; ``None`` for a phase that it is not for.
 
         Raises:
             DataError: The chat template cannot be used.
@@ -117,13 +117,13 @@ class Encoder:
         return both
 
     def prompt(self, turns: Sequence[Turn]) -> Ids:
-        """Encode the conversation so far, up to where the answer begins.
+        """Encode a conversation that is to be answered, up to where the answer begins.
 
         Args:
-            turns: Ends with a turn that is not the assistant's.
+            turns: The conversation; its last turn is not the assistant's.
 
         Returns:
-            What ``EncodedPreference.prompt`` is for the same turns; without the oldest ones if they do not fit.
+            Token ids, equal to ``EncodedPreference.prompt`` of these turns; without the oldest ones if they do not fit.
 
         Raises:
             DataError: The chat template refuses these turns.
@@ -134,10 +134,10 @@ class Encoder:
             raise DataError(str(problem), where="the conversation") from None
 
     def fit(self, turns: Sequence[Turn]) -> Sequence[Turn]:
-        """The turns that ``prompt`` writes: all, or without the oldest ones if they do not fit.
+        """Return the turns that ``prompt`` encodes: all, or without the oldest ones if they do not fit.
 
         Args:
-            turns: Ends with a turn that is not the assistant's.
+            turns: The conversation; its last turn is not the assistant's.
 
         Raises:
             DataError: The chat template refuses these turns.
@@ -149,16 +149,16 @@ class Encoder:
 
     @property
     def writes_calls(self) -> bool:
-        """Whether the chat template has words for calls of tools; else they are written as JSON."""
+        """Whether the chat template writes calls of tools; if not, they are text in JSON."""
         return self._segmenter.writes_calls
 
     # --- text, and tokens -----------------------------------------------------------------------------------
 
     def _rows(self, batch: Sequence[tuple[Dialogue | Preference, bool]]) -> list[_RowPieces | str]:
-        """Write and tokenise examples, all texts at once; the reason of those that cannot be used.
+        """Split and tokenise examples, all texts at once; one that cannot be used becomes the reason.
 
         Args:
-            batch: Examples, each with whether all answers of it are needed.
+            batch: Examples, each with whether all of its answers are needed.
         """
         found: list[_RowPieces | str] = []
         for example, all_answers in batch:
@@ -183,7 +183,7 @@ class Encoder:
         return _RowPieces(examples, [each.pieces for each in examples])
 
     def _examples(self, turns: Sequence[Turn], tools: str) -> list[Segments]:
-        """Split a dialogue; where every answer is an example of its own, without turns that have no room anyway."""
+        """Split a dialogue; if every answer is an example of its own, without turns that cannot fit."""
         if self._shortens and len(turns) > _MANY and not self._segmenter.appends(turns, tools):
             lengths = list(map(len, self._segmenter.content_ids(turns)))
             if sum(lengths) > self._max_length:
@@ -193,7 +193,7 @@ class Encoder:
         return self._segmenter.split(turns, tools)
 
     def _least_words(self, turns: Sequence[Turn], lengths: Sequence[int]) -> int:
-        """Tokens of the template's words that every turn has at least: half of what two turns add to a question."""
+        """Return a lower bound for the template's tokens of a turn: half of those that two more turns add, by turn."""
         roles = [turn.role for turn in turns]
         places = (k for k in range(len(turns) - 2) if roles[k : k + 3] == ["user", "assistant", "user"])
         k = next(places, None)
@@ -208,7 +208,7 @@ class Encoder:
         return max(0, (three - one) // 4)
 
     def _to_learn(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
-        """Turns up to the last answer that is learnt, with the answers marked that are."""
+        """Return the turns up to the last answer that is trained on; with ``last_only`` no other one is."""
         learnt = [k for k, turn in enumerate(turns) if turn.role == "assistant" and turn.train]
         if not learnt:
             raise RowProblem(NOTHING_LEARNT)
@@ -220,19 +220,19 @@ class Encoder:
         return any(self._segmenter.is_shielded(text) for text in row.texts)
 
     def _shielded(self, row: _RowPieces) -> _RowPieces | str:
-        """Tokenise a row whose text holds what looks like a special token."""
+        """Tokenise a row whose text contains the letters of a special token."""
         try:
             row.ids = [self._segmenter.tokenise(text) for text in row.texts]
         except RowProblem as problem:
             return str(problem)
         return row
 
-    # --- what each phase learns -----------------------------------------------------------------------------
+    # --- the example of each phase --------------------------------------------------------------------------
 
     def _for_sft(
         self, example: Dialogue | Preference, row: _RowPieces | str, *, others: bool
     ) -> EncodingResult[EncodedDialogue]:
-        """A dialogue, or the best answer of a preference."""
+        """Make the SFT example of a dialogue, or of the best answer of a preference."""
         if isinstance(row, str):
             if isinstance(example, Preference) and others:  # perhaps only another answer is invalid
                 return self.dialogues([example.preferred()])[0]
@@ -248,7 +248,7 @@ class Encoder:
         return replace(outcome, cut=outcome.cut or left_out)
 
     def _for_reward(self, preference: Preference, row: _RowPieces | str) -> EncodingResult[EncodedPreference]:
-        """All answers of a preference."""
+        """Make the example of a preference, with all answers."""
         if isinstance(row, str):
             return EncodingResult(None, reason=row)
         try:
@@ -258,13 +258,10 @@ class Encoder:
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id with which the tokenizer's chat template ends an answer: often, not always, its EOS.
+    """Return the id of the token with which the chat template ends an answer: often, not always, EOS.
 
     Args:
-        tokenizer: With a chat template.
-
-    Returns:
-        A single id.
+        tokenizer: The tokenizer, with its chat template.
 
     Raises:
         DataError: The template writes no end token, or refuses a question with an answer.
@@ -276,13 +273,13 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def answer_lead(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a plain answer begins with behind the generation prompt, such as an empty thought or a channel's name.
+    """Return the template's words between the generation prompt and an answer, such as an empty thought.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer, with its chat template.
 
     Returns:
-        Text with its special tokens; empty where the template refuses a question with an answer.
+        Text with its special tokens; empty if the template refuses a question with an answer.
     """
     try:
         return Segmenter(tokenizer).lead()

@@ -1,4 +1,4 @@
-"""Token ids: what the training phases read from the prepared data."""
+"""The examples that the training phases read from the prepared data, as token ids."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ class EncodedDialogue:
     """A dialogue as tokens.
 
     Args:
-        ids: All tokens, from the first (BOS, where the template writes one) to the last end token.
-        spans: Half-open ranges of ``ids`` that are learnt: what the assistant said, each answer with its end token, in
-            order.
+        ids: All tokens, from the first (BOS, if the template writes one) to the last end token.
+        spans: Half-open ranges of ``ids`` that are trained on: the assistant's answers, each with its end token.
     """
 
     ids: list[int]
@@ -24,11 +23,11 @@ class EncodedPreference:
     """A preference as tokens: one prompt and a branch for each answer.
 
     Args:
-        prompt: The conversation so far, up to where an answer begins (the template's words for it included).
-        answers: Each with its end token, the best first.
+        prompt: The conversation so far, with the generation prompt of the template.
+        answers: The answers, each with its end token, the best first.
         order: Comparisons ``(better, worse)`` as indices into ``answers``, at least one.
-        margins: By how much, one number per comparison; 0 where the data does not say.
-        kind: Label to report accuracy by; empty where the data has none.
+        margins: For each comparison, how much the better answer is preferred; 0 if the data does not say.
+        kind: A label to report accuracy by; empty if the data has none.
     """
 
     prompt: list[int]
@@ -41,7 +40,15 @@ class EncodedPreference:
     def pair(
         cls, prompt: list[int], chosen: list[int], rejected: list[int], margin: float = 0.0, kind: str = ""
     ) -> EncodedPreference:
-        """One comparison of two answers."""
+        """Make a preference of two answers.
+
+        Args:
+            prompt: The tokens of the prompt.
+            chosen: The tokens of the better answer.
+            rejected: The tokens of the worse answer.
+            margin: How much the better answer is preferred; 0 if that is not known.
+            kind: A label to report accuracy by.
+        """
         return cls(prompt, [chosen, rejected], [(0, 1)], [margin], kind)
 
     @property

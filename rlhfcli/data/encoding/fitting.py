@@ -1,12 +1,12 @@
-"""Tokenised dialogues and preferences become examples that are not longer than ``max_length``.
+"""Make examples of tokenised dialogues and preferences, none of them longer than ``max_length``.
 
-The three policies for what is longer:
+There are three policies for longer ones:
 
 * ``drop_oldest_turns``: the answer stays whole. The oldest exchanges go first, at turn borders; a system turn
   stays. If the last exchange alone is too long, the user's text loses its beginning; only an answer that does
   not even fit alone loses its end. All answers to one prompt get the same prompt and the same room.
 * ``keep_start``: everything behind ``max_length`` is cut off.
-* ``drop``: such rows are left out.
+* ``drop``: such rows are filtered out.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SAME_ANSWERS = "chosen and rejected are the same"
 
 @dataclass(frozen=True)
 class EncodingResult(Generic[Encoded]):
-    """What became of a row.
+    """The result of encoding a row.
 
     Args:
-        example: Its tokens; ``None`` where it cannot be used. Of a dialogue it ends with the last answer that fits.
-        cut: Something was left out of it.
-        reason: Why it cannot be used; empty where it can.
-        merged: Comparisons of a ranking that are left out, since cutting made their answers the same.
-        earlier: Examples of a dialogue's earlier answers, where the template does not append them to one another.
+        example: The encoded example, of a dialogue the one with the last answer; ``None`` if the row cannot be used.
+        cut: Whether something was left out of it.
+        reason: The reason why the row cannot be used; empty if it can.
+        merged: Comparisons of a ranking that were left out, since shortening made their answers the same.
+        earlier: Examples of a dialogue's earlier answers, if the template does not append.
         invalid: Whether something is wrong with the row; if not, the recipe filters it out.
     """
 
@@ -49,17 +49,21 @@ class EncodingResult(Generic[Encoded]):
 
 
 def too_long_reason(max_length: int) -> str:
-    """Why the policy ``drop`` left a row out."""
+    """Return the reason with which the policy ``drop`` filters a row out.
+
+    Args:
+        max_length: The longest example, in tokens.
+    """
     return f"longer than {max_length} tokens"
 
 
 class Fitter:
-    """Puts tokenised pieces together, and makes them fit.
+    """Joins tokenised pieces, and makes them fit.
 
     Args:
-        segmenter: Writes what was shortened.
-        max_length: Tokens that an example may have.
-        policy: What to do with longer ones.
+        segmenter: Splits shortened dialogues into pieces.
+        max_length: The longest example, in tokens.
+        policy: The treatment of longer ones.
     """
 
     def __init__(self, segmenter: Segmenter, max_length: int, policy: Policy) -> None:
@@ -69,7 +73,11 @@ class Fitter:
         self._policy = policy
 
     def prompt(self, turns: Sequence[Turn], tools: str = "") -> Ids:
-        """The tokens of a conversation so far; without its oldest turns where they do not fit.
+        """Return the tokens of a prompt, without its oldest turns if they do not fit.
+
+        Args:
+            turns: The conversation so far.
+            tools: The tools that the assistant may call.
 
         Raises:
             RowProblem: The template refuses these turns.
@@ -78,7 +86,11 @@ class Fitter:
         return ids[-self._max_length :]
 
     def fit(self, turns: Sequence[Turn], tools: str = "") -> Sequence[Turn]:
-        """The turns that ``prompt`` writes: all, or without the oldest ones if they do not fit.
+        """Return the turns that ``prompt`` writes: all, or without the oldest ones if they do not fit.
+
+        Args:
+            turns: The conversation so far.
+            tools: The tools that the assistant may call.
 
         Raises:
             RowProblem: The template refuses these turns.
@@ -90,15 +102,15 @@ class Fitter:
     def dialogues(
         self, examples: Sequence[Segments], parts: Sequence[list[Ids]], tools: str
     ) -> EncodingResult[EncodedDialogue]:
-        """Put the examples of one dialogue together.
+        """Make the examples of one dialogue.
 
         Args:
-            examples: In order, the last one with the last answer.
-            parts: The tokens of the pieces of each.
-            tools: What the assistant may call.
+            examples: The examples in order; the last one ends with the last answer.
+            parts: The tokens of the pieces of each example.
+            tools: The tools that the assistant may call.
 
         Raises:
-            RowProblem: The template refuses what is left of one.
+            RowProblem: The template refuses a shortened example.
         """
         found = [self._dialogue(example, ids, tools) for example, ids in zip(examples, parts, strict=True)]
         lost = [outcome for outcome in found if outcome.example is None]
@@ -124,14 +136,14 @@ class Fitter:
         return EncodingResult(example, cut=True)
 
     def preference(self, preference: Preference, parts: list[Ids]) -> EncodingResult[EncodedPreference]:
-        """Put the pieces of a preference together; make all branches fit, with the same prompt.
+        """Make the example of a preference; all branches fit, with the same prompt.
 
         Args:
-            preference: What they were made of.
+            preference: The preference.
             parts: The tokens of the prompt's pieces, and of each answer.
 
         Raises:
-            RowProblem: The template refuses what is left of it.
+            RowProblem: The template refuses the shortened prompt.
         """
         count = len(preference.answers)
         given, answers = parts[:-count], parts[-count:]
@@ -164,12 +176,12 @@ def branches(segmenter: Segmenter, preference: Preference) -> tuple[list[Segment
     """Split a preference into pieces of text.
 
     Args:
-        segmenter: Has the template.
-        preference: Any.
+        segmenter: Splits dialogues, with the chat template.
+        preference: The preference.
 
     Returns:
-        The examples of the dialogue that ends with the best answer; and the pieces of the last one of them, with a
-        piece for each other answer behind.
+        The examples of the dialogue that ends with the best answer; and the pieces of the last of these, followed by a
+        piece for each other answer.
 
     Raises:
         RowProblem: The template refuses it.
@@ -185,12 +197,16 @@ def branches(segmenter: Segmenter, preference: Preference) -> tuple[list[Segment
 
 
 def concatenate(parts: Sequence[Ids]) -> Ids:
-    """Pieces as one sequence."""
+    """Return pieces as one sequence of tokens.
+
+    Args:
+        parts: The tokens of each piece.
+    """
     return [token for part in parts for token in part]
 
 
 def _with_spans(parts: Sequence[Ids], learnt: Sequence[bool], limit: int | None = None) -> EncodedDialogue:
-    """Join pieces; every second one is an answer. Nothing behind ``limit`` is kept."""
+    """Join pieces, of which every second one is an answer, and cut the result at ``limit`` tokens."""
     spans: list[tuple[int, int]] = []
     position = 0
     for k, part in enumerate(parts):

@@ -1,7 +1,7 @@
-"""Examples as a person reads them: which text is trained on, where the answers to a prompt part.
+"""Decode examples into pieces of text: which text is trained on, and where the answers to a prompt diverge.
 
-All text is cut out of what the tokens decode to as a whole. So the pieces of an example joined are exactly its
-text, and a character whose bytes lie in several tokens is never torn: it goes to the piece in which it ends.
+An example is decoded as a whole and its text then divided. So the pieces joined are exactly the text, and a character
+whose bytes lie in several tokens is never torn: it belongs to the piece in which it ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Item = TypeVar("Item")
-_MARK = "\ue000"  # stands for what a turn says; no template writes it
+_MARK = "\ue000"  # stands for the content of a turn; no template writes it
 _EXCHANGE: tuple[Role, ...] = ("user", "assistant")
 _SYSTEM: tuple[Role, ...] = ("system",)
 _LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
@@ -32,9 +32,9 @@ class Piece:
     """Text of one kind.
 
     Args:
-        text: As the tokens decode, special tokens included.
-        trained: Its tokens are in the loss.
-        template: The words of the chat template, which nobody said.
+        text: The decoded text, special tokens included.
+        trained: Whether its tokens are in the loss.
+        template: Whether the chat template wrote it.
     """
 
     text: str
@@ -44,10 +44,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class PreviewDialogue:
-    """A dialogue, in order.
+    """The text of a dialogue.
 
     Args:
-        pieces: Joined they are its text.
+        pieces: The pieces in order; joined they are the whole text.
     """
 
     pieces: tuple[Piece, ...]
@@ -55,15 +55,15 @@ class PreviewDialogue:
 
 @dataclass(frozen=True)
 class PreviewPreference:
-    """A prompt with its answers.
+    """The text of a prompt with its answers.
 
     Args:
-        prompt: Pieces of the prompt's text.
-        shared: What all answers begin with.
-        answers: How each goes on from there, the best first, with its end token.
+        prompt: The pieces of the prompt.
+        shared: The common beginning of all answers.
+        answers: The rest of each answer with its end token, the best first.
         order: Comparisons ``(better, worse)`` as indices into ``answers``.
-        margins: One for each comparison; 0 where the data does not say.
-        kind: Empty where the data has none.
+        margins: A margin for each comparison; 0 if the data does not say.
+        kind: The label of the preference; empty if the data has none.
     """
 
     prompt: tuple[Piece, ...]
@@ -75,11 +75,11 @@ class PreviewPreference:
 
 
 class Previewer:
-    """Turns tokens back into text.
+    """Decodes examples into pieces of text.
 
     Args:
-        tokenizer: With the chat template that the tokens were made with.
-        loss_on: ``assistant``, or ``all``: the tokens that SFT trains on.
+        tokenizer: The tokenizer, with the chat template that the examples were encoded with.
+        loss_on: The tokens that SFT trains on: ``assistant`` or ``all``.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: str = "assistant") -> None:
@@ -90,13 +90,13 @@ class Previewer:
         self._between = two[2] if len(two) > 2 else None  # holds the end token, which no turn may say
 
     def dialogue(self, example: EncodedDialogue) -> PreviewDialogue:
-        """Show a dialogue.
+        """Decode a dialogue.
 
         Args:
-            example: From the store.
+            example: An example of the store.
 
         Returns:
-            Its text; what the template writes is set apart where it can be told.
+            Its text; the words of the template are pieces of their own where they can be recognised.
         """
         borders = [0, *(border for span in example.spans for border in span), len(example.ids)]
         texts = self._texts(example.ids, borders)
@@ -109,13 +109,13 @@ class Previewer:
         return PreviewDialogue(tuple(piece for piece in pieces if piece.text))
 
     def preference(self, example: EncodedPreference) -> PreviewPreference:
-        """Show a preference.
+        """Decode a preference.
 
         Args:
-            example: From the store.
+            example: An example of the store.
 
         Returns:
-            Its text, and where the answers part.
+            Its text, divided where the answers diverge.
         """
         start = len(example.prompt)
         alike = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*example.answers, strict=False)))
@@ -132,7 +132,7 @@ class Previewer:
         )
 
     def _texts(self, ids: list[int], borders: Sequence[int]) -> list[str]:
-        """The text between borders of tokens, without torn characters."""
+        """Return the text between token positions, without torn characters."""
         whole, places = self._segmenter.text(ids), [0]
         for border in borders[1:-1]:
             # a torn character can make signs of a whole run of byte tokens: the text of some tokens less has the rest
@@ -141,7 +141,7 @@ class Previewer:
         return [whole[start:end] for start, end in pairwise([*places, len(whole)])]
 
     def _given(self, text: str, piece: int = 0, trained: bool = False) -> list[Piece]:
-        """Given text; where it looks like the template's, the template's words apart from what was said."""
+        """Divide given text into the template's words and the contents of turns, if it matches the template."""
         most = 1 + (text.count(self._between) if self._between else 0)
         tried = [
             _EXCHANGE * number for number in {most: 0, max(1, most - 1): 0}
@@ -153,7 +153,7 @@ class Previewer:
         return [Piece(text, trained)]
 
     def _pattern(self, roles: tuple[Role, ...], piece: int) -> re.Pattern[str] | None:
-        """What the given text of a dialogue looks like from a piece on; words and what was said alternate."""
+        """Return a pattern for the given text of a dialogue, from a piece on; words and contents alternate."""
         if (roles, piece) not in self._patterns:
             text = "".join(self._skeleton(roles)[piece:-1])
             groups = "(.*?)".join(f"({re.escape(words)})" for words in text.split(_MARK))
@@ -161,7 +161,7 @@ class Previewer:
         return self._patterns[roles, piece]
 
     def _skeleton(self, roles: tuple[Role, ...]) -> list[str]:
-        """The pieces of a dialogue of marks; none where the template refuses these roles."""
+        """Return the pieces of a dialogue of marks; none if the template refuses these roles."""
         try:
             return self._segmenter.split([Turn(role, _MARK) for role in roles])[-1].pieces
         except RowProblem:
@@ -169,14 +169,14 @@ class Previewer:
 
 
 def choose_evenly(examples: Sequence[Item], count: int) -> list[tuple[int, Item]]:
-    """Choose some examples all over a part, the same every time.
+    """Choose evenly spaced examples of a part, always the same.
 
     Args:
-        examples: A part of the store.
-        count: How many; fewer where there are not so many.
+        examples: The examples of a part.
+        count: The number to choose; all are chosen if there are fewer.
 
     Returns:
-        Examples with their indices.
+        The chosen examples, each with its index.
     """
     count = min(count, len(examples))
     return [(k * len(examples) // count, examples[k * len(examples) // count]) for k in range(count)]

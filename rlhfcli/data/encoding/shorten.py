@@ -1,4 +1,4 @@
-"""What a prompt loses when it is too long: the oldest exchanges first, at turn borders."""
+"""Shorten prompts that are too long: leave out the oldest exchanges first, at turn borders."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Shortener:
     """Makes prompts fit.
 
     Args:
-        segmenter: Writes them as tokens.
-        max_length: Tokens that a whole example may have.
+        segmenter: Tokenises prompts, with the chat template.
+        max_length: The longest example, in tokens.
     """
 
     def __init__(self, segmenter: Segmenter, max_length: int) -> None:
@@ -29,11 +29,11 @@ class Shortener:
 
         Args:
             turns: The conversation so far.
-            room: Tokens that its prompt should have at most; the smallest prompt may have more.
-            tools: What the assistant may call; stays.
+            room: The tokens that the prompt should have at most; the smallest prompt may have more.
+            tools: The tools that the assistant may call; they stay.
 
         Returns:
-            The turns that are left.
+            The remaining turns.
         """
         head = [turn for turn in turns[:1] if turn.role == "system"]
         rest = list(turns[len(head) :])
@@ -65,7 +65,7 @@ class Shortener:
             keep = max(least, keep - excess)  # the cut text may have other merges, thus more tokens
 
     def _ending(self, ids: list[int], count: int) -> str:
-        """The text of the last tokens, without a torn first character."""
+        """Return the text of the last tokens, without a torn first character."""
         text = self._segmenter.text(ids[-count:])
         return text.lstrip("\ufffd") or text
 

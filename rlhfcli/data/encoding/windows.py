@@ -1,4 +1,4 @@
-"""Long dialogues whose answers are examples of their own: what of the history can have room at all."""
+"""Divide long dialogues whose answers are examples of their own: which turns of the history can fit at all."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from rlhfcli.data.dialogues.dialogue import Turn
 
 
 def windows(turns: Sequence[Turn], lengths: Sequence[int], max_length: int) -> list[list[Turn]]:
-    """For each answer that is learnt, the latest turns before it whose texts alone are not longer than an example.
+    """Return, for each trained answer, the latest turns before it whose texts alone fit into an example.
 
     Args:
-        turns: A dialogue.
-        lengths: Tokens of each turn's text.
-        max_length: Tokens that an example may have.
+        turns: The dialogue.
+        lengths: The tokens of each turn's text.
+        max_length: The longest example, in tokens.
 
     Returns:
-        Dialogues in which only the last answer is learnt; a system turn at the beginning stays, and they begin with a
-        user's turn. The time grows with the length of the dialogue.
+        Dialogues of which only the last answer is trained on. They begin with a user's turn, behind the system turn if
+        there is one. The time is linear in the length of the dialogue.
     """
     head = [k for k in (0,) if turns[0].role == "system"]
     starts = [k for k, turn in enumerate(turns) if turn.role == "user"]

@@ -1,4 +1,4 @@
-"""Rows of plain text, as language models are pre-trained on: all of it is learnt, without a chat template's words."""
+"""Write rows of plain text, as for pre-training: all of it is trained on, without the words of a chat template."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 def plain_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Write plain text with what a tokenizer puts around every text.
+    """Write plain text with the BOS and EOS of a tokenizer.
 
     Args:
-        tokenizer: Its BOS is given where it writes one by itself, its EOS is learnt.
-        text: Of the row.
+        tokenizer: The tokenizer; its BOS is written if it puts one before every text.
+        text: The text of the row.
 
     Returns:
-        What is given, and what is learnt.
+        The given piece, and the piece to train on, which ends with EOS.
 
     Raises:
-        RowProblem: A special token stands in it, so that a chat template has written it already.
+        RowProblem: The text contains a special token: a chat template has been applied already.
     """
     for token in tokenizer.added_tokens_decoder.values():
         if token.special and str(token) in text:

@@ -1,8 +1,8 @@
-"""The chat template of a reward model ends where the score is read: at the end token of the last answer.
+"""Make a reward model's chat template end where the score is read: at the end token of the last answer.
 
-ChatML and others write more behind that token, a line break mostly. Whoever loads a reward model scores the last token
-of what ``apply_chat_template`` gives him; training scores the end token. So the template that a reward model is saved
-with leaves out what follows.
+ChatML and others write more behind that token, mostly a line break. Users of a reward model score the last token that
+``apply_chat_template`` gives; training scores the end token. So the template that is saved with a reward model leaves
+out what follows it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _EOS = """{{%- set dialogue %}}
 
 
 def ending_at_score(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer whose template writes what a reward model was trained on, up to the token where its score is read.
+    """Return a tokenizer whose template writes the text that a reward model was trained on, up to the scored token.
 
     Args:
-        tokenizer: With a chat template; stays as it is.
+        tokenizer: The tokenizer, with its chat template; it is not changed.
 
     Returns:
-        A copy with another template: the day of training in place of today's, nothing behind the end token of the last
-        answer. Itself where its template is so already, or writes no end token.
+        A copy with another template: it writes the fixed date of training, and nothing behind the end token of the last
+        answer. The tokenizer itself if its template does that already, or writes no end token.
     """
     template = tokenizer.chat_template
     if not isinstance(template, str):
@@ -74,10 +74,10 @@ def ending_at_score(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBa
 
 
 def text_behind_end(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template writes behind the end token of the last answer; empty where there is nothing, or no such token.
+    """Return the template's text behind the end token of the last answer; empty if there is none, or no such token.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer, with its chat template.
     """
     try:
         close, whole = TemplateWords(tokenizer, PieceTokenizer(tokenizer)).closing(EXCHANGE)
@@ -87,7 +87,7 @@ def text_behind_end(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _same_but(tokenizer: PreTrainedTokenizerBase, cut: PreTrainedTokenizerBase, rest: str) -> bool:
-    """Whether two templates write the same dialogues but for the rest, and the same prompts."""
+    """Return whether two templates write equal dialogues, but for the rest, and equal prompts."""
     for roles in _TRIALS:
         whole = _written(tokenizer, roles)
         if whole is not None and _written(cut, roles) != whole.removesuffix(rest):
@@ -109,10 +109,10 @@ def _written(
 
 
 def ending_with_eos(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A tokenizer whose template ends with its end token, as OpenRLHF trains reward models, whatever the template.
+    """Return a tokenizer whose template ends with EOS, as OpenRLHF trains reward models with any template.
 
     Args:
-        tokenizer: With a chat template; stays as it is.
+        tokenizer: The tokenizer, with its chat template; it is not changed.
     """
     if not isinstance(tokenizer.chat_template, str):
         return tokenizer

@@ -1,14 +1,13 @@
-"""A dialogue as alternating pieces of text: what is given, what the assistant says, what is given, ...
+"""Split a dialogue into alternating pieces of text: given text, an answer, given text, an answer ...
 
-The pieces are tokenised apart and joined as tokens. So the tokens of a prompt are a prefix of the tokens of
-prompt and answer by construction, in training and in use, whatever the tokenizer would merge across the
-border.
+The pieces are tokenised separately and joined as tokens. So the tokens of a prompt are a prefix of the tokens of prompt
+and answer by construction, in training and in use, whatever the tokenizer would merge across the border.
 
 Many templates *append*: a turn is written in the same way whatever follows it, and an answer follows the generation
-prompt. Their dialogues are one example with all answers. Others take an answer's reasoning out, or write its end
-otherwise, once another turn follows, and begin a thought in the generation prompt. There every answer is an example of
-its own, written as in use: the turns before it, the generation prompt, the answer; what is the beginning of another
-example is learnt in that one.
+prompt. Their dialogues are one example with all answers. Others remove an answer's reasoning, or write its end
+differently, once another turn follows, or begin the reasoning in the generation prompt. With these every answer is an
+example of its own, written as in use: the turns before it, the generation prompt, the answer. An example that is the
+beginning of another one is trained on within that one.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from rlhfcli.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Written = Callable[[int], tuple[str, str] | None]  # of an answer's number: what is given, and what is said
+Written = Callable[[int], tuple[str, str] | None]  # from the index of an answer to its given text and its own
 _OURS = (HUMAN_ASSISTANT, HUMAN_ASSISTANT_WITH_BOS)
 _CHANGES = "the chat template changes the text of this dialogue"
 
@@ -42,9 +41,9 @@ class Segments:
     """An example as pieces of text.
 
     Args:
-        turns: Up to and with the last answer of the example; ``train`` is true for the answers that are learnt here.
+        turns: The turns up to the last answer of the example; ``train`` marks the answers that it trains on.
         pieces: Given text and answers in turn, an even number; each answer ends with its end token.
-        answers: The turn of each answer among the pieces.
+        answers: The index of each answer among the turns.
     """
 
     turns: tuple[Turn, ...]
@@ -53,7 +52,7 @@ class Segments:
 
     @property
     def learnt(self) -> list[bool]:
-        """For each answer among the pieces, whether it is learnt here."""
+        """For each answer among the pieces, whether the example trains on it."""
         return [self.turns[k].train for k in self.answers]
 
 
@@ -61,7 +60,7 @@ class Segmenter:
     """Splits dialogues into pieces of text, with the tokenizer's chat template.
 
     Args:
-        tokenizer: With a chat template, which must not change while this is in use.
+        tokenizer: The tokenizer; its chat template must not change while this is in use.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -77,12 +76,12 @@ class Segmenter:
         """Split a dialogue into its pieces.
 
         Args:
-            turns: Turns up to and with an answer.
-            tools: What the assistant may call.
+            turns: The turns; the last one is an answer.
+            tools: The tools that the assistant may call.
 
         Returns:
-            One example, or several where the template does not append; the last one ends with the last answer. Each
-            answer that is to be learnt is learnt in one of them.
+            One example, or several if the template does not append; the last one ends with the last answer. Each answer
+            to train on is trained on in one of them.
 
         Raises:
             RowProblem: The template refuses or changes this dialogue.
@@ -99,7 +98,11 @@ class Segmenter:
         return self._one_by_one(turns, shielded, tools)
 
     def appends(self, turns: Sequence[Turn], tools: str = "") -> bool:
-        """Whether the template writes turns of these speakers in the same way whatever follows them.
+        """Return whether the template writes turns of these speakers in the same way whatever follows them.
+
+        Args:
+            turns: The turns.
+            tools: The tools that the assistant may call.
 
         Raises:
             RowProblem: The template refuses them.
@@ -112,7 +115,7 @@ class Segmenter:
 
         Args:
             turns: The conversation so far.
-            tools: What the assistant may call.
+            tools: The tools that the assistant may call.
 
         Returns:
             An odd number of pieces; the last one ends where the answer begins.
@@ -131,15 +134,24 @@ class Segmenter:
         return _split_text(whole, _answers(turns), self._writer(turns, shielded, tools))[0]
 
     def prompt_ids(self, turns: Sequence[Turn], tools: str = "") -> list[list[int]]:
-        """The pieces of ``split_prompt`` as tokens."""
+        """Return the pieces of ``split_prompt`` as tokens.
+
+        Args:
+            turns: The conversation so far.
+            tools: The tools that the assistant may call.
+        """
         return self.tokenise(self.split_prompt(turns, tools))
 
     def content_ids(self, turns: Sequence[Turn]) -> list[list[int]]:
-        """What turns say as tokens, without the template's words."""
+        """Return the contents of turns as tokens, without the template's words.
+
+        Args:
+            turns: The turns.
+        """
         return self.tokenise([turn.content for turn in self._shielded(turns)])
 
     def end_token(self) -> int:
-        """The id of the token that ends an answer, the last one of several.
+        """Return the id of the token that ends an answer, the last one of several.
 
         Raises:
             RowProblem: The template refuses a question with an answer.
@@ -149,7 +161,7 @@ class Segmenter:
         return number
 
     def lead(self) -> str:
-        """What a plain answer begins with behind the generation prompt: an empty thought, a channel's name, a space.
+        """Return the words between the generation prompt and an answer: an empty thought, a channel's name, a space.
 
         Raises:
             RowProblem: The template refuses a question with an answer.
@@ -168,7 +180,7 @@ class Segmenter:
         return replace(turn, content=content, reasoning=self._pieces.shield(turn.reasoning, assistant=True))
 
     def _with_calls(self, turns: Sequence[Turn]) -> list[Turn]:
-        """Turns whose calls of tools are written with the template's words for them, where it has any."""
+        """Return turns whose calls the template writes, if it can; if not, the calls stay in the content."""
         return [turn if not turn.calls else replace(turn, calls=self._calls_of(turn)) for turn in turns]
 
     def _calls_of(self, turn: Turn) -> str:
@@ -176,7 +188,7 @@ class Segmenter:
 
     @cached_property
     def writes_calls(self) -> bool:
-        """Whether the template has words for calls of tools; else they are written as JSON."""
+        """Whether the template writes calls of tools; if not, they are text in JSON."""
         mark = "tried_call"
         call = {"type": "function", "function": {"name": mark, "arguments": {"a": mark}}}
         turns = (Turn("user", "?"), Turn("assistant", mark, calls=json.dumps({"content": "", "tool_calls": [call]})))
@@ -186,7 +198,7 @@ class Segmenter:
             return False
 
     def _appended(self, turns: Sequence[Turn], tools: str) -> list[Words] | None:
-        """The words of a template that appends; ``None`` where it does not, or where turns hold what is no content."""
+        """Return the words of a template that appends; ``None`` for others, and for turns with reasoning or calls."""
         if self._ours:
             tools = ""
         elif any(turn.reasoning or turn.calls for turn in turns):
@@ -194,7 +206,7 @@ class Segmenter:
         return self._words.of(tuple(turn.role for turn in turns), tools)
 
     def _join(self, turns: Sequence[Turn], words: Sequence[Words]) -> list[str]:
-        """The pieces of a dialogue for a template that appends."""
+        """Return the pieces of a dialogue for a template that appends."""
         pieces: list[str] = []
         given = ""
         for turn, around in zip(turns, words, strict=True):
@@ -209,7 +221,7 @@ class Segmenter:
     # --- templates that do not append -----------------------------------------------------------------------
 
     def _one_by_one(self, turns: Sequence[Turn], shielded: Sequence[Turn], tools: str) -> list[Segments]:
-        """Write each answer as in use; what is the beginning of another example needs none of its own."""
+        """Write each answer as in use; an answer within the beginning of another example needs none of its own."""
         written = self._writer(turns, shielded, tools)
         numbers = _answers(turns)
         wanted = {k for k in numbers if turns[k].train} or {numbers[-1]}
@@ -226,7 +238,7 @@ class Segmenter:
         return examples[::-1]
 
     def _writer(self, turns: Sequence[Turn], shielded: Sequence[Turn], tools: str) -> Written:
-        """What writes an answer as in use, once; ``None`` if it cannot be written so and is not to be learnt."""
+        """Return a function that writes an answer as in use; it returns ``None`` for an untrained one that fails."""
 
         @cache
         def written(k: int) -> tuple[str, str] | None:
@@ -240,13 +252,7 @@ class Segmenter:
         return written
 
     def _written(self, turns: Sequence[Turn], k: int, tools: str) -> tuple[str, str]:
-        """An answer as in use: the text up to where generation begins, and what is generated.
-
-        Args:
-            turns: Shielded; the answer is one of them.
-            k: Its number.
-            tools: What the assistant may call.
-        """
+        """Write answer ``k`` of shielded turns as in use: the text up to where generation begins, and the generated."""
         prompt = self._words.render(turns[:k], tools, generation_prompt=True)
         whole = self._words.render(turns[: k + 1], tools)
         close, tail = self._words.closing(tuple(turn.role for turn in turns[: k + 1]), tools)
@@ -270,9 +276,9 @@ class Segmenter:
 
 
 def _split_text(whole: str, answers: Sequence[int], written: Written) -> tuple[list[str], list[int]]:
-    """A text in pieces, given and said in turn for the answers that it begins with, and the rest; and their numbers.
+    """Split a text into given pieces and answers in turn, and the rest; also return the indices of these answers.
 
-    The last answers are tried first: where a text does not begin with one, it has rewritten what is before it, too.
+    The last answers are tried first: where a text does not contain one as it was in use, earlier ones are changed too.
     """
     inside: list[int] = []
     borders = [len(whole)]
@@ -286,7 +292,7 @@ def _split_text(whole: str, answers: Sequence[int], written: Written) -> tuple[l
 
 
 def _answered(turns: Sequence[Turn], k: int) -> int:
-    """Where the turns begin that the answer before ``k`` has not seen."""
+    """Return the index of the first turn behind the answer before ``k``."""
     return next((number + 1 for number in range(k - 1, -1, -1) if turns[number].role == "assistant"), 0)
 
 

@@ -1,7 +1,7 @@
-"""Chat templates: how turns become text. Jinja templates on the tokenizer, which is saved with them.
+"""Render turns with chat templates: Jinja templates on the tokenizer, which is saved with them.
 
-A template writes every special token itself, and its text is tokenised with ``add_special_tokens=False``:
-that is transformers' convention, and it is what keeps BOS from standing there twice.
+A template writes every special token itself, and its text is tokenised with ``add_special_tokens=False``: that is
+transformers' convention, and it prevents a second BOS.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ HUMAN_ASSISTANT_WITH_BOS = "{{- bos_token -}}\n" + HUMAN_ASSISTANT
 """The same for tokenizers that put BOS in front of every text."""
 
 FIXED_DATE = datetime(2024, 7, 26)
-"""What templates take for today: the same rows make the same tokens on every day, and chat is what training was."""
+"""The date that templates write for today: rows make the same tokens on every day, in training and in chat."""
 
 THOUGHT_BEGINS = re.compile(r"<(\w+)>\s*$")
-"""A generation prompt that ends so lets the answer begin with a thought."""
+"""The end of a generation prompt with which the answer begins with reasoning."""
 
 _TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 _TRANSFORMERS_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # not Jinja's own
@@ -60,11 +60,11 @@ def set_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     """Give a tokenizer the chat template that a recipe names.
 
     Args:
-        tokenizer: Changed in place; what it saves carries the template.
-        template: ``human_assistant``, ``model`` (its own), or a ``.jinja`` file.
+        tokenizer: The tokenizer; it is changed in place, and saves the template.
+        template: ``human_assistant``, ``model`` (the tokenizer's own), or a ``.jinja`` file.
 
     Raises:
-        DataError: It has no template of its own, or the file cannot be read.
+        DataError: The tokenizer has no template of its own, or the file cannot be read.
     """
     if template == BUILT_IN:
         tokenizer.chat_template = HUMAN_ASSISTANT_WITH_BOS if writes_bos(tokenizer) else HUMAN_ASSISTANT
@@ -80,7 +80,11 @@ def set_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
 
 
 def writes_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer puts BOS in front of a text by itself."""
+    """Return whether a tokenizer puts BOS before every text by itself.
+
+    Args:
+        tokenizer: The tokenizer.
+    """
     bos = tokenizer.bos_token_id
     return bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
 
@@ -89,13 +93,13 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation
     """Write turns with the tokenizer's template.
 
     Args:
-        tokenizer: With a chat template.
-        turns: Any dialogue.
-        generation_prompt: Append the words after which the assistant's answer begins.
-        tools: What the assistant may call, as a JSON list; empty for none.
+        tokenizer: The tokenizer, with its chat template.
+        turns: The dialogue.
+        generation_prompt: Whether to append the words after which the assistant's answer begins.
+        tools: The tools that the assistant may call, as a JSON list; empty for none.
 
     Returns:
-        Text that holds all special tokens.
+        Text with all special tokens.
 
     Raises:
         jinja2.TemplateError: The template refuses these turns.
@@ -115,13 +119,13 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], generation
 
 
 def ignored_by(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What a chat template has no words for: of a dialogue's ``tools`` and of an answer's ``reasoning``.
+    """Return which of a dialogue's ``tools`` and an answer's ``reasoning`` a chat template leaves out.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: The tokenizer, with its chat template.
 
     Returns:
-        The names of what it leaves out; none where it refuses the dialogue that it is tried with.
+        The names of what it leaves out; none if it refuses the dialogue that it is tried with.
     """
     mark = "\ue000tried\ue001"
     tools = json.dumps([{"type": "function", "function": {"name": mark, "description": "", "parameters": {}}}])
@@ -140,14 +144,14 @@ def ignored_by(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def check_writes_user(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
-    """Look whether a chat template can write what a user says, before anybody says it.
+    """Check that a chat template can write a user's message.
 
     Args:
-        tokenizer: With a chat template.
-        model: Its name, for the error.
+        tokenizer: The tokenizer, with its chat template.
+        model: The name of the model, for the error.
 
     Raises:
-        DataError: It fails, or leaves the message out.
+        DataError: The template fails, or leaves the message out.
     """
     said, hint = "\ue000said\ue001", "Talk to it with another template: remove its own, and set data.template."
     try:
@@ -159,25 +163,41 @@ def check_writes_user(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
 
 
 def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template asks for the day of today."""
+    """Return whether the chat template writes the date of today.
+
+    Args:
+        tokenizer: The tokenizer, with its chat template.
+    """
     return isinstance(tokenizer.chat_template, str) and "strftime_now" in tokenizer.chat_template
 
 
 @cache
 def with_fixed_date(template: str) -> str:
-    """A chat template with ``FIXED_DATE`` where it writes the day of today."""
+    """Return a chat template that writes ``FIXED_DATE`` in place of the date of today.
+
+    Args:
+        template: The chat template.
+    """
     return _TODAY.sub(lambda found: json.dumps(FIXED_DATE.strftime(found[2]), ensure_ascii=False), template)
 
 
 def trim(content: str) -> str:
-    """A text as ``human_assistant`` writes it."""
+    """Return a content as ``human_assistant`` writes it: without white space around it, but for an indentation.
+
+    Args:
+        content: The content of a turn.
+    """
     text = content.rstrip().lstrip("\n")
     indented = text.startswith(("    ", "\t")) or (text.startswith("  ") and "\n" in text)
     return text if indented else text.strip()
 
 
 def as_message(turn: Turn) -> dict[str, Any]:
-    """A turn as templates know it; ``reasoning_content`` is the key of Qwen, DeepSeek, SmolLM and vLLM."""
+    """Return a turn as a message for templates; ``reasoning_content`` is the key of Qwen, DeepSeek, SmolLM and vLLM.
+
+    Args:
+        turn: The turn.
+    """
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.calls:
         message |= json.loads(turn.calls)

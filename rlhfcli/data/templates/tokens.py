@@ -1,8 +1,8 @@
-"""Pieces of text become tokens, and text stays text: only a chat template writes special tokens.
+"""Tokenise pieces of text so that only a chat template writes special tokens.
 
-What a person typed may hold the letters of a special token, ``</s>`` or ``<|im_end|>``. Such a word is *shielded*
-before the template writes it: a mark stands behind its first letter, so that it is told apart from the template's own
-ones in whatever the template makes of the text, and is tokenised as letters.
+A text may contain the letters of a special token, ``</s>`` or ``<|im_end|>``. Such a word is *shielded* before the
+template writes it: a mark is put behind its first letter. So it differs from the template's own special tokens in
+everything that the template makes of the text, and is tokenised as letters.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ class PieceTokenizer:
         self.control = {name: number for name, (number, special) in added.items() if special} | named
 
     def add_control(self, names: Sequence[str]) -> None:
-        """Take more tokens for special ones: those with which the template ends an answer.
+        """Treat more tokens as special: those with which the template ends an answer.
 
         Args:
-            names: Added tokens.
+            names: The texts of added tokens.
         """
         if any(name not in self.control for name in names):
             self.control |= {name: self.added[name] for name in names}
             vars(self).pop("_word", None)
 
     def shield(self, text: str, *, assistant: bool = False) -> str:
-        """Mark what looks like a special token in text that somebody wrote.
+        """Mark the words in a turn's text that look like special tokens.
 
         Args:
-            text: What a turn says.
-            assistant: It is the assistant's, whose ``<think>`` is one.
+            text: The content of the turn.
+            assistant: Whether the turn is the assistant's, whose ``<think>`` is a special token.
 
         Returns:
-            The same text where there is nothing to mark.
+            The text with marks; unchanged if there is nothing to mark.
 
         Raises:
-            RowProblem: It holds the mark itself.
+            RowProblem: The text contains the mark itself.
         """
         if _MARK in text:
             raise RowProblem("the text holds U+FDD0, a code point that is no character")
@@ -77,11 +77,11 @@ class PieceTokenizer:
         return self._word.sub(mark, text)
 
     def tokenise(self, texts: Sequence[str], sizes: Sequence[int] | None = None) -> list[list[int]]:
-        """Token ids of pieces that hold their special tokens already.
+        """Tokenise pieces that contain their special tokens already.
 
         Args:
-            texts: Pieces of one text, or of several.
-            sizes: How many pieces each text has; one text if left out.
+            texts: The pieces of one text, or of several.
+            sizes: The number of pieces of each text; left out, they all belong to one.
 
         Returns:
             The ids of each piece.
@@ -96,26 +96,38 @@ class PieceTokenizer:
         return [ids[k] if k in ids else self._shielded(text, k in begins) for k, text in enumerate(texts)]
 
     def is_shielded(self, texts: Sequence[str]) -> bool:
-        """Whether something in pieces was marked: ``tokenise`` may refuse them."""
+        """Return whether a piece contains a mark; ``tokenise`` may refuse such pieces.
+
+        Args:
+            texts: The pieces.
+        """
         return any(_MARK in text for text in texts)
 
     def unshielded(self, text: str) -> str:
-        """The text as somebody wrote it."""
+        """Return a text without marks, as it was written.
+
+        Args:
+            text: The text.
+        """
         return text.replace(_MARK, "")
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens included."""
+        """Decode token ids, special tokens included.
+
+        Args:
+            ids: The token ids.
+        """
         return str(self._tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
     # --- how ------------------------------------------------------------------------------------------------
 
     @cached_property
     def _word(self) -> re.Pattern[str]:
-        """Any special token; the longest first, for one may begin another."""
+        """A pattern for any special token; the longest first, since one may begin another."""
         return re.compile("|".join(sorted(map(re.escape, self.control), key=len, reverse=True)) or r"(?!)")
 
     def _matched(self, texts: Sequence[str], begins: set[int]) -> list[list[int]]:
-        """Special tokens are found in the text; those in ``begins`` are the first piece of theirs."""
+        """Tokenise pieces in which special tokens are recognised; those in ``begins`` are the first of their text."""
         if self._backend is None or self._encode is None:  # a tokenizer written in Python
             found = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
             return [list(ids) for ids in found]
@@ -159,7 +171,7 @@ class PieceTokenizer:
         return ids
 
     def _unmatched(self, text: str, first: bool) -> list[int]:
-        """Nothing in the text is taken for a special token."""
+        """Tokenise text in which no special token is recognised."""
         if self._plain is None:
             encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
             return list(encoded["input_ids"])
@@ -168,7 +180,7 @@ class PieceTokenizer:
 
     @cached_property
     def _plain(self) -> tuple[Tokenizer, Tokenizer] | None:
-        """For the first piece of a text, and for later ones."""
+        """The tokenizers for the first piece of a text and for later ones, without special tokens."""
         if self._backend is None:
             return None
         plain = []
@@ -184,7 +196,7 @@ class PieceTokenizer:
 
 
 class _Encode:
-    """Tokenises texts, and remembers the last long ones: cutting one of 20 MB asks for its tokens ten times.
+    """Tokenises texts, and caches the last long ones: shortening one of 20 MB asks for its tokens ten times.
 
     Args:
         backend: The tokenizer.
@@ -212,10 +224,10 @@ def _encode(backend: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def _without_prefix(backend: Tokenizer) -> Tokenizer | None:
-    """The same tokenizer for a piece in the middle of a text: SentencePiece's put a space in front of every text.
+    """Return the tokenizer for later pieces of a text: SentencePiece puts a space only before the first.
 
     Returns:
-        ``None`` where there is no such space, so that one tokenizer does for all pieces.
+        ``None`` if there is no such space, so that one tokenizer does for all pieces.
     """
     settings = json.loads(backend.to_str())
     before = json.dumps(settings)
@@ -225,7 +237,7 @@ def _without_prefix(backend: Tokenizer) -> Tokenizer | None:
 
 
 def _no_prefix(step: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A normalizer or pre-tokenizer (or a sequence of them) that adds no space in front."""
+    """Return a normalizer or pre-tokenizer (or a sequence of them) that adds no space in front."""
     if step is None or step["type"] == "Prepend":
         return None
     if step["type"] == "Sequence":

@@ -1,9 +1,8 @@
-"""The words of a chat template around the turns of a dialogue, learnt from the template itself.
+"""Learn the words that a chat template writes around the turns of a dialogue, from the template itself.
 
-A dialogue of the same roles, whose contents are marks, is written once; what stands between the marks are the
-template's words. Where an answer begins in them is asked of the template too: it writes the turns before the answer,
-with its generation prompt. That is done once for answers that stand between the same words behind the same speakers, so
-the time grows with the length of a dialogue, not faster.
+A dialogue of the same roles, with marks for contents, is rendered once; the texts between the marks are the template's
+words. To find where an answer begins in them, the turns before it are rendered with the generation prompt. That is done
+once for answers between the same words behind the same speakers, so the time is linear in the length of a dialogue.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ class Words:
     """The template's words around one turn.
 
     Args:
-        before: Given text in front of it; for an assistant's turn it ends where generation begins.
-        lead: What an answer begins with before its content, a space or an empty thought; empty for other turns.
-        close: Behind an answer, up to and with its last end token; empty for other turns.
-        keeps: Whether white space at the beginning and at the end of the content stays.
+        before: The given text before the turn; for an assistant's turn it ends where generation begins.
+        lead: The generated text before the content of an answer, a space or an empty thought; empty for other turns.
+        close: The text behind an answer, up to and with its last end token; empty for other turns.
+        keeps: Whether white space at the beginning and at the end of the content is kept.
     """
 
     before: str
@@ -48,17 +47,21 @@ class Words:
     keeps: tuple[bool, bool]
 
     def said(self, content: str) -> str:
-        """The content as the template writes it."""
+        """Return a content as the template writes it.
+
+        Args:
+            content: The content of the turn.
+        """
         content = content if self.keeps[0] else content.lstrip()
         return content if self.keeps[1] else content.rstrip()
 
 
 class TemplateWords:
-    """Learns the words of a tokenizer's chat template, and remembers them.
+    """Learns and caches the words of a chat template.
 
     Args:
-        tokenizer: With a chat template, which must not change while this is in use.
-        pieces: Knows the special tokens.
+        tokenizer: The tokenizer; its chat template must not change while this is in use.
+        pieces: Tokenises pieces; its special tokens are used here.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, pieces: PieceTokenizer) -> None:
@@ -72,15 +75,15 @@ class TemplateWords:
         self._closings: dict[tuple[Roles, str], tuple[str, str]] = {}
 
     def of(self, roles: Roles, tools: str = "") -> list[Words] | None:
-        """The words around each turn.
+        """Return the words around each turn.
 
         Args:
-            roles: Who speaks.
-            tools: What the assistant may call.
+            roles: The speaker of each turn.
+            tools: The tools that the assistant may call.
 
         Returns:
-            ``None`` where the template does not append: a turn is written otherwise once another one follows it, or
-            an answer does not follow the generation prompt.
+            The words; ``None`` if the template does not append: a turn is written differently once another one follows
+            it, or an answer does not follow the generation prompt.
 
         Raises:
             RowProblem: The template refuses these roles, or leaves a turn out.
@@ -93,11 +96,11 @@ class TemplateWords:
         return self._known[key]
 
     def closing(self, roles: Roles, tools: str = "") -> tuple[str, str]:
-        """What stands behind the answer that ends a dialogue.
+        """Return the words behind the answer that ends a dialogue.
 
         Args:
-            roles: The last one is the assistant's.
-            tools: What the assistant may call.
+            roles: The speaker of each turn; the last one is the assistant.
+            tools: The tools that the assistant may call.
 
         Returns:
             The words up to and with the last end token, and all words.
@@ -118,7 +121,12 @@ class TemplateWords:
         return self._closings[key]
 
     def render(self, turns: Sequence[Turn], tools: str = "", *, generation_prompt: bool = False) -> str:
-        """Write turns.
+        """Render turns.
+
+        Args:
+            turns: The turns.
+            tools: The tools that the assistant may call.
+            generation_prompt: Whether to append the generation prompt.
 
         Raises:
             RowProblem: The template refuses them.
@@ -154,7 +162,7 @@ class TemplateWords:
         return words
 
     def _border(self, roles: Roles, k: int, gaps: list[str], tools: str) -> tuple[str, str] | None:
-        """What an answer begins and ends with, if the template appends it as it is generated."""
+        """Return the words before and behind an answer's content, if the template appends it as it is generated."""
         prompt = self._gaps(roles[:k], tools, generation_prompt=True)
         alone = self._gaps(roles[: k + 1], tools)
         if prompt is None or alone is None or prompt[:k] != gaps[:k] or alone[: k + 1] != gaps[: k + 1]:
@@ -165,11 +173,11 @@ class TemplateWords:
         return gaps[k][len(prompt[k]) :], close
 
     def _closing(self, tail: str, following: str) -> str:
-        """The text behind an answer, up to and with its end token, of which there may be several.
+        """Return the text behind an answer, up to and with its end token, of which there may be several.
 
         Args:
-            tail: What stands behind the last turn.
-            following: The same where the user goes on: what both begin with belongs to the answer.
+            tail: The text behind the last turn.
+            following: The text behind the same turn if the user's follows; the common beginning belongs to the answer.
         """
         found = self._ends.match(_alike(tail, following)) or self._ends.match(tail)
         if found is None:
@@ -192,13 +200,17 @@ class TemplateWords:
         return found[0]
 
     def last_end(self, close: str) -> str:
-        """The last end token of the words that end an answer."""
+        """Return the last end token of the words that end an answer.
+
+        Args:
+            close: These words, from ``closing``.
+        """
         return str(self._one.findall(close)[-1])
 
     # --- marks ----------------------------------------------------------------------------------------------
 
     def _gaps(self, roles: Roles, tools: str, *, generation_prompt: bool = False) -> list[str] | None:
-        """What stands before, between and behind marks; ``None`` where they do not stand in order, each once."""
+        """Return the text before, between and behind marks; ``None`` if they are not in order, each once."""
         text = self._marked(roles, tools, "", generation_prompt)
         found = re.findall("\ue000(\\d+)\ue001", text)
         if found != [str(k) for k in range(len(roles))]:
@@ -209,7 +221,7 @@ class TemplateWords:
         return re.split("\ue000\\d+\ue001", text)
 
     def _behind(self, answered: Roles, roles: Roles, tools: str) -> str:
-        """What stands between the last mark of ``answered`` and what follows it in ``roles``."""
+        """Return the text between the last mark of ``answered`` and the next one in ``roles``."""
         number = len(answered) - 1
         _, found, behind = self._marked(roles, tools, "", False).rpartition(f"\ue000{number}\ue001")
         if not found:
@@ -217,7 +229,7 @@ class TemplateWords:
         return behind.partition("\ue000")[0]
 
     def _keeps(self, roles: Roles, tools: str, bare: list[str]) -> list[tuple[bool, bool]]:
-        """Which contents keep a space at their beginning and at their end."""
+        """Return which contents keep a space at their beginning and at their end."""
         text = self._marked(roles, tools, " ", False)
         padded = re.split("\ue000\\d+\ue001", text)
         ends = [False] * (len(roles) + 1)  # of the turn before each gap
@@ -233,7 +245,7 @@ class TemplateWords:
 
 
 def _alike(one: str, other: str) -> str:
-    """What two texts begin with."""
+    """Return the common beginning of two texts."""
     return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
