@@ -1,6 +1,7 @@
-"""Rows become dialogues and preferences: a reader for each row shape that people have, and a table of them.
+"""Convert rows into dialogues and preferences: a reader for each row shape, and tables of shapes and data sets.
 
-A new shape is an entry in ``formats``. May import ``data.reading`` and ``data.dialogues``.
+A new shape is an entry in ``formats``, a data set known by its name one in ``catalogue``. May import ``data.reading``
+and ``data.dialogues``.
 """
 
 __all__ = ["catalogue", "formats", "prompts", "row_joins"]

@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face hub that are known by name, and how their columns are read.
+"""Data sets of the Hugging Face Hub that are known by name, and how their columns are read.
 
-To add one, add an entry to ``ENTRIES``. DeepSpeed-Chat's come first, then others that people train on today.
+To add one, add an entry to ``ENTRIES``. DeepSpeed-Chat's come first, then others in use today.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class Entry:
     """One data set.
 
     Args:
-        name: Its hub name; where two entries read the same data set, the second has a name of its own.
-        reader: Reads a row.
-        about: What it is, in a few words.
-        language: Of its texts; ``multi``: several.
-        split: The part to train on.
-        held_out: The part that its authors keep aside, where there is one.
-        hub: Its hub name where ``name`` is another.
-        subset: Its configuration on the hub.
-        folder: The folder of its files in the repository, where it has no configuration of its own.
-        join: Puts rows together before they are read.
+        name: The name on the Hub; if two entries read the same data set, the second has a name of its own.
+        reader: The reader of its rows.
+        about: A description in a few words.
+        language: The language of its texts; ``multi`` for several.
+        split: The split to train on.
+        held_out: The split that its authors hold out, if there is one.
+        hub: The name on the Hub, if ``name`` is another.
+        subset: The configuration on the Hub.
+        folder: The folder of its files in the repository, if it has no configuration.
+        join: Joins rows before they are read.
         aliases: Other names.
     """
 
@@ -49,12 +49,12 @@ class Entry:
 
     @property
     def path(self) -> str:
-        """What the hub calls it."""
+        """The name on the Hub."""
         return self.hub or self.name
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns that its rows have."""
+        """The columns that its rows have."""
         return self.reader.needs if self.join is None else self.join.needs
 
 
@@ -177,19 +177,20 @@ ENTRIES: tuple[Entry, ...] = (
 
 
 def find_entry(name: str) -> Entry | None:
-    """The data set of a name.
+    """Return the entry of a data set; ``None`` if the catalogue has none.
 
     Args:
-        name: Hub name or alias; upper case does not count.
-
-    Returns:
-        Its entry; ``None`` if the catalogue has none.
+        name: The name or an alias; upper case does not count.
     """
     return _BY_NAME.get(name.casefold())
 
 
 def entries_of(path: str) -> list[Entry]:
-    """All ways to read a data set of the hub: the entry of that name first, then others of the same data set."""
+    """Return all entries of a data set: the one of that name first, then others that read the same data set.
+
+    Args:
+        path: The name of the data set on the Hub, or that of an entry.
+    """
     own = find_entry(path)
     others = [entry for entry in ENTRIES if entry.path.casefold() == path.casefold() and entry is not own]
     return others if own is None else [own, *others]

@@ -1,7 +1,7 @@
 """Row shapes: which columns a row has, and how it becomes a dialogue or a preference.
 
-A shape is one entry of ``SHAPES``: a name and a reader. To teach the program a new shape, add an entry; the first
-one whose columns are all there is taken, so put what needs more columns first.
+A shape is one entry of ``SHAPES``: a name and a reader. To support a new shape, add an entry; the first one whose
+columns all exist is chosen, so shapes with more columns come first.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Shape:
     """One way to write a row.
 
     Args:
-        name: What a recipe's ``format`` calls it.
-        reader: Makes a dialogue or a preference of such a row.
-        families: Wider names that a recipe may use as well.
-        join: Puts the rows of a file together before they are converted, where examples are spread over several.
-        alone: A file of other rows never has such rows among them.
+        name: The name of the shape for a recipe's ``format``.
+        reader: Converts such a row into a dialogue or a preference.
+        families: The names of groups of shapes, which a recipe may use as well.
+        join: Joins the rows of a file before they are converted, if examples are spread over several.
+        alone: Whether such rows never occur among rows of other shapes.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Shape:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns that a row of the file must have."""
+        """The columns that a row of the file must have."""
         return self.reader.needs if self.join is None else self.join.needs
 
 
@@ -129,17 +129,14 @@ _OPTIONAL = {*SYSTEM, *BESIDE, "history", *TOOLS, *LABELS, *chain.from_iterable(
 
 
 def named_shapes(name: str, where: str) -> tuple[Shape, ...]:
-    """The shapes that a recipe's ``format`` allows.
+    """Return the shapes that a recipe's ``format`` allows, in the order in which they are tried.
 
     Args:
-        name: ``auto``, the name of a shape, of a family (``pairs``), or of a data set of the catalogue.
-        where: The source, for the message; if the catalogue has it, its layout comes first.
-
-    Returns:
-        Candidates, in order.
+        name: ``auto``, or the name of a shape, of a family (``pairs``), or of a data set of the catalogue.
+        where: The source, for the error; if the catalogue has it, its layout comes first.
 
     Raises:
-        DataError: There is no such name.
+        DataError: There is no such format.
     """
     if name == "auto":
         return (*map(_as_shape, entries_of(where)), *SHAPES)
@@ -163,14 +160,14 @@ def detect_shape(rows: Iterable[Any], candidates: tuple[Shape, ...], where: str)
 
     Args:
         rows: The first rows.
-        candidates: From ``named_shapes``.
-        where: The file, for the message.
+        candidates: The shapes to choose from.
+        where: The file, for the error.
 
     Returns:
-        The first shape whose columns one of the rows has, and not as null; else that whose columns it names.
+        The first shape whose columns one of the rows has with values; else the first whose columns it has.
 
     Raises:
-        DataError: None fits.
+        DataError: No shape fits.
     """
     tables = [row for row in rows if isinstance(row, Mapping)]
     for fits in (_has, _names):
@@ -188,11 +185,11 @@ def detect_shape(rows: Iterable[Any], candidates: tuple[Shape, ...], where: str)
 
 
 def shape_of(row: Any, shapes: tuple[Shape, ...]) -> Shape:
-    """Choose the shape of one row: tables of several shapes that were joined have null where a row has another.
+    """Choose the shape of a row: concatenated tables of several shapes have null in the columns of the others.
 
     Args:
-        row: As it was read.
-        shapes: That of the file first.
+        row: The row as it was read.
+        shapes: The shape of the file, then others that the row may have.
 
     Returns:
         The file's shape, unless the row lacks its columns and has those of another.
@@ -204,7 +201,11 @@ def shape_of(row: Any, shapes: tuple[Shape, ...]) -> Shape:
 
 
 def known_columns(shapes: Iterable[Shape]) -> set[str]:
-    """All columns that some shapes read, those included that a row may lack."""
+    """Return all columns that shapes read, also those that a row may lack.
+
+    Args:
+        shapes: The shapes.
+    """
     needed = {column for shape in shapes for column in shape.needs}
     named = {getattr(shape.reader, name, None) for shape in shapes for name in ("kind", "ratio", "scores", "ranks")}
     return needed | {name for name in named if isinstance(name, str)} | _OPTIONAL
@@ -221,18 +222,15 @@ def _names(row: Mapping[str, Any], shape: Shape) -> bool:
 
 
 def convert(row: Any, shape: Shape, origin: Origin) -> Example:
-    """Make a dialogue or a preference of a row.
+    """Convert a row into a dialogue or a preference.
 
     Args:
-        row: As it was read; a ``WatchedRow`` knows afterwards which of its columns were not.
-        shape: The shape of its file.
-        origin: Where it stands.
-
-    Returns:
-        A dialogue or a preference.
+        row: The row as it was read; a ``WatchedRow`` records which of its columns are read.
+        shape: The shape of the row.
+        origin: The place of the row.
 
     Raises:
-        RowProblem: This row cannot be used; the reason is its text.
+        RowProblem: The row cannot be used; the text is the reason.
     """
     if not isinstance(row, Mapping):
         raise RowProblem("the row is not an object with columns")

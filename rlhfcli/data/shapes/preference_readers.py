@@ -1,4 +1,4 @@
-"""Readers of preferences: pairs, rankings, labels that name the better answer, and strengths with a sign."""
+"""Readers of preferences with chosen and rejected answers, or with several answers and their scores or ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MARGINS: tuple[tuple[str, ...], ...] = (
     ("chosen_rating", "rejected_rating"),
     ("chosen-rating", "rejected-rating"),
 )
-"""Columns that say by how much: the margin itself, or the scores whose difference it is."""
+"""Columns that give a margin: the margin itself, or the two scores whose difference it is."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Replaced:
-    """A dialogue that ends with the chosen answer, and what stands in its place in the rejected one (ms-swift).
+    """A dialogue that ends with the chosen answer, and the rejected answer to put in its place (ms-swift).
 
     Args:
         chosen: Column of the dialogue, a list of messages.
@@ -173,7 +173,7 @@ class Ranked:
 def _every_pair(
     reader: Paired | Replaced, row: Row, prompt: Turns, answers: tuple[list[str], list[str]], origin: Origin
 ) -> Preference:
-    """Every chosen answer compared with every rejected one."""
+    """Compare every chosen answer with every rejected one."""
     better, worse = answers
     check_prompt(prompt)
     if {text.strip() for text in better} & {text.strip() for text in worse}:
@@ -185,7 +185,7 @@ def _every_pair(
 
 
 def _common_prompt(better: Turns, worse: Turns, what: str) -> tuple[Turns, str, str]:
-    """What two dialogues have in common, and the answer of each."""
+    """Return the common prompt of two dialogues, and the answer of each."""
     if better[:-1] != worse[:-1]:
         raise RowProblem(f"{what} part before their last answer: they have no common prompt")
     if len(better) == 1:
@@ -193,11 +193,11 @@ def _common_prompt(better: Turns, worse: Turns, what: str) -> tuple[Turns, str, 
     return better[:-1], better[-1].content, worse[-1].content
 
 
-# --- what a row says beside its texts -----------------------------------------------------------------------
+# --- margins, labels, and lists of answers ------------------------------------------------------------------
 
 
 def _margin(row: Row) -> float | None:
-    """By how much the chosen answer is better, where the row says so."""
+    """Return how much better the chosen answer is; ``None`` if the row does not say."""
     for columns in MARGINS:
         if any(peek(row, column) is None for column in columns):
             continue
@@ -215,7 +215,12 @@ def _margin(row: Row) -> float | None:
 
 
 def report_label(row: Row, column: str) -> str | None:
-    """The label that a row is reported by; ``None`` where it has none."""
+    """Return the label to report a row by; ``None`` if it has none.
+
+    Args:
+        row: The row.
+        column: The column of the label.
+    """
     value = row.get(column)
     return None if value is None else check_characters(str(value), column)
 
@@ -225,7 +230,7 @@ def _paths(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _each(row: Row, paths: str | tuple[str, ...], what: str) -> list[tuple[str, Any]]:
-    """The values of several paths, or of the list at one, each with a name for messages."""
+    """Return the values at several paths, or those of the list at one path, each with a name for errors."""
     if isinstance(paths, tuple):
         return [(path, value_at(row, path)) for path in paths]
     values = parse_cell(value_at(row, paths), paths)
@@ -235,7 +240,11 @@ def _each(row: Row, paths: str | tuple[str, ...], what: str) -> list[tuple[str, 
 
 
 def no_preference_reason(texts: Sequence[str]) -> str:
-    """Why no answer is preferred to another: they are the same, or their scores are."""
+    """Return the reason why no answer is preferred to another: the texts are equal, or the scores.
+
+    Args:
+        texts: The answers.
+    """
     every = "both" if len(texts) == 2 else "all"
     if len({text.strip() for text in texts}) == 1:
         return f"{every} answers are the same text"

@@ -1,4 +1,4 @@
-"""How a row's prompt and its answers are read: texts, messages, transcripts."""
+"""Read the prompt and the answers of a row, which may be texts, messages or transcripts."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _ASSISTANT = re.compile(r"\s*Assistant[:：]")
 
 @dataclass(frozen=True)
 class Prompt:
-    """The conversation before the answer, with what the row's ``system`` column says in front of it.
+    """Reads the conversation before the answer, with the text of the row's ``system`` column as its first turn.
 
     Args:
-        column: A text, a dialogue in one text, or a list of messages.
-        below: Columns that stand below a prompt of text, as Alpaca's input does; what is no text is written as JSON.
-        history: Column of earlier exchanges: a list of ``[question, answer]``, or of messages.
-        speakers: The words that begin the turns of a dialogue in one text; ``None``: it never is one.
-        clean: Applied to a text before it is split into turns.
+        column: The path of the prompt: a text, a dialogue in one text, or a list of messages.
+        below: The columns to append to a prompt of text, as Alpaca's input; other values are written as JSON.
+        history: The column of earlier exchanges: a list of ``[question, answer]``, or of messages.
+        speakers: The words that begin the turns of a dialogue in one text; ``None`` if it is never one.
+        clean: Cleans a text before it is split into turns.
     """
 
     column: str
@@ -51,10 +51,13 @@ class Prompt:
         return (column_of(self.column),)
 
     def __call__(self, row: Row) -> Turns:
-        """Read it.
+        """Read the prompt of a row.
+
+        Args:
+            row: The row.
 
         Raises:
-            RowProblem: It cannot be used.
+            RowProblem: The prompt cannot be used.
         """
         value = value_at(row, self.column)
         if isinstance(value, list | Mapping) and self.speakers is not None and not _is_parts(value):
@@ -64,7 +67,7 @@ class Prompt:
         return with_system(row, (*self._earlier(row), *turns[:-1], self._with_below(row, turns[-1])))
 
     def _with_below(self, row: Row, last: Turn) -> Turn:
-        """The last turn with what the other columns of the prompt say."""
+        """Append the other columns of the prompt to its last turn."""
         if last.role != "user":
             return last
         content = last.content
@@ -78,7 +81,7 @@ class Prompt:
     def _earlier(self, row: Row) -> list[Turn]:
         exchanges = peek(row, self.history) if self.history is not None else None
         if self.history is None or not isinstance(exchanges, list | tuple):
-            return []  # a text is named as a column that nobody reads
+            return []  # a text is reported as a column that is not read
         exchanges = row[self.history]
         if all(isinstance(message, Mapping) for message in exchanges):
             return list(read_turns(exchanges, self.history))
@@ -97,7 +100,12 @@ ALPACA = Prompt("instruction", below=BESIDE, history="history", speakers=None)
 
 
 def with_system(row: Row, turns: Turns) -> Turns:
-    """Put the text of a ``system`` column in front, unless the dialogue has one."""
+    """Put the text of a ``system`` column in front of a dialogue, unless it has a system turn.
+
+    Args:
+        row: The row.
+        turns: The dialogue, at least one turn.
+    """
     column = next((name for name in SYSTEM if peek(row, name) is not None), None)
     if column is None or turns[0].role == "system" or not str(peek(row, column)).strip():
         return turns
@@ -108,15 +116,15 @@ def read_answer(value: Any, what: str, clean: Clean = unchanged) -> str:
     """Read an answer that is a text, one message, or a list with one of them.
 
     Args:
-        value: What the row holds.
-        what: How to call it in a message.
-        clean: Applied to the text.
+        value: The value in the row.
+        what: The name of the value in an error.
+        clean: Cleans the text.
 
     Returns:
         The text, without ``Assistant:`` in front.
 
     Raises:
-        RowProblem: It is no answer.
+        RowProblem: The value is not an answer.
     """
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -134,12 +142,12 @@ def read_answers(value: Any, what: str, clean: Clean = unchanged) -> list[str]:
     """Read several answers.
 
     Args:
-        value: A list of texts or of messages; one answer alone stands for a list of one.
-        what: How to call it in a message.
-        clean: Applied to each.
+        value: A list of texts or of messages, or a single answer.
+        what: The name of the value in an error.
+        clean: Cleans each answer.
 
     Raises:
-        RowProblem: One of them is no answer, or there is none.
+        RowProblem: There is no answer, or an element is not one.
     """
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1:
         return [read_answer(item, f"{what}: answer {number}", clean) for number, item in enumerate(value, 1)]
@@ -147,10 +155,14 @@ def read_answers(value: Any, what: str, clean: Clean = unchanged) -> list[str]:
 
 
 def read_dialogue(value: Any, what: str) -> Turns:
-    """Read a dialogue that ends with the answer: a list of messages, or Anthropic's text.
+    """Read a dialogue that ends with the answer: a list of messages, or a transcript.
+
+    Args:
+        value: The value in the row.
+        what: The name of the value in an error.
 
     Raises:
-        RowProblem: It is none.
+        RowProblem: The value is not such a dialogue.
     """
     if isinstance(value, str):
         if not is_transcript(read_text(value, what)):
@@ -166,7 +178,11 @@ def read_dialogue(value: Any, what: str) -> Turns:
 
 
 def is_dialogue(value: Any) -> bool:
-    """Whether a value is a list of several messages."""
+    """Return whether a value is a list of several messages.
+
+    Args:
+        value: The value in the row.
+    """
     return isinstance(value, list) and len(value) > 1 and all(isinstance(item, Mapping) for item in value)
 
 
@@ -174,9 +190,9 @@ def join_prompt(before: Turns, dialogue: Turns, what: str) -> Turns:
     """Put a prompt in front of a dialogue, which may repeat all of it, its end, or nothing.
 
     Args:
-        before: The prompt; perhaps no turns.
-        dialogue: Ends with the answer.
-        what: The dialogue's column.
+        before: The prompt; it may be empty.
+        dialogue: The dialogue, which ends with the answer.
+        what: The column of the dialogue.
 
     Returns:
         The prompt and the dialogue, each turn once.
@@ -198,17 +214,25 @@ def join_prompt(before: Turns, dialogue: Turns, what: str) -> Turns:
 
 
 def without_answer(prompt: Turns, answers: Sequence[str]) -> Turns:
-    """A prompt without the answer at its end, where that is one of those which stand in columns of their own."""
+    """Return a prompt without the answer at its end, if that is one of the answers in other columns.
+
+    Args:
+        prompt: The prompt.
+        answers: The answers.
+    """
     last = prompt[-1]
     said = last.role == "assistant" and last.content.strip() in [answer.strip() for answer in answers]
     return prompt[:-1] if said and len(prompt) > 1 else prompt
 
 
 def check_prompt(prompt: Turns) -> None:
-    """Look whether a prompt can be answered.
+    """Check that a prompt can be answered.
+
+    Args:
+        prompt: The prompt.
 
     Raises:
-        RowProblem: It cannot.
+        RowProblem: It ends with the assistant's turn, or has no user turn.
     """
     if prompt[-1].role == "assistant":
         raise RowProblem("the prompt ends with the assistant's turn: there is nothing to answer")
@@ -216,10 +240,13 @@ def check_prompt(prompt: Turns) -> None:
 
 
 def check_beginning(turns: Turns) -> None:
-    """Look whether somebody asks before the assistant speaks.
+    """Check that a user's turn precedes the assistant's.
+
+    Args:
+        turns: The dialogue.
 
     Raises:
-        RowProblem: Nobody does.
+        RowProblem: The assistant speaks first, or there is only a system turn.
     """
     first = next((turn.role for turn in turns if turn.role != "system"), None)
     if first is None:
@@ -229,10 +256,14 @@ def check_beginning(turns: Turns) -> None:
 
 
 def cell_text(value: Any, what: str) -> str:
-    """A cell as text: numbers, lists and objects as JSON writes them.
+    """Return a cell as text; numbers, lists and objects as JSON.
+
+    Args:
+        value: The content of the cell.
+        what: The name of the cell in an error.
 
     Raises:
-        RowProblem: It is blank, or no tokenizer takes it.
+        RowProblem: The text is blank, or has half a surrogate pair.
     """
     if isinstance(value, str) or _is_parts(value):
         return read_text(value, what)
@@ -240,7 +271,7 @@ def cell_text(value: Any, what: str) -> str:
 
 
 def _is_parts(value: Any) -> bool:
-    """Whether a value is the content of a message in parts."""
+    """Return whether a value is the content of a message in parts."""
     return (
         isinstance(value, list) and bool(value) and all(isinstance(part, Mapping) and "type" in part for part in value)
     )

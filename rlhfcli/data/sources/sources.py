@@ -1,4 +1,4 @@
-"""Files, folders, hub data sets and the built-in generator, as rows that know where they stand."""
+"""Open files, folders, data sets of the Hub and the built-in generator as streams of rows with their places."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Stream:
     """The rows of one file.
 
     Args:
-        name: The file, for messages.
-        rows: Rows with their place; read once.
-        identity: Stands for the content: other content, other text.
-        meter: Tells how far the reading is.
-        note: What the user is to know of how its source was read; empty where that is nothing.
+        name: The name of the file, for messages.
+        rows: The rows with their places; they can be read once.
+        identity: A text that differs for different content.
+        meter: Measures the progress of the reading.
+        note: A note to the user about the files that are read; empty if there is none.
     """
 
     name: str
@@ -51,28 +51,39 @@ class Stream:
 
     @classmethod
     def numbered(cls, name: str, rows: Iterable[Any], total: int, identity: str = "") -> Stream:
-        """A stream of rows that have no lines, of which there are ``total``."""
+        """Make a stream of rows that have no line numbers.
+
+        Args:
+            name: The name of the stream, for messages.
+            rows: The rows.
+            total: The number of rows.
+            identity: A text that differs for different content.
+        """
         meter = Meter(total)
         return cls(name, _numbered(name, rows, meter), identity, meter)
 
     def limited(self, places: Iterator[int]) -> Stream:
-        """The same with no more rows than there are places; other streams may take from them too."""
+        """Return the stream with no more rows than there are places.
+
+        Args:
+            places: Yields once for each row; several streams may share it.
+        """
         return replace(self, rows=(row for row, _ in zip(self.rows, places, strict=False)))
 
 
 def open_source(source: SourceSection, seed: int, number: int = 0) -> list[Stream]:
-    """Find what a source of the recipe names. Nothing is read yet, except to take a fingerprint.
+    """Open a source of the recipe. No rows are read yet; the files are read once for their hashes.
 
     Args:
-        source: The recipe's entry; its ``weight`` and ``phase`` are the caller's business.
-        seed: Of the generated rows.
-        number: The place of the entry in the recipe, for messages.
+        source: The recipe's entry; ``weight`` and ``phase`` are left to the caller.
+        seed: The seed of generated rows.
+        number: The index of the entry in the recipe, for messages.
 
     Returns:
-        One stream for each file.
+        A stream for each file.
 
     Raises:
-        DataError: There is no such thing.
+        DataError: The source does not exist.
     """
     if source.path.startswith(builtin.PREFIX):
         return [_generated(name, source.limit, seed) for name in _generated_names(source.path)]
@@ -86,14 +97,14 @@ def local_streams(path: str, choice: Choice | None = None) -> list[Stream]:
     """Open a file, or all data files of a folder.
 
     Args:
-        path: File, folder, or a pattern such as ``data/*.jsonl`` or ``data/**/*.parquet``.
-        choice: Which files of a folder; left out: what is to be measured with.
+        path: A file, a folder, or a pattern such as ``data/*.jsonl`` or ``data/**/*.parquet``.
+        choice: The part of a folder to read; by default the one to evaluate with.
 
     Returns:
-        One stream for each file, in alphabetical order.
+        A stream for each file, in alphabetical order.
 
     Raises:
-        DataError: It does not exist, is no data file, or has no such part.
+        DataError: The path does not exist, is not a data file, or has no such part.
     """
     choice = choice or Choice(usual=MEASURE)
     found, note, wanted = Path(path).expanduser(), "", WantedSplit((choice.split,) if choice.split else choice.usual)
@@ -111,7 +122,7 @@ def local_streams(path: str, choice: Choice | None = None) -> list[Stream]:
 
 
 def _choice(source: SourceSection, number: int) -> Choice:
-    """What a source of the recipe asks for; what it leaves open is taken from the catalogue where it knows the data."""
+    """Return the part that a source asks for; the catalogue fills in what the recipe leaves open."""
     entry = find_entry(source.format) or find_entry(source.path)
     if entry is None:
         return Choice(source.split, source.subset, number=number)
@@ -120,7 +131,10 @@ def _choice(source: SourceSection, number: int) -> Choice:
 
 
 def file_identity(path: Path) -> str:
-    """A hash of a file's content.
+    """Return a hash of a file's content.
+
+    Args:
+        path: The file.
 
     Raises:
         DataError: It cannot be read.
@@ -132,10 +146,10 @@ def file_identity(path: Path) -> str:
 
 
 def code_identity(package: str) -> str:
-    """A hash of a package's Python files: other code, other data.
+    """Return a hash of a package's Python files, since other code makes other data.
 
     Args:
-        package: Dotted name.
+        package: The dotted name of the package.
     """
     folder = Path(str(importlib.import_module(package).__file__)).parent
     digest = blake2b(digest_size=16)
@@ -217,15 +231,19 @@ def _is_local(path: str) -> bool:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path may stand for several files."""
+    """Return whether a path is a pattern, which may match several files.
+
+    Args:
+        path: The path.
+    """
     return any(sign in path for sign in "*?[")
 
 
 def _is_of(file: Path, choice: Choice) -> bool:
-    """Whether a file that is named itself is of the wanted split by its name; a JSON file may hold that, too.
+    """Return whether a file is of the chosen split by its name; a JSON file may contain several splits.
 
     Raises:
-        DataError: It is no data file, or cannot hold what is wanted.
+        DataError: It is not a data file, or cannot contain that split.
     """
     if file.suffix.lower() == ".txt":
         raise DataError("a text file has no rows", where=printable_path(file), hint=_AS_ROWS)
