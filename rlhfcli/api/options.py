@@ -51,12 +51,14 @@ class TrainingOptions:
             max_time: Seconds until the training stops with a checkpoint; ``None``: no limit.
 
         Raises:
-            UserError: They exclude each other.
+            UserError: They exclude each other, or the time is not a number.
         """
         if resume and overwrite:
             raise UserError(
                 "--resume and --overwrite exclude each other", hint="--resume continues, --overwrite starts again."
             )
+        if not isinstance(max_time, int | float | None):
+            raise UserError(f"max_time is a number of seconds, not {max_time!r}")
         return cls(resume, overwrite, None if max_time is None else time.monotonic() + max_time)
 
     @property

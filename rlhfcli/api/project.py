@@ -66,12 +66,17 @@ class Project:
         launch.in_this_process(offline=offline)
         if isinstance(recipe, str | Path):
             recipe = _load(str(recipe), overrides, self.sink)
+        elif not hasattr(recipe, "recipe"):
+            raise UserError(f"a recipe is a file, a run folder or a built-in name, not {recipe!r}")
         elif overrides:
             raise UserError("the recipe is loaded already: overrides come too late")
         launch.together()  # the first rank is going to write what the others have read
         self.recipe: Recipe = recipe.recipe
         self._name = recipe.name
         self._caller = caller or Caller()
+
+    def __repr__(self) -> str:
+        return f"Project({self._name!r}, folder={str(self.folder)!r})"
 
     @property
     def folder(self) -> Path:
@@ -189,8 +194,7 @@ class Project:
             ModelError: The model is not trained yet, has no such form, or others would get other numbers.
             OutputError: Something is in the target.
         """
-        if phase not in PHASES:
-            raise UserError(f"a phase is sft or reward, not {phase}")
+        _check_phase(phase)
         options = ExportOptions(form) if isinstance(form, str) else form
         place = exporting.Target(Path(target), overwrite, self._command("export"), self.sink)
         return exporting.export_phase(self._workspace("export").run, phase, place, options)
@@ -212,7 +216,7 @@ class Project:
         return conversation.open_chat(self.recipe, speaker, scorer, label, self.sink)
 
     def bench(
-        self, phases: Sequence[Phase] = (SFT, REWARD), *, steps: int = 10, find_size: bool = False
+        self, phases: Phase | Sequence[Phase] = (SFT, REWARD), *, steps: int = 10, find_size: bool = False
     ) -> list[dict[str, Any]]:
         """Measure the speed of training steps and what limits it; nothing is trained that stays.
 
@@ -224,6 +228,9 @@ class Project:
         Returns:
             Figures of each phase.
         """
+        phases = [phases] if isinstance(phases, str) else phases
+        for phase in phases:
+            _check_phase(phase)
         return capacity.bench(self._workspace("bench"), phases, steps, find_size=find_size)
 
     def estimate_memory(self, phase: Phase, *, ranks: int = 1, ranks_here: int | None = None) -> dict[str, Any]:
@@ -237,6 +244,7 @@ class Project:
         Returns:
             Sizes of the model and its largest micro-batch, and bytes by stage.
         """
+        _check_phase(phase)
         return capacity.estimate_memory(self._workspace("estimate_memory"), phase, ranks, ranks_here or ranks)
 
     def _command(self, method: str) -> tuple[str, ...]:
@@ -247,6 +255,11 @@ class Project:
 
         run = RunFolder(self.recipe, self._command(method))
         return Workspace(self.recipe, run, self.sink, self._caller.launch_options)
+
+
+def _check_phase(phase: str) -> None:
+    if phase not in PHASES:
+        raise UserError(f"a phase is sft or reward, not {phase}")
 
 
 def _load(recipe: str, overrides: Sequence[str] | Mapping[str, Any], sink: Sink) -> Loaded:
@@ -262,7 +275,7 @@ def _load(recipe: str, overrides: Sequence[str] | Mapping[str, Any], sink: Sink)
 def _changes(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
     """Return changes as the texts that stand after ``--set``; values become YAML."""
     if not isinstance(overrides, Mapping):
-        return [overrides] if isinstance(overrides, str) else list(overrides)
+        return [overrides] if isinstance(overrides, str) else [str(change) for change in overrides]
     from rlhfcli.files import strict_yaml
 
     values = {key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()}
@@ -273,7 +286,7 @@ def _changes(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 
 def _sink_of(progress: Progress) -> Sink:
-    if not isinstance(progress, str):
+    if not isinstance(progress, str) and hasattr(progress, "stage"):
         return progress
     if progress == "silent":
         return Silent()

@@ -78,7 +78,7 @@ def _add_line(path: Path, line: str) -> None:
         end = file.seek(0, os.SEEK_END)
         file.seek(0)
         if end and not _is_dialogue(file.readline()):
-            raise ValueError("it contains something else than dialogues; name a new file")
+            raise ValueError("it contains something other than dialogues; name a new file")
         file.seek(max(end - 1, 0))
         begin = b"" if file.read(1) in (b"", b"\n") else b"\n"
         try:

@@ -69,7 +69,7 @@ class SourceSection(Section):
     )
     split: str | None = Field(None, description="which split, where the source has several; left out: train")
     weight: float = Field(1.0, gt=0, description="share of the rows that is used; 2.0 takes every row twice")
-    limit: Positive | None = Field(None, description="use at most so many rows")
+    limit: Positive | None = Field(None, description="use at most this many rows")
     phase: Literal["both", "sft", "reward"] = Field(
         "both", description="which phase learns from it; SFT learns the chosen answers of preference rows"
     )
@@ -145,7 +145,7 @@ class PhaseSection(Section):
 
     lora: LoraSection | None = Field(None, description="leave out for full fine-tuning")
     epochs: float = Field(1.0, gt=0, description="passes over the training rows; may be a fraction")
-    max_steps: Positive | None = Field(None, description="stop after so many optimizer steps")
+    max_steps: Positive | None = Field(None, description="stop after this many optimizer steps")
     batch_size: Positive = Field(64, description="sequences (or pairs) per optimizer step, all devices together")
     micro_batch_tokens: int = Field(
         8192, ge=8, description="tokens that one device holds at a time; gradient accumulation is derived"
@@ -226,7 +226,7 @@ class ChatSection(Section):
 
     temperature: float = Field(0.7, ge=0, description="0 is greedy")
     top_p: Probability = Field(0.9, description="draw from the smallest set of tokens with this probability")
-    top_k: int = Field(0, ge=0, description="draw from so many tokens; 0: all")
+    top_k: int = Field(0, ge=0, description="draw from this many tokens; 0: all")
     max_new_tokens: Positive = Field(256, description="longest answer, in tokens")
 
 
@@ -260,7 +260,7 @@ class CheckpointSection(Section):
     )
     keep: Positive = Field(2, description="how many of the newest are kept; all are removed when the phase is finished")
     patience: Positive | None = Field(
-        None, description="with best_by: stop after so many evaluations in a row without improvement; null: never"
+        None, description="with best_by: stop after this many evaluations in a row without improvement; null: never"
     )
     best_by: Literal["loss", "accuracy"] | None = Field(
         None,

@@ -94,7 +94,7 @@ def _is_manifest(file: Path) -> bool:
 def _refuse(folder: Path, others: Iterable[str], ours: str) -> None:
     if others := list(others):
         raise OutputError(
-            f"holds something else than {ours}: {shortened(others)}",
+            f"holds something other than {ours}: {shortened(others)}",
             where=str(folder),
             hint="Nothing was changed. Move it elsewhere, or choose another output_dir.",
         )

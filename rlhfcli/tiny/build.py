@@ -89,7 +89,7 @@ def check_output(output: Path) -> None:
     """
     if output.exists() and not (output / "build.json").is_file() and (output.is_file() or any(output.iterdir())):
         raise SystemExit(
-            f"{output}: the folder holds something else than a base model of this script: choose another --output"
+            f"{output}: the folder holds something other than a base model of this script: choose another --output"
         )
 
 

@@ -202,6 +202,7 @@ def test_overrides(tmp_path: Path) -> None:
     section = Project("tiny", {"sft.lora": {"rank": 3, "alpha": 6}, "eval.prompts": None, "model.name": "a: b"}).recipe
     assert section.sft.lora is not None and (section.sft.lora.rank, section.eval.prompts) == (3, None)
     assert section.model.name == "a: b"
+    assert repr(Project("tiny", {"output_dir": "x"})) == "Project('tiny', folder='x')"
 
 
 BROKEN: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
@@ -210,6 +211,12 @@ BROKEN: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no such recipe": (lambda: Project("none.yaml"), UserError, "there is no such recipe file"),
     "not a value": (lambda: Project("tiny", {"sft.epochs": object()}), UserError, "has no form in YAML"),
     "too late": (lambda: Project(load_recipe("tiny"), ["seed=1"]), UserError, "loaded already"),
+    "no recipe": (lambda: Project({"seed": 1}), UserError, "a recipe is a file, a run folder"),  # type: ignore[arg-type]
+    "no change": (lambda: Project("tiny", [3]), RecipeError, "write it as key=value"),  # type: ignore[list-item]
+    "no progress": (lambda: Project("tiny", progress=None), UserError, "progress is silent"),  # type: ignore[arg-type]
+    "no time": (lambda: Project("tiny").sft(max_time="3h"), UserError, "number of seconds"),  # type: ignore[arg-type]
+    "no phase": (lambda: Project("tiny").bench("both"), UserError, "a phase is sft or reward"),  # type: ignore[arg-type]
+    "no phase to estimate": (lambda: Project("tiny").estimate_memory("rm"), UserError, "sft or reward"),  # type: ignore[arg-type]
     "both": (lambda: Project("tiny").sft(resume=True, overwrite=True), UserError, "exclude each other"),
 }
 

@@ -100,7 +100,7 @@ def test_a_file_with_other_contents_is_left_alone(session: ChatSession, says: Sa
     list(session.reply("Hi"))
     (tmp_path / name).write_text(OTHERS[name])
     text = run_command(f"/save {tmp_path / name}", session).text
-    assert text == f"Not saved: {tmp_path / name}: it contains something else than dialogues; name a new file"
+    assert text == f"Not saved: {tmp_path / name}: it contains something other than dialogues; name a new file"
     assert (tmp_path / name).read_text() == OTHERS[name]
 
 

@@ -43,7 +43,7 @@ THEIRS: list[tuple[Refusal, dict[str, str], str]] = [
         "it has files (data, recipe.yaml), but no run.json",
     ),
     (refuse_other_folder, {name: "" for name in "abcde"}, "it has files (a, b, c …), but no run.json"),
-    (refuse_other_model, {"thesis.txt": ""}, "holds something else than a model that rlhf has made: thesis.txt"),
+    (refuse_other_model, {"thesis.txt": ""}, "holds something other than a model that rlhf has made: thesis.txt"),
     (
         refuse_other_model,
         {k: v for k, v in MODEL.items() if k != "B2SUMS"},
@@ -52,12 +52,12 @@ THEIRS: list[tuple[Refusal, dict[str, str], str]] = [
     (
         refuse_other_model,
         MODEL | {"thesis.txt": ""},
-        "holds something else than a model that rlhf has made: thesis.txt",
+        "holds something other than a model that rlhf has made: thesis.txt",
     ),
     (refuse_other_model, MODEL | ADAPTER | {"adapter/notes.md": ""}, "rlhf has made: adapter"),
     (refuse_other_model, MODEL | {"adapter/thesis.txt": ""}, "rlhf has made: adapter"),
-    (refuse_other_data, {"mine.jsonl": ""}, "holds something else than prepared data: mine.jsonl"),
-    (refuse_other_data, {"manifest.json": '{"name": "my app"}'}, "something else than prepared data: manifest.json"),
+    (refuse_other_data, {"mine.jsonl": ""}, "holds something other than prepared data: mine.jsonl"),
+    (refuse_other_data, {"manifest.json": '{"name": "my app"}'}, "something other than prepared data: manifest.json"),
     (refuse_other_data, dict.fromkeys(_FILES, "") | {"own.arrow": ""}, "prepared data: own.arrow"),
 ]
 

@@ -186,7 +186,7 @@ def _lengths(manifest: Mapping[str, Any]) -> Table | None:
         for what, quantiles in of_phase.items():
             columns = (Column("training rows"), *(Column(_quantile(key), number=True) for key in quantiles))
             rows.append((f"{phase}: {what}", *(_short(value, 10_000) for value in quantiles.values())))
-    note = "50 %: half of the rows have at most so many. A preference is as long as its prompt with the longest answer."
+    note = "50 %: half of the rows have at most this many. A preference is its prompt with the longest answer."
     return Table("Lengths", columns, tuple(rows), note) if rows else None
 
 

@@ -122,7 +122,7 @@ def test_files_of_others_beside_a_store_are_not_lost(made, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("years of work")
     make()  # it is up to date
-    with pytest.raises(OutputError, match=f"holds something else than prepared data: {name.partition('/')[0]}"):
+    with pytest.raises(OutputError, match=f"holds something other than prepared data: {name.partition('/')[0]}"):
         make(anew=True)
     assert (folder / name).read_text() == "years of work"
 
