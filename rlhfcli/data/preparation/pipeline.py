@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from rlhfcli.data.dialogues.column_use import WatchedRow
 from rlhfcli.data.dialogues.dialogue import Dialogue, Origin, Preference
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.encoding.encode import Encoder, EncodingResult
 from rlhfcli.data.preparation.duplicates import DuplicateFilter
 from rlhfcli.data.preparation.overlap import PromptWriter
 from rlhfcli.data.reading.rows import Unreadable, check_readable
-from rlhfcli.data.shapes.formats import Example, Shape, convert, shape_of
-from rlhfcli.data.sources.shaping import Shaping
+from rlhfcli.data.shapes.formats import Example, Shape, shape_of
+from rlhfcli.data.sources.shaping import Shaping, convert_row
 from rlhfcli.data.sources.sources import Stream
 from rlhfcli.data.store.counts import DUPLICATES, SourceCount, short_reason
 from rlhfcli.data.store.prepared import REJECTED
@@ -174,9 +173,7 @@ class RowPipeline:
             shape = shape_of(row, shapes)
             if shape.name not in count.shapes:
                 count.shapes.append(shape.name)
-            watched = WatchedRow(row) if isinstance(row, Mapping) else row
-            example = convert(watched, shape, origin)
-            unread = count.columns.add(watched, example, joined=shape.join is not None)
+            example, unread = convert_row(row, shape, origin, count.columns)
             key = row_key(example) if self._data.split_by == "row" else conversation_key(example)
             wanted, copies = self._wanted(example, key, source)
             phases = self._not_seen(example, wanted, count, unread)

@@ -1,10 +1,9 @@
-"""Prompts and pairs to measure with, as ``eval.prompts`` and ``eval.pairs`` name them."""
+"""Read the prompts and pairs of evaluation sets, as ``eval.prompts`` and ``eval.pairs`` name them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
 
 from rlhfcli.data.dialogues.column_use import ColumnUse, WatchedRow, peek
@@ -12,11 +11,13 @@ from rlhfcli.data.dialogues.dialogue import Preference, Turn
 from rlhfcli.data.dialogues.side_columns import refuse_media
 from rlhfcli.data.dialogues.turns import RowProblem, read_text
 from rlhfcli.data.reading.rows import check_readable
-from rlhfcli.data.shapes.formats import Row, convert, detect_shape, named_shapes, shape_of
+from rlhfcli.data.shapes.formats import Row, shape_of
 from rlhfcli.data.shapes.prompts import ALPACA, BESIDE, Prompt, Turns, check_prompt, with_system
+from rlhfcli.data.sources.shaping import Shaping, convert_row
 from rlhfcli.data.sources.sources import Stream, local_streams
 from rlhfcli.errors import DataError
 from rlhfcli.recipe import builtin
+from rlhfcli.recipe.schema import SourceSection
 
 _PROMPTS_PER_SKILL = 40
 _PAIRS = 1200
@@ -87,9 +88,9 @@ def read_pairs(path: str, seed: int, shape: str = "auto", use: ColumnUse | None 
 
     Args:
         path: A local file of preferences, or ``builtin:tiny``.
-        seed: Of the generated ones.
-        shape: As ``format`` in a recipe.
-        use: Counts the columns that nobody reads.
+        seed: The seed of generated pairs.
+        shape: The shape of its rows, as a recipe's ``format``.
+        use: Counts the columns that are not read.
 
     Returns:
         At least one pair.
@@ -97,23 +98,19 @@ def read_pairs(path: str, seed: int, shape: str = "auto", use: ColumnUse | None 
     Raises:
         DataError: The file or a row of it cannot be used.
     """
+    use = ColumnUse() if use is None else use
+    shaping = Shaping(SourceSection(path=path, format=shape), use)
     found: list[Preference] = []
     for stream in _pair_streams(path, seed):
-        first = list(islice(stream.rows, 10))
-        candidates = named_shapes(shape, path)
-        kind = detect_shape([row for row, _ in first], candidates, stream.name)
-        rows = chain(first, stream.rows)
-        for row, origin in rows if kind.join is None else kind.join(rows):
-            try:
-                watched = WatchedRow(row) if isinstance(check_readable(row), Mapping) else row
-                example = convert(watched, shape_of(row, (kind, *candidates)), origin)
-                if not isinstance(example, Preference):
-                    raise RowProblem("this is a dialogue; ranking needs chosen and rejected answers")
-            except RowProblem as problem:
-                raise DataError(str(problem), where=str(origin), hint="Fix the row, or take it out.") from None
-            if use is not None and isinstance(watched, WatchedRow):
-                use.add(watched, example, joined=kind.join is not None)
-            found.append(example)
+        for chunk, shapes in shaping.chunks(stream.rows, stream.name):
+            for row, origin in chunk:
+                try:
+                    example, _ = convert_row(check_readable(row), shape_of(row, shapes), origin, use)
+                    if not isinstance(example, Preference):
+                        raise RowProblem("this is a dialogue; ranking needs chosen and rejected answers")
+                except RowProblem as problem:
+                    raise DataError(str(problem), where=str(origin), hint="Fix the row, or take it out.") from None
+                found.append(example)
     return found
 
 

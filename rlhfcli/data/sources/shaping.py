@@ -1,4 +1,4 @@
-"""From the rows of a source's files to rows whose shape is known: columns renamed, joined rows put together."""
+"""Find the shape of a source's rows: rename columns as the recipe asks, choose the shape, join rows, convert them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from rlhfcli.data.dialogues.column_use import ColumnUse
+from rlhfcli.data.dialogues.column_use import ColumnUse, WatchedRow
 from rlhfcli.data.dialogues.columns import MissingStep, column_of, value_at
 from rlhfcli.data.dialogues.dialogue import Origin
 from rlhfcli.data.dialogues.turns import RowProblem
 from rlhfcli.data.reading.rows import Unreadable
-from rlhfcli.data.shapes.formats import Shape, detect_shape, known_columns, named_shapes
+from rlhfcli.data.shapes.formats import Example, Shape, convert, detect_shape, known_columns, named_shapes
 from rlhfcli.data.shapes.row_joins import Join
 from rlhfcli.errors import DataError
 from rlhfcli.recipe.schema import SourceSection
@@ -25,12 +25,32 @@ Located = tuple[Any, Origin]
 Item = TypeVar("Item")
 
 
+def convert_row(row: Any, shape: Shape, origin: Origin, use: ColumnUse) -> tuple[Example, str]:
+    """Convert a row, and count which of its columns were read.
+
+    Args:
+        row: The row, after renaming and joining.
+        shape: The shape of the row.
+        origin: The place of the row.
+        use: Counts the columns.
+
+    Returns:
+        The example, and the unread values of its row as text to compare rows by.
+
+    Raises:
+        RowProblem: The row cannot be used.
+    """
+    watched = WatchedRow(row) if isinstance(row, Mapping) else row
+    example = convert(watched, shape, origin)
+    return example, use.add(watched, example, joined=shape.join is not None)
+
+
 class Shaping:
-    """Reads the files of one source.
+    """Finds the shapes of the rows of one source.
 
     Args:
         source: The recipe's entry.
-        use: Counts the columns of rows that are put together.
+        use: Counts the columns of rows that are joined.
 
     Raises:
         DataError: The recipe names a format or a column that no shape knows.
@@ -49,8 +69,8 @@ class Shaping:
         """Read the rows of a file.
 
         Args:
-            rows: As they stand in the file.
-            name: The file, for messages.
+            rows: The rows of the file, with their places.
+            name: The name of the file, for messages.
 
         Yields:
             Some hundred rows, with the shapes that they may have: first that of the file, then those that a row
@@ -96,10 +116,10 @@ class Shaping:
         raise error
 
     def finish(self) -> None:
-        """Look whether every column that the recipe renames was there.
+        """Check that the source had every column that the recipe renames.
 
         Raises:
-            DataError: One was in no row.
+            DataError: No row had one of them.
         """
         for missing in sorted(self._missing):
             raise self._no_column(missing)

@@ -1,4 +1,4 @@
-"""Stores of older versions, whose manifests are not sealed: they have no sums of the files and of themselves."""
+"""Check stores of older versions, whose manifests have no checksums of the files and of themselves."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rlhfcli.errors import DataError
 
 
 def damage_of_unsealed(folder: Path, manifest: Mapping[str, Any]) -> str | None:
-    """Check a store of an older version, which recorded no sums: that its files can be read and have all rows.
+    """Check that the files of a store without checksums can be read and have all rows.
 
     Args:
-        folder: The store.
-        manifest: Its manifest.
+        folder: The folder of the store.
+        manifest: The manifest of the store.
 
     Returns:
-        What is wrong with which file; ``None`` if nothing is.
+        The damage, with the name of the file; ``None`` if there is none.
     """
     kinds: dict[str, type[StoredDialogues] | type[StoredPairs]] = {"sft": StoredDialogues, "reward": StoredPairs}
     for part, counted in manifest["tokens"].items():
