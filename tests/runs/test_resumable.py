@@ -11,7 +11,7 @@ import pytest
 from rlhfcli.errors import OutputError
 from rlhfcli.files.run_layout import list_checkpoints, step_of
 from rlhfcli.recipe.schema import Recipe
-from rlhfcli.runs.resumable import refuse_changes, refuse_new_data, refuse_other_settings, settings
+from rlhfcli.runs.resumable import needs_data, refuse_changes, refuse_new_data, refuse_other_settings, settings
 from rlhfcli.runs.run_folder import RunFolder
 from rlhfcli.runs.settings import differences
 
@@ -112,6 +112,13 @@ def test_data_that_a_stopped_phase_needs_is_not_replaced(tmp_path):
         "that was made of other inputs"
     )
     assert caught.value.where == str(left)
+
+
+def test_a_stopped_phase_needs_the_data_that_it_began_with(tmp_path):
+    assert not needs_data(tmp_path, "sft", "f")  # nothing was stopped
+    leave(tmp_path, "sft", 1200)
+    assert needs_data(tmp_path, "sft", "f") and not needs_data(tmp_path, "sft", "other")
+    assert not needs_data(tmp_path, "reward", "f")
 
 
 def test_checkpoints_are_found_by_their_names(tmp_path):
