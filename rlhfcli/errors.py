@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_OUT_OF_MEMORY = (  # in the texts of torch, CUDA and NCCL
+_OUT_OF_MEMORY = (  # messages of torch, CUDA, NCCL and the system
     "CUDA out of memory",
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -33,10 +33,11 @@ _OUT_OF_MEMORY = (  # in the texts of torch, CUDA and NCCL
     "'out of memory'",  # NCCL: Cuda failure 2 'out of memory'
     "CUBLAS_STATUS_ALLOC_FAILED",
     "std::bad_alloc",
-    "annot allocate memory",  # the system's own words, as a library written in C or Rust repeats them
+    "annot allocate memory",  # the system's message, quoted by libraries written in C or Rust
     "can't start new thread",
-    "failed to map segment from shared object",  # of a library that is imported; where it may not be run, that is said
+    "failed to map segment from shared object",  # the import of a library
 )
+_NOT_PERMITTED = "not permitted"  # the library lies where nothing may be executed
 
 _WRITE_HINTS = {
     errno.ENOSPC: "The disk is full: make room on it.",
@@ -53,7 +54,7 @@ _WRITE_HINTS = {
 
 
 class RlhfError(Exception):
-    """Something the program could not do.
+    """Something that the program could not do.
 
     Args:
         what: One sentence: what is wrong.
@@ -138,7 +139,7 @@ def mentions_out_of_memory(text: str) -> bool:
     Args:
         text: The message of an error, as read from another process.
     """
-    return any(words in text for words in _OUT_OF_MEMORY) and "not permitted" not in text
+    return any(message in text for message in _OUT_OF_MEMORY) and _NOT_PERMITTED not in text
 
 
 class TrainingError(RlhfError):
