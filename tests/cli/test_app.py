@@ -142,7 +142,7 @@ def test_recipes_show_is_the_file(call):
 def test_recipes_show_unknown(call):
     code, out, err = call("recipes", "show", "small")
     assert (code, out) == (2, "")
-    assert err.startswith("error: small: there is no built-in recipe of this name; there is tiny, opt125m")
+    assert err.startswith("error: small: there is no built-in recipe of this name\nBuilt in: tiny, opt125m.")
 
 
 def test_recipes_copy_then_validate(call):

@@ -101,5 +101,5 @@ def _text(name: str) -> str:
     text = builtin.text(name)
     if text is None:
         known = ", ".join(builtin.names())
-        raise UserError(f"there is no built-in recipe of this name; there is {known}", where=name)
+        raise UserError("there is no built-in recipe of this name", where=name, hint=f"Built in: {known}.")
     return text

@@ -9,34 +9,38 @@ from rlhfcli.evaluation.tables import Column, Table
 from rlhfcli.words import counted, size
 
 _LARGE = 2e9  # bytes from which the table is in gigabytes
-_PARTS = ("parameters", "gradients", "optimizer", "activations", "other")
+_PARTS = {  # the rows, and the keys of their figures
+    "parameters": "parameters",
+    "+ gradients": "gradients",
+    "+ optimizer": "optimizer",
+    "+ activations": "activations",
+    "+ other": "other",
+    "= in all": "device",
+}
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """Put the estimate of a phase into a table: one line per stage, which adds up from left to right.
+    """Put the estimate of a phase into a table: one column per stage, which adds up from top to bottom.
 
     Args:
         result: As returned by ``dry_run``.
     """
-    most = max(stage["device"] for stage in result["stages"])
-    unit = "GB" if most >= _LARGE else "MB"  # in gigabytes a small model would be a row of zeros
-    names = ("ZeRO stage", *_PARTS, f"in all, {unit}")
-    joined = [name if place in (0, 1, len(names) - 1) else f"+ {name}" for place, name in enumerate(names)]
-    columns = (*(Column(name, number=True) for name in joined), Column(""))
+    stages = result["stages"]
+    unit = "GB" if max(stage["device"] for stage in stages) >= _LARGE else "MB"  # a small model would be all zeros
+    columns = [Column(f"ZeRO stage, {unit}")]
+    columns += [Column(_stage_name(stage["stage"], result["zero_stage"]), number=True) for stage in stages]
+    rows = [(label, *(_amount(stage[part], unit) for stage in stages)) for label, part in _PARTS.items()]
+    rows.append(("", *("fits" if stage["fits"] else "does not fit" for stage in stages)))
     title = f"{result['phase']}: memory of each {'GPU' if result['gpu'] else 'rank'}, estimated"
-    return Table(
-        title, columns, tuple(_row(result, stage, unit) for stage in result["stages"]), " ".join(_notes(result))
-    )
+    return Table(title, tuple(columns), tuple(rows), " ".join(_notes(result)))
 
 
-def _row(result: Mapping[str, Any], stage: Mapping[str, Any], unit: str) -> tuple[str, ...]:
-    verdict = "fits" if stage["fits"] else "does not fit"
-    if stage["stage"] == result["zero_stage"]:
-        verdict += " · the recipe's"
-    parts = [
-        f"{stage[part] / 1e9:.2f}" if unit == "GB" else f"{stage[part] / 1e6:,.0f}" for part in (*_PARTS, "device")
-    ]
-    return str(stage["stage"]), *parts[:-1], f"= {parts[-1]}", verdict
+def _stage_name(stage: int, of_recipe: int) -> str:
+    return f"{stage} (recipe)" if stage == of_recipe else str(stage)
+
+
+def _amount(number: float, unit: str) -> str:
+    return f"{number / 1e9:.2f}" if unit == "GB" else f"{number / 1e6:,.0f}"
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,9 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import LlamaConfig
 
 from rlhfcli.cli.views import memory_view
+from rlhfcli.cli.views.tables import memory_tables
 from rlhfcli.core.capacity import activation_memory
 from rlhfcli.core.capacity import dry_run as dry
 from rlhfcli.core.capacity.memory_model import Needs, estimate
@@ -111,7 +114,13 @@ def test_the_table_says_what_is_offloaded(tmp_path):
     note = memory_view.table(result).note
     assert re.search(r"Offloaded to the host's memory, for each rank besides: [1-9][\d.]* kB at stage 3\.", note)
     table = memory_view.table(result)
-    assert table.columns[-2].name == "in all, MB"  # in gigabytes the model would be nothing
-    assert float(table.rows[0][5].replace(",", "")) >= 300  # the program itself counts
+    assert table.columns[0].name == "ZeRO stage, MB"  # in gigabytes the model would be nothing
+    assert [column.name for column in table.columns[1:]] == ["0", "1", "2", "3 (recipe)"]
+    rows = {label: figures for label, *figures in table.rows}
+    assert float(rows["+ other"][0].replace(",", "")) >= 300  # the program itself counts
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(memory_tables([result]))
+    lines = [line.split() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert ["=", "in", "all", *rows["= in all"]] in lines and ["fits"] * 4 in lines
     plain = dry.dry_run(_project(tmp_path, deepspeed={"zero_stage": 3}), "sft", 2, 2)
     assert "Offloaded" not in memory_view.table(plain).note
