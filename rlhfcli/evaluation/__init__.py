@@ -1,6 +1,6 @@
-"""Evaluation of trained models: perplexity, exact match, ranking accuracy, baselines, and tables of the results.
+"""Evaluation of trained models: perplexity, exact match, ranking accuracy, baselines, benchmarks, and tables of results.
 
 Returns plain data. May import ``core`` and below.
 """
 
-__all__ = ["tables", "trained_models"]
+__all__ = ["intervals", "tables", "trained_models"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_Z95 = 1.959964  # the normal distribution's 97.5 % point
+from rlhfcli.evaluation.intervals import wilson
 
 
 def accuracy(margin: Tensor, preference: Tensor | None = None) -> dict[str, Any]:
@@ -35,21 +34,3 @@ def accuracy(margin: Tensor, preference: Tensor | None = None) -> dict[str, Any]
         "ties": ties / pairs,
         "pairs": pairs,
     }
-
-
-def wilson(hits: float, n: float) -> tuple[float, float]:
-    """Compute Wilson's 95 % interval of a share (JASA 22, 1927).
-
-    ``(p + z²/2n ± z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n)``: always inside [0, 1], and reliable near its ends.
-
-    Args:
-        hits: Number of hits, halves allowed.
-        n: Number of trials, at least one.
-
-    Returns:
-        Lower and upper end.
-    """
-    p, z2 = hits / n, _Z95**2
-    half = _Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    middle, scale = p + z2 / (2 * n), 1 + z2 / n
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from rlhfcli.data.encoding.encoded import EncodedPreference
 from rlhfcli.errors import DataError
-from rlhfcli.evaluation.accuracy import accuracy, wilson
+from rlhfcli.evaluation.accuracy import accuracy
 from rlhfcli.evaluation.baselines import bag_of_words
+from rlhfcli.evaluation.intervals import wilson
 from rlhfcli.evaluation.reward import evaluate_reward, ranking
 
 LN2 = math.log(2)
