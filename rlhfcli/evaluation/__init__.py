@@ -1,4 +1,4 @@
-"""Evaluation of trained models: perplexity, exact match, ranking accuracy, baselines, benchmarks, and tables of results.
+"""Evaluation of trained models: perplexity, exact match, ranking accuracy, baselines, benchmarks, and result tables.
 
 Returns plain data. May import ``core`` and below.
 """
