@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhfcli import launch
-from rlhfcli.api import capacity, conversation, exporting, measuring, training
+from rlhfcli.api import benchmarking, capacity, conversation, exporting, measuring, training
 from rlhfcli.api.options import Caller, ExportOptions, TrainingOptions
 from rlhfcli.api.results import Evaluation, Exported, PhaseResult, PreparedData, RunResult
 from rlhfcli.api.workspace import Workspace
@@ -175,6 +175,19 @@ class Project:
         workspace = self._workspace("evaluate")
         with workspace.locked():
             return measuring.evaluate(workspace)
+
+    def benchmark(
+        self, paths: Sequence[str | Path], reward: str | Path | None = None, *, label: str | None = None
+    ) -> dict[str, Any]:
+        """Measure a reward model on published benchmarks, from local files; see docs/benchmarks.md.
+
+        Args:
+            paths: Files or folders of benchmarks.
+            reward: Another reward model than the run's.
+            label: Which output is the reward, for a reward model that has several.
+        """
+        name = None if reward is None else str(reward)
+        return benchmarking.measure(self._workspace("benchmark"), [Path(path) for path in paths], name, label)
 
     def export(
         self, phase: Phase, target: str | Path, form: Form | ExportOptions = "merged", *, overwrite: bool = False

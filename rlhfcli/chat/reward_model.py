@@ -79,10 +79,7 @@ class RewardModel:
             DataError: A dialogue cannot be read, or the chat template cannot write it.
         """
         read = [self._read(messages, number) for number, messages in enumerate(dialogues, 1)]
-        if not read:
-            return []
-        rewards: list[float] = self.network.rewards([ids for ids, _ in read], [start for _, start in read]).tolist()
-        return rewards
+        return self._rewards(read)
 
     def reward_of(self, turns: Sequence[Turn]) -> float | None:
         """Return the reward of the last turn, the assistant's; ``None`` if the template cannot write the dialogue.
@@ -90,8 +87,17 @@ class RewardModel:
         Args:
             turns: The dialogue.
         """
-        read = self._reader.read(turns)
-        return None if read is None else float(self.network.rewards([read[0]], [read[1]])[0])
+        return self.rewards_of([turns])[0]
+
+    def rewards_of(self, dialogues: Sequence[Sequence[Turn]]) -> list[float | None]:
+        """Return the reward of the last turn of each dialogue; ``None`` where the template cannot write it.
+
+        Args:
+            dialogues: Dialogues that end with a turn of the assistant.
+        """
+        read = [self._reader.read(turns) for turns in dialogues]
+        rewards = iter(self._rewards([each for each in read if each is not None]))
+        return [None if each is None else next(rewards) for each in read]
 
     @property
     def scale(self) -> tuple[float, float] | None:
@@ -102,6 +108,12 @@ class RewardModel:
     @cached_property
     def _reader(self) -> Reader:
         return Reader(self.network, self.tokenizer)
+
+    def _rewards(self, read: Sequence[tuple[list[int], int]]) -> list[float]:
+        if not read:
+            return []
+        rewards: list[float] = self.network.rewards([ids for ids, _ in read], [start for _, start in read]).tolist()
+        return rewards
 
     def _read(self, messages: Sequence[Mapping[str, object]], number: int) -> tuple[list[int], int]:
         where = f"dialogue {number}"

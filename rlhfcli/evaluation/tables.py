@@ -119,6 +119,29 @@ def reward_rows(result: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
+def benchmark_rows(result: Mapping[str, Any]) -> Table:
+    """Make the table of a reward model on a published benchmark: subsets, columns of the leaderboard, totals.
+
+    Args:
+        result: Figures as ``Figures.as_json`` returns them, with ``title``, ``skipped`` and ``in_training_data``.
+    """
+    columns = (Column(""), Column("items", number=True), Column("accuracy", number=True), Column("how", share=1))
+    rows = [_benchmark_row(figure) for part in ("subsets", "columns", "totals") for figure in result[part]]
+    notes = [f"{result['ties']:,} items with a tie: {result['tie_rule']}"] if result["ties"] else []
+    if skipped := result["skipped"]["rows"]:
+        notes.append(f"{counted(skipped, 'row')} cannot be used: {result['skipped']['examples'][0]}")
+    overlap = result["in_training_data"]
+    if overlap and overlap["found"]:
+        notes.append(f"{overlap['found']:,} of {overlap['rows']:,} prompts occur in the training data of the run")
+    return Table(result["title"], columns, tuple(rows), "\n".join([*notes, *result["notes"]]) or None)
+
+
+def _benchmark_row(figure: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = figure["ci95"]
+    accuracy = f"{percent(figure['value'])}  [{100 * low:.1f}, {100 * high:.1f}]"
+    return figure["name"], f"{figure['n']:,}", accuracy, figure["mean"]
+
+
 def _samples(samples: list[Mapping[str, Any]]) -> Table:
     columns = tuple(Column(name, share=1) for name in ("prompt", "base", "fine-tuned", "reference"))
     keys = ("prompt", "base", "tuned", "reference")

@@ -59,6 +59,15 @@ def reward_tables(result: Mapping[str, Any]) -> RenderableType:
     return _draw(report.reward_rows(result), note_style=_VERDICTS[result["verdict"]])
 
 
+def benchmark_tables(result: Mapping[str, Any]) -> RenderableType:
+    """Draw the figures of a reward model on published benchmarks.
+
+    Args:
+        result: As ``Project.benchmark`` returns it.
+    """
+    return _draw([report.benchmark_rows(each) for each in result["benchmarks"]])
+
+
 def bench_tables(results: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Draw the speed of each phase.
 

@@ -6,7 +6,7 @@ white space do not count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -67,7 +67,20 @@ def find_overlap(folder: Path, evaluation: EvalSection, seed: int) -> dict[str, 
         sets[f"eval.prompts.{name}".rstrip(".")] = [row.turns for row in read_prompts(file, seed)]
     for name, file in evaluation.pair_sets.items():
         sets[f"eval.pairs.{name}".rstrip(".")] = [pair.prompt for pair in read_pairs(file, seed)]
-    if not sets:
+    return count_prompts(folder, sets)
+
+
+def count_prompts(folder: Path, sets: Mapping[str, Sequence[Sequence[Turn]]]) -> dict[str, Any]:
+    """Count the prompts of some sets that stand in the training data of a store.
+
+    Args:
+        folder: The store; without prepared data nothing is counted.
+        sets: Prompts by the name of their set, at least one in each.
+
+    Returns:
+        As ``find_overlap``.
+    """
+    if not sets or not (folder / PROMPTS).is_file():
         return {}
     with pa.memory_map(str(folder / PROMPTS)) as source:
         trained = pa.ipc.open_file(source).read_all()

@@ -4,4 +4,4 @@
 is recognised. No torch: scores come in as numbers. May import ``data`` and ``evaluation.intervals``.
 """
 
-__all__: list[str] = []
+__all__ = ["registry"]
