@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rlhfcli.errors import UserError
+from rlhfcli.progress import Silent, Sink
 
 if TYPE_CHECKING:
     from rlhfcli.core.checkpoints.session import TrainingSession
     from rlhfcli.core.publish.card_code import Form
+
+Progress = Sink | Literal["silent", "terminal", "notebook"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,25 @@ class ExportOptions:
     shard_size: str = "5GB"
     label: str | None = None
     check: bool = True
+
+
+def sink_of(progress: Progress) -> Sink:
+    """Return the sink that shows progress as a project was told to.
+
+    Args:
+        progress: ``silent``, ``terminal``, ``notebook``, or a sink.
+
+    Raises:
+        UserError: It is another word.
+    """
+    if not isinstance(progress, str):
+        return progress
+    if progress == "silent":
+        return Silent()
+    from rlhfcli import console
+
+    if progress == "terminal":
+        return console.TerminalSink()
+    if progress == "notebook":
+        return console.NotebookSink()
+    raise UserError(f"progress is silent, terminal, notebook or a Sink, not {progress}")

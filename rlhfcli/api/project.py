@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rlhfcli import launch
 from rlhfcli.api import benchmarking, capacity, conversation, exporting, measuring, training
-from rlhfcli.api.options import Caller, ExportOptions, TrainingOptions
+from rlhfcli.api.options import Caller, ExportOptions, Progress, TrainingOptions, sink_of
 from rlhfcli.api.results import Evaluation, Exported, PhaseResult, PreparedData, RunResult
 from rlhfcli.api.workspace import Workspace
 from rlhfcli.errors import UserError
 from rlhfcli.files.run_layout import PHASES, REWARD, SFT, Phase
-from rlhfcli.progress import Silent, Sink
+from rlhfcli.progress import Sink
 
 if TYPE_CHECKING:
     from rlhfcli.chat.session import ChatSession
     from rlhfcli.core.publish.card_code import Form
     from rlhfcli.recipe.loader import Loaded
     from rlhfcli.recipe.schema import Recipe
-
-Progress = Sink | Literal["silent", "terminal", "notebook"]
 
 
 class Project:
@@ -62,7 +60,7 @@ class Project:
         offline: bool = False,
         caller: Caller | None = None,
     ) -> None:
-        self.sink = _sink_of(progress)
+        self.sink = sink_of(progress)
         launch.in_this_process(offline=offline)
         if isinstance(recipe, str | Path):
             recipe = _load(str(recipe), overrides, self.sink)
@@ -296,17 +294,3 @@ def _changes(overrides: Sequence[str] | Mapping[str, Any]) -> list[str]:
         return [f"{key}={strict_yaml.inline(value)}" for key, value in values.items()]
     except TypeError as error:
         raise UserError(f"a change to the recipe cannot be read: {error}") from None
-
-
-def _sink_of(progress: Progress) -> Sink:
-    if not isinstance(progress, str) and hasattr(progress, "stage"):
-        return progress
-    if progress == "silent":
-        return Silent()
-    from rlhfcli import console
-
-    if progress == "terminal":
-        return console.TerminalSink()
-    if progress == "notebook":
-        return console.NotebookSink()
-    raise UserError(f"progress is silent, terminal, notebook or a Sink, not {progress}")

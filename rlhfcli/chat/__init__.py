@@ -3,4 +3,4 @@
 May import ``core``, ``console`` and ``data``.
 """
 
-__all__ = ["session", "terminal"]
+__all__ = ["reward_model", "session", "terminal"]

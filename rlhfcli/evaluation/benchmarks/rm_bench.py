@@ -84,7 +84,7 @@ class RMBench(Benchmark):
             own = [share(part, each) for part, each in by_group(found, [mark[k] for mark in marks], DOMAINS).items()]
             difficulties.append(mean_of(name, own, "mean of the domains"))
         parts = by_group([item.subset for item in items], [fmean(own) for own in marks])
-        subsets = tuple(share(name, own) for name, own in parts.items())
+        subsets = tuple(share(name, own) for name, own in parts.items() if name.startswith("safety-"))
         columns = (*domains.values(), *difficulties)
         notes = missing(domains, DOMAINS, "domains")
         return Figures(self.name, subsets, columns, totals(tuple(domains.values()), difficulties), notes=notes)

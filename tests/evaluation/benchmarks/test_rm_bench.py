@@ -43,7 +43,7 @@ def test_safety_pools_its_parts_and_both_means_are_equal() -> None:
     figures = BENCH.figures(items_of(BENCH, rows), [good, good, good, bad, bad])
     values = {figure.name: figure.value for figure in figures.columns}
     assert (values["Safety"], values["Chat"]) == (0.75, 0.0)
-    assert shown(figures.subsets) == {"safety-refuse": 100.0, "safety-response": 0.0, "chat": 0.0}
+    assert shown(figures.subsets) == {"safety-refuse": 100.0, "safety-response": 0.0}
     assert [figure.value for figure in figures.totals] == pytest.approx([0.375, 0.375])
 
 
