@@ -99,6 +99,8 @@ def main() -> None:
         if end.code == 130:  # typer turns Ctrl-C into this silently, and we do so with SIGTERM
             _interrupted()
         raise
+    finally:  # nothing is left to tidy up: a signal from here on ends the process without a traceback
+        _restore_signals()
 
 
 def _debugging() -> bool:
@@ -136,6 +138,13 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
 def _terminated(*_: object) -> None:
     """Exit on SIGTERM and SIGHUP as on Ctrl-C, so that nothing unfinished is left; also in a chat."""
     raise SystemExit(130)
+
+
+def _restore_signals() -> None:
+    for name in ("SIGTERM", "SIGHUP"):
+        kind = getattr(signal, name, None)
+        if kind is not None and signal.getsignal(kind) is _terminated:
+            signal.signal(kind, signal.SIG_DFL)
 
 
 def _interrupted() -> None:

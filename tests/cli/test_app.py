@@ -323,3 +323,22 @@ def test_the_options_of_a_verb():
             ["source", "to", "--format", "--shard-size", "--check", "--label", "--no-check", "--overwrite", *shared]
         ),
     }
+
+
+def test_a_signal_while_the_interpreter_ends_leaves_no_traceback():
+    """As where a rank has lost another one, reported that, and is told to end while Python waits for its threads."""
+    code = (
+        "import os, signal, threading, time\n"
+        "from rlhfcli import cli\n"
+        "def end():\n"
+        "    while threading.main_thread().is_alive(): time.sleep(0.01)\n"
+        "    time.sleep(0.3)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(0.3)\n"
+        "threading.Thread(target=end).start()\n"
+        "import sys; sys.argv = ['rlhf', 'version']\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == -signal.SIGTERM

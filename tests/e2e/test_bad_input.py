@@ -173,7 +173,7 @@ MODELS = {
     "hub name, offline": (
         no_files,
         ["sft", "-r", "opt125m"],
-        ["facebook/opt-125m: the tokenizer is neither a local folder nor to be had", "--set model.name=path/to/folder"],
+        ["facebook/opt-125m: the tokenizer was not found locally or on the Hub", "--set model.name=path/to/folder"],
     ),
     "LoRA on nothing": (
         no_files,
