@@ -16,6 +16,7 @@ from rlhfcli.progress import Sink
 if TYPE_CHECKING:
     from rlhfcli.chat.reward_model import RewardModel
     from rlhfcli.evaluation.benchmarks.registry import LocalBenchmark
+    from rlhfcli.runs.run_folder import RunFolder
 
 RESULT = "benchmarks"
 _AT_ONCE = 64  # items that are scored between two reports of progress
@@ -39,28 +40,36 @@ def measure(workspace: Workspace, paths: Sequence[Path], reward: str | None, lab
         DataError: A path is no benchmark that is known.
         ModelError: There is no such reward model.
     """
-    from rlhfcli.evaluation.benchmarks import registry
-
-    run, sink = workspace.run, workspace.sink
+    run = workspace.run
     name = reward or str(run.reward)
     if reward is None and not run.finished(REWARD):
         hint = "Run rlhf reward first, or name one: --reward FOLDER."
         raise ModelError("there is no reward model to measure yet", where=name, hint=hint)
     model_path.check(name, adapters=True)
+    if not run_layout.is_run(run.path):
+        return _measured(workspace, paths, name, label)
+    with workspace.locked():
+        result = _measured(workspace, paths, name, label)
+        _write(run, name, result["benchmarks"])
+    return result
+
+
+def _measured(workspace: Workspace, paths: Sequence[Path], name: str, label: str | None) -> dict[str, Any]:
+    from rlhfcli.evaluation.benchmarks import registry
+
+    recipe, run, sink = workspace.recipe, workspace.run, workspace.sink
     with sink.stage("reading the benchmarks"):
         found = [registry.load(path) for path in paths]
-    trusted = workspace.recipe.model.trust_remote_code and reward is None
+    trusted = recipe.model.trust_remote_code and name == str(run.reward)
     with sink.stage("starting torch and transformers"):
         from rlhfcli.chat.reward_model import RewardModel
     with sink.stage("loading the reward model"):
-        model = RewardModel.load(name, label=label, template=workspace.recipe.data.template, trust_remote_code=trusted)
+        model = RewardModel.load(name, label=label, template=recipe.data.template, trust_remote_code=trusted)
     measured = [_measure(local, model, sink) for local in found]
     results = [
         {"path": str(path), **figures, "in_training_data": _overlap(run.data, local)}
         for path, local, figures in zip(paths, found, measured, strict=True)
     ]
-    if run_layout.is_run(run.path):
-        _write(workspace, name, results)
     return {"reward_model": name, "benchmarks": results}
 
 
@@ -101,16 +110,14 @@ def _overlap(data: Path, local: LocalBenchmark) -> dict[str, Any] | None:
     return count_prompts(data, {RESULT: [item.prompt for item in local.items]}).get(RESULT)
 
 
-def _write(workspace: Workspace, name: str, results: Sequence[dict[str, Any]]) -> None:
+def _write(run: RunFolder, name: str, results: Sequence[dict[str, Any]]) -> None:
     """Write the figures; those of other reward models and benchmarks stay."""
-    with workspace.locked():
-        file = workspace.run.evaluation / f"{RESULT}.json"
-        try:
-            written = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            written = {}
-        written = written if isinstance(written, dict) else {}
-        earlier = written.get(name)
-        own = earlier if isinstance(earlier, dict) else {}
-        written[name] = own | {str(result["benchmark"]): result for result in results}
-        workspace.run.write_result(RESULT, written)
+    try:
+        written = json.loads(run_layout.result_file(run.path, RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        written = {}
+    written = written if isinstance(written, dict) else {}
+    earlier = written.get(name)
+    own = earlier if isinstance(earlier, dict) else {}
+    written[name] = own | {str(result["benchmark"]): result for result in results}
+    run.write_result(RESULT, written)

@@ -108,7 +108,7 @@ def sink_of(progress: Progress) -> Sink:
     Raises:
         UserError: It is another word.
     """
-    if not isinstance(progress, str):
+    if not isinstance(progress, str) and hasattr(progress, "stage"):
         return progress
     if progress == "silent":
         return Silent()

@@ -8,7 +8,7 @@
     │   ├── metrics.jsonl             one line for each logging window and evaluation
     │   ├── checkpoints/step-00000200/manifest.txt, *.safetensors
     │   └── final/                    the trained model, with B2SUMS; adapter/ in it where LoRA was used
-    ├── eval/sft.json, reward.json    results of ``rlhf eval``
+    ├── eval/sft.json, reward.json    results of ``rlhf eval``; benchmarks.json with --benchmark
     ├── chat/chats.jsonl              conversations that ``rlhf chat`` saved
     └── logs/                         output of the ranks, where there are several
 
@@ -82,6 +82,16 @@ def evaluation(run: Path) -> Path:
         run: The run folder.
     """
     return run / "eval"
+
+
+def result_file(run: Path, name: str) -> Path:
+    """Return the file of an evaluation result.
+
+    Args:
+        run: The run folder.
+        name: ``sft``, ``reward`` or ``benchmarks``.
+    """
+    return evaluation(run) / f"{name}.json"
 
 
 def saved_chats(run: Path) -> Path:

@@ -209,14 +209,14 @@ class RunFolder:
         """Write ``eval/<name>.json``.
 
         Args:
-            name: ``sft`` or ``reward``.
+            name: ``sft``, ``reward`` or ``benchmarks``.
             result: Figures and samples.
 
         Returns:
             The path of the file.
         """
         self.evaluation.mkdir(parents=True, exist_ok=True)
-        file = self.evaluation / f"{name}.json"
+        file = run_layout.result_file(self.path, name)
         write_text(file, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         return file
 

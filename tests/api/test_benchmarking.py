@@ -98,5 +98,7 @@ def test_on_the_command_line(run: Project, paths: list[Path]) -> None:
     assert shown.exit_code == 0, shown.output
     assert "JudgeBench" in shown.output
     assert "share of all pairs" in shown.output
+    alone = CliRunner().invoke(cli.app, ["eval", "--reward", reward])
+    assert "--reward and --label go with --benchmark" in str(alone.exception) + alone.output
     raw = CliRunner().invoke(cli.app, ["eval", "--reward", reward, "--benchmark", str(paths[1]), "--json"])
     assert json.loads(raw.stdout)["benchmarks"][0]["benchmark"] == "rewardbench2"
