@@ -314,7 +314,7 @@ def test_the_options_of_a_verb():
         "prepare-data": sorted([*shared, "--overwrite", "--json", "--strict", "--preview", "--html"]),
         "sft": trains,
         "reward": trains,
-        "eval": sorted([*shared, "--json"]),
+        "eval": sorted([*shared, "--json", "--benchmark", "--reward", "--label"]),
         "chat": sorted([*shared, "--label", "--model", "-m", "--reward", "--prompt", "-p"]),
         "run": trains,
         "runs": ["--json", "--root"],
