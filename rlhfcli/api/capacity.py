@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhfcli.api.workspace import Workspace
+from rlhfcli.errors import UserError
 from rlhfcli.files import run_layout
 from rlhfcli.files.run_layout import SFT, Phase
 
@@ -23,7 +24,12 @@ def bench(workspace: Workspace, phases: Sequence[Phase], steps: int, *, find_siz
 
     Returns:
         See ``bench_phase``; one entry for each phase.
+
+    Raises:
+        UserError: There are no steps to measure.
     """
+    if steps < 1:
+        raise UserError(f"steps must be at least 1, got {steps}")
     recipe, sink, tokenizer = workspace.recipe, workspace.sink, workspace.tokenizer
     with sink.stage("importing the core"):
         from rlhfcli.core.capacity.bench import bench_phase
@@ -49,7 +55,12 @@ def estimate_memory(workspace: Workspace, phase: Phase, ranks: int, ranks_here: 
 
     Returns:
         See ``dry_run``.
+
+    Raises:
+        UserError: There is no rank, or there are more of them here than in all.
     """
+    if not 1 <= ranks_here <= ranks:
+        raise UserError(f"ranks must be at least 1, and at least as many as ranks_here, got {ranks} and {ranks_here}")
     recipe, sink, tokenizer = workspace.recipe, workspace.sink, workspace.tokenizer
     with sink.stage("importing the core"):
         from rlhfcli.core.capacity.dry_run import Assumed, dry_run

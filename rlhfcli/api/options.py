@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rlhfcli.errors import UserError
 from rlhfcli.progress import Silent, Sink
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rlhfcli.core.publish.card_code import Form
 
 Progress = Sink | Literal["silent", "terminal", "notebook"]
+_SIZE = re.compile(r"[1-9][0-9]*(?:MB|GB|MiB|GiB)")
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,24 @@ class ExportOptions:
         shard_size: Largest file of weights, such as ``500MB``.
         label: Which output is the reward, for a reward model that has several.
         check: Load the export in other programs and compare their numbers with ours.
+
+    Raises:
+        UserError: There is no such form, or the size is not one.
     """
 
     form: Form = "merged"
     shard_size: str = "5GB"
     label: str | None = None
     check: bool = True
+
+    def __post_init__(self) -> None:
+        from rlhfcli.core.publish.card_code import Form
+
+        if self.form not in get_args(Form):
+            raise UserError(f"a form is {', '.join(get_args(Form))}, not {self.form}")
+        if not _SIZE.fullmatch(self.shard_size):
+            where, hint = f"--shard-size {self.shard_size}", "Write 5GB, 500MB or 2GiB."
+            raise UserError("this is not a size", where=where, hint=hint)
 
 
 def sink_of(progress: Progress) -> Sink:
@@ -106,7 +120,7 @@ def sink_of(progress: Progress) -> Sink:
         progress: ``silent``, ``terminal``, ``notebook``, or a sink.
 
     Raises:
-        UserError: It is another word.
+        UserError: It is something else.
     """
     if not isinstance(progress, str) and hasattr(progress, "stage"):
         return progress

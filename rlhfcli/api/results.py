@@ -28,9 +28,9 @@ class PreparedData:
     """
 
     folder: Path
-    manifest: Mapping[str, Any]
-    store: DataStore
-    load_tokenizer: Callable[[], PreTrainedTokenizerBase]
+    manifest: Mapping[str, Any] = field(repr=False)
+    store: DataStore = field(repr=False)
+    load_tokenizer: Callable[[], PreTrainedTokenizerBase] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PhaseResult:
     seconds: float = 0.0
     validation: Mapping[str, float] = field(default_factory=dict)
     best: Mapping[str, Any] = field(default_factory=dict)
-    history: Sequence[Mapping[str, float]] = ()
+    history: Sequence[Mapping[str, float]] = field(default=(), repr=False)
     trained: bool = True
 
     def summary(self) -> str:
@@ -90,8 +90,8 @@ class Evaluation:
     """
 
     folder: Path
-    sft: Mapping[str, Any] | None = None
-    reward: Mapping[str, Any] | None = None
+    sft: Mapping[str, Any] | None = field(default=None, repr=False)
+    reward: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def by_phase(self) -> dict[str, Mapping[str, Any]]:
         """Return the figures of each model that is trained."""
@@ -124,4 +124,4 @@ class Exported:
     """
 
     folder: Path
-    report: ConformanceReport | None = None
+    report: ConformanceReport | None = field(default=None, repr=False)

@@ -123,6 +123,6 @@ def run_command(line: str, session: Session) -> Outcome:
     if typed in table:
         return table[typed].run(session, argument)
     long_names = [name for name in table if len(name) > 2]  # anything short is near to /q
-    near = difflib.get_close_matches(typed, long_names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(typed, long_names, n=1, cutoff=0.7)
     advice = f"Did you mean {table[near[0]].name}?" if near else "Type /help for what there is."
     return Outcome(f"There is no command {name}. {advice}")

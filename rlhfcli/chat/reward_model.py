@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,9 +62,10 @@ class RewardModel:
         Raises:
             ModelError: It cannot be loaded, or it is no reward model.
         """
-        network = any_format.load_reward_model(str(name), label=label, trust_remote_code=trust_remote_code)
-        tokenizer = reward_tokenizer(str(name), trust_remote_code=trust_remote_code)
-        return cls(network, with_template(tokenizer, str(name), template))
+        place = os.fspath(name)
+        network = any_format.load_reward_model(place, label=label, trust_remote_code=trust_remote_code)
+        tokenizer = reward_tokenizer(place, trust_remote_code=trust_remote_code)
+        return cls(network, with_template(tokenizer, place, template))
 
     def score(self, dialogues: Sequence[Sequence[Mapping[str, object]]]) -> list[float]:
         """Score the last answer of each dialogue; a reward does not depend on the other dialogues.

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from rlhfcli import ChatSession, Project, RewardModel
+from rlhfcli.api.options import ExportOptions
 from rlhfcli.errors import DataError, Interrupted, ModelError, OutputError, RecipeError, UserError
 from rlhfcli.recipe.loader import load_recipe
 
@@ -96,6 +97,7 @@ def test_both_phases(trained: Project) -> None:
     assert result.history[0]["step"] == 0
     assert result.validation["eval_loss"] < result.history[0]["eval_loss"]
     scored = trained.reward(resume=True)
+    assert len(repr(result)) < 500  # a notebook shows it
     assert not scored.trained and 0 <= scored.validation["eval_accuracy"] <= 1
 
 
@@ -217,6 +219,11 @@ BROKEN: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no time": (lambda: Project("tiny").sft(max_time="3h"), UserError, "number of seconds"),  # type: ignore[arg-type]
     "no phase": (lambda: Project("tiny").bench("both"), UserError, "a phase is sft or reward"),  # type: ignore[arg-type]
     "no phase to estimate": (lambda: Project("tiny").estimate_memory("rm"), UserError, "sft or reward"),  # type: ignore[arg-type]
+    "no rank": (lambda: Project("tiny").estimate_memory("sft", ranks=0), UserError, "ranks must be at least 1"),
+    "no step": (lambda: Project("tiny").bench("sft", steps=0), UserError, "steps must be at least 1"),
+    "no form": (lambda: Project("tiny").export("sft", "to", "whole"), UserError, "merged, adapter"),  # type: ignore[arg-type]
+    "no size": (lambda: ExportOptions(shard_size="big"), UserError, "this is not a size"),
+    "no folder": (lambda: RewardModel.load(None), TypeError, "NoneType"),  # type: ignore[arg-type]
     "both": (lambda: Project("tiny").sft(resume=True, overwrite=True), UserError, "exclude each other"),
 }
 

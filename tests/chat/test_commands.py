@@ -100,6 +100,7 @@ def test_an_unknown_home_is_one_line() -> None:
         ("/claer", "There is no command /claer. Did you mean /clear?"),
         ("/sav", "There is no command /sav. Did you mean /save?"),
         ("/ext", "There is no command /ext. Did you mean /quit?"),
+        ("/reward", "There is no command /reward. Type /help for what there is."),
         ("/zzzz", "There is no command /zzzz. Type /help for what there is."),
         ("/", "There is no command /. Type /help for what there is."),
     ],

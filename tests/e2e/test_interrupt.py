@@ -32,7 +32,7 @@ def test_an_interrupted_training_can_go_on(tmp_path, kind):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
-    assert "stopping: this step is finished and a checkpoint written; once more stops at once" in err
+    assert "stopping after this step, with a checkpoint; the same again stops at once" in err
     told = re.search(
         r"step (\d+) of 10,000, a checkpoint is written; rlhf sft --resume continues$", err.splitlines()[-1]
     )

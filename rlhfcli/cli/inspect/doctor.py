@@ -20,6 +20,7 @@ from rlhfcli import __version__, console
 from rlhfcli.cli.shared.options import JsonOption
 from rlhfcli.files.run_layout import RUNS
 from rlhfcli.launch import usable_cores
+from rlhfcli.words import counted
 
 Verdict = Literal["ok", "note", "warning", "broken"]
 _MARKS = {"ok": "ok", "note": "·", "warning": "!", "broken": "x"}
@@ -110,7 +111,7 @@ def _device() -> Iterator[Finding]:
     found = "the hardware has it; dtype: auto takes it" if bf16 else "not in this hardware; dtype: auto takes fp32"
     yield Finding("bf16", "ok" if bf16 else "note", found)
     threads = torch.get_num_threads()
-    yield Finding("cores", "ok", f"{usable_cores()} usable, torch computes with {threads} threads")
+    yield Finding("cores", "ok", f"{usable_cores()} usable, torch computes with {counted(threads, 'thread')}")
 
 
 def _deepspeed() -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from rlhfcli.core.publish.conformance import ConformanceReport
 
 _FORMS = "merged, the whole model; adapter, that of LoRA alone; or deepspeed-chat, what DeepSpeed-Chat reads."
-_SIZE = re.compile(r"[1-9][0-9]*(?:MB|GB|MiB|GiB)")
 
 
 class Format(str, Enum):
@@ -81,8 +79,6 @@ def export(
     from rlhfcli import launch
     from rlhfcli.api import exporting
 
-    if not _SIZE.fullmatch(shard_size):
-        raise UsageError("this is not a size", where=f"--shard-size {shard_size}", hint="Write 5GB, 500MB or 2GiB.")
     options = ExportOptions(form.value, shard_size, label, check=not no_check)
     launch.in_this_process(offline=offline)
     if check is not None and source is None:

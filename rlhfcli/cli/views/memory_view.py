@@ -45,7 +45,7 @@ def _amount(number: float, unit: str) -> str:
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
     batch, ranks = result["micro_batch"], result["ranks"]
-    what = "labels" if result["phase"] == "sft" else "scores"
+    what = "label" if result["phase"] == "sft" else "score"
     computation = f"{result['precision']}, {result['layout']}"
     computation += ", recomputed" if result["gradient_checkpointing"] else ""
     source = "the largest of the data" if result["prepared"] else "assumed: the data is not prepared yet"
@@ -55,7 +55,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         f"{result['family']}: {result['parameters']:,} parameters = {result['trained']:,} trained + {frozen:,} frozen, "
         f"on {counted(ranks, 'rank')}.",
         f"Micro-batch: {counted(batch['tokens'], 'token')} of {counted(batch['examples'], 'example')}, "
-        f"{batch['read']:,} {what} ({computation}; {source}).",
+        f"{counted(batch['read'], what)} ({computation}; {source}).",
         "Other: gradients on their way between ranks"
         + ("." if result["gpu"] else ", and the program itself with its libraries."),
         f"Memory {where}: {size(result['room'])}.",

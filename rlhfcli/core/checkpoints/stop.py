@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhfcli.core.parallel.own_rank import rank, world_size
 
-_STOPPING = "stopping: this step is finished and a checkpoint written; once more stops at once"
+_STOPPING = "stopping after this step, with a checkpoint; the same again stops at once"
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # from Ctrl-C; from a batch system; from a closed terminal or connection
 
 

@@ -3,4 +3,4 @@
 May import ``core.generation`` and what lies below it.
 """
 
-__all__ = ["exporter", "model_card", "saving"]
+__all__ = ["card_code", "exporter", "model_card", "saving"]

@@ -14,7 +14,7 @@ from rlhfcli.core.parallel.own_rank import world_size
 from rlhfcli.core.training.loop import Loop
 from rlhfcli.core.training.lora_coverage import lora_coverage
 from rlhfcli.recipe.schema import DeepspeedSection
-from rlhfcli.words import percent
+from rlhfcli.words import counted, percent
 
 _OFFLOADED = {"none": "", "optimizer": ", optimizer offloaded", "all": ", optimizer and parameters offloaded"}
 
@@ -34,7 +34,8 @@ def header_lines(loop: Loop, module: Any, deepspeed: DeepspeedSection, strategy:
     ranks = f"{world_size()} ranks × " if world_size() > 1 else ""
     stage, wanted = effective_stage(deepspeed, world_size()), deepspeed.zero_stage
     alone = "" if stage == wanted else f" (stage {wanted} has nothing to divide with one rank)"
-    device = f"{ranks}{module.model.device.type} × {torch.get_num_threads()} threads"
+    device = f"{ranks}{module.model.device.type} × {counted(torch.get_num_threads(), 'thread')}"
+    batches = "1 micro-batch" if plan.micro_batches == 1 else f"{plan.micro_batches} micro-batches"
     head = getattr(module, "head", "")
     more = (
         f"the reward comes from {head}" if head else "", loop.task.formula(),
@@ -43,8 +44,8 @@ def header_lines(loop: Loop, module: Any, deepspeed: DeepspeedSection, strategy:
     return [
         f"{type(module.model).__name__}: {total:,} parameters, {trained:,} trained ({percent(trained / total)}) · "
         f"{precision} · {device} · ZeRO stage {stage}{alone}{_OFFLOADED[deepspeed.offload]}",
-        f"{plan.examples:,} examples → {plan.steps:,} steps of {plan.per_step}, in at most {plan.micro_batches} "
-        f"micro-batches {'per rank ' if ranks else ''}of {loop.settings.row_budget:,} tokens · "
+        f"{plan.examples:,} examples → {plan.steps:,} steps of {plan.per_step}, in at most {batches} "
+        f"{'per rank ' if ranks else ''}of {loop.settings.row_budget:,} tokens · "
         f"at most {plan.tokens:,} tokens in all · {strategy}",
         *(line for line in more if line),
     ]

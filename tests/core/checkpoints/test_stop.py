@@ -71,5 +71,5 @@ def test_no_bar_covers_what_is_said_of_ctrl_c() -> None:
                 seen += b"\x03"
     assert process.wait() == 0
     lines = screen_of(seen.decode().replace("\x03", ""))
-    told = "stopping: this step is finished and a checkpoint written; once more stops at once"
+    told = "stopping after this step, with a checkpoint; the same again stops at once"
     assert [line.rstrip() for line in lines if "stopping" in line] == [told]
