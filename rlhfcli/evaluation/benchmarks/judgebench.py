@@ -63,7 +63,7 @@ class JudgeBench(Benchmark):
         if label not in _RIGHT:
             raise RowProblem(f"label is {label!r}, neither A>B nor B>A")
         answers = (text(row, "response_A"), text(row, "response_B"))
-        model = str(row.get("response_model") or "")
+        model = str(row.get("response_model") or file.name.partition("-")[0])  # the hub's files are named by the half
         return [Item(text(row, "pair_id"), subset, user(text(row, "question")), answers, (_RIGHT[label],), group=model)]
 
     def rule(self, items: Sequence[Item], scores: Sequence[Scores]) -> Figures:

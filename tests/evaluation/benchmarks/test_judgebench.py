@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rlhfcli.evaluation.benchmarks.judgebench import CATEGORIES, JudgeBench
-from tests.evaluation.benchmarks import by_mean, hits, items_of, judgebench_row, shown
+from tests.evaluation.benchmarks import by_mean, hits, items_of, judgebench_row, shown, write
 
 BENCH = JudgeBench()
 SOURCES = {
@@ -48,6 +50,13 @@ def test_of_equal_scores_the_second_answer_wins() -> None:
     figures = BENCH.figures(items, [[0.5, 0.5]] * 3)
     assert (figures.totals[0].value, figures.ties) == (pytest.approx(2 / 3), 3)
     assert figures.tie_rule == "of two equal scores the second answer wins"
+
+
+def test_the_halves_are_told_apart_by_their_files(tmp_path: Path) -> None:
+    row = {key: value for key, value in judgebench_row().items() if key != "response_model"}
+    for half in ("claude", "gpt"):
+        write(tmp_path / "data" / f"{half}-00000-of-00001.jsonl", [row])
+    assert [item.group for item in BENCH.read(tmp_path)] == ["claude", "gpt"]
 
 
 def test_both_halves_are_apart() -> None:
