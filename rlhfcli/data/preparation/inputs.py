@@ -91,7 +91,7 @@ class Inputs:
 
     @property
     def _contents(self) -> list[list[tuple[str, str]]]:
-        """Name and identity of the files of each source."""
+        """The name and identity of the files of each source."""
         return [[(stream.name, stream.identity) for stream in found] for found in self.streams]
 
     @cached_property
@@ -155,5 +155,5 @@ def records_sources(folder: Path) -> bool:
 
 
 def _files(contents: Sequence[Sequence[Sequence[str]]]) -> list[str]:
-    """Identities of all files; generated rows are left out, since theirs is that of the code that generates them."""
+    """Return the identities of all files; generated rows are left out, since theirs is that of the code."""
     return [identity for found in contents for name, identity in found if not name.startswith(builtin.PREFIX)]

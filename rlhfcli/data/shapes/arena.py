@@ -76,7 +76,7 @@ def _preference(both: Sequence[Turns], better: int, origin: Origin) -> Preferenc
 
 
 def _texts(row: Row, column: str) -> list[str]:
-    """A list of texts, or its JSON; an answer that is null was never given."""
+    """Return a list of texts, which may be written as JSON; an answer that is null was never given."""
     value: Any = value_at(row, column)
     if isinstance(value, str):
         try:

@@ -130,7 +130,7 @@ class MessageTrees:
 
 
 def _thread(row: Mapping[str, Any], messages: Mapping[str, Located]) -> list[dict[str, Any]] | None:
-    """The messages from the root to this one; ``None`` where one is missing."""
+    """Return the messages from the root to this one; ``None`` if one is missing."""
     thread, seen = [_message(row)], {row["message_id"]}
     while (parent := row["parent_id"]) is not None:
         if parent not in messages or parent in seen:  # a message may name itself in broken data

@@ -137,7 +137,7 @@ def _prompt_row(row: Row | Any, use: ColumnUse) -> PromptRow:
 
 
 def _conversation(row: WatchedRow) -> tuple[Turns, int]:
-    """The turns of a prompt, and how many questions come after it, which only the model's own answers could lead to."""
+    """Return the turns of a prompt, and the number of later questions, which need the model's own answers."""
     questions = peek(row, "turns")
     if isinstance(questions, list) and questions and all(isinstance(text, str) for text in questions):  # MT-bench
         asked = row["turns"]

@@ -97,7 +97,7 @@ class Shaping:
             yield chunk, shapes
 
     def _after_all(self, first: list[Located], name: str, error: DataError) -> tuple[Shape, bool]:
-        """The shape of a file that does not show it at once, and whether its columns' names need small letters.
+        """Find the shape of a file whose first rows do not show it, and whether its columns' names need lower case.
 
         Raises:
             DataError: None fits; or none of the rows can be read.
@@ -127,7 +127,7 @@ class Shaping:
     # --- the recipe's names ---------------------------------------------------------------------------------
 
     def _renamed(self, row: Any) -> Any:
-        """A row with the names that shapes know."""
+        """Return a row with the names that shapes know."""
         columns = self._source.columns
         if not columns or not isinstance(row, Mapping):
             return row
@@ -174,7 +174,7 @@ class Shaping:
         )
 
     def _joined(self, rows: Iterator[Located], join: Join) -> Iterator[Located]:
-        """Rows that are put together, with the columns counted that nobody reads of them."""
+        """Join rows, and count the columns of theirs that nobody reads."""
 
         def watched() -> Iterator[Located]:
             for row, origin in rows:
@@ -185,7 +185,7 @@ class Shaping:
 
 
 def _where_it_ends(step: MissingStep, path: str) -> str:
-    """Which step of a path leads nowhere, and what stands in its place."""
+    """Describe the step of a path that leads nowhere, and the names in its place."""
     if not step.there:
         return str(step)
     wanted, *beyond = path.split(".")[len(step.reached) :]
@@ -196,7 +196,7 @@ def _where_it_ends(step: MissingStep, path: str) -> str:
 
 
 def _in_small_letters(located: Located) -> Located:
-    """A row whose columns are called ``Prompt`` or ``CHOSEN``, as spreadsheets have them."""
+    """Return a row with its columns' names in lower case: spreadsheets have ``Prompt`` or ``CHOSEN``."""
     row, origin = located
     if not isinstance(row, Mapping):
         return located

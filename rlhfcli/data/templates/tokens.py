@@ -141,7 +141,7 @@ class PieceTokenizer:
         return ids
 
     def _shielded(self, text: str, first: bool) -> list[int]:
-        """The template's special tokens are found; the rest is text."""
+        """Tokenise a text in which only the template's special tokens count as such."""
         ids: list[int] = []
         end = 0
         parts = []
