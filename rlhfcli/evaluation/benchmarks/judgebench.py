@@ -26,6 +26,7 @@ _CATEGORY_OF = {
     "livecodebench": "Coding",
 }
 """Category by the beginning of a pair's source."""
+_SIZES = (350, 270)  # pairs of GPT-4o's half and of Claude's
 _RIGHT = {"A>B": 0, "B>A": 1}
 
 
@@ -85,6 +86,8 @@ class JudgeBench(Benchmark):
             categories = [share(f"{prefix}{name}", each) for name, each in groups.items()]
             columns += categories
             means += totals(categories, marks, f"{prefix}total")
+            if len(own) not in _SIZES:
+                notes += (f"{prefix}{len(own)} pairs, not the {_SIZES[0]} or {_SIZES[1]} of a whole half",)
             notes += missing(groups, CATEGORIES, f"{prefix}categories")
         if len(halves) > 1:
             notes += (f"the halves of {' and '.join(halves)} are apart, as published; rows are of GPT-4o's",)

@@ -39,6 +39,7 @@ def test_published_rows(right: tuple[int, ...], categories: tuple[float, ...], t
     assert shown(figures.columns) == dict(zip(CATEGORIES, categories, strict=True))
     assert by_mean(figures)["share of all pairs"] == total
     assert figures.totals[0].n == 350
+    assert figures.notes == ()
 
 
 def test_skyworks_other_mean() -> None:
@@ -49,6 +50,7 @@ def test_of_equal_scores_the_second_answer_wins() -> None:
     items = items_of(BENCH, [judgebench_row(label="A>B"), judgebench_row(label="B>A"), judgebench_row(label="B>A")])
     figures = BENCH.figures(items, [[0.5, 0.5]] * 3)
     assert (figures.totals[0].value, figures.ties) == (pytest.approx(2 / 3), 3)
+    assert figures.notes[0] == "3 pairs, not the 350 or 270 of a whole half"
     assert figures.tie_rule == "of two equal scores the second answer wins"
 
 
