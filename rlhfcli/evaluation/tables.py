@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhfcli.words import counted, percent
 
-_MEASURED = {"assistant": "the assistant's tokens", "last": "the tokens of each dialogue's last answer"}
+_MEASURED = {"assistant": "the assistant's", "last": "those of each dialogue's last answer"}
 _LONGEST_SAMPLE = 200  # characters of a sample in a table; the JSON has all
 
 
@@ -64,7 +64,7 @@ def language_rows(result: Mapping[str, Any]) -> list[Table]:
         figures.append(("  right in the first line", percent(base["macro"]), percent(tuned["macro"])))
     if result["stops"] is not None:
         figures.append(("answers that end by themselves", percent(result["base_stops"]), percent(result["stops"])))
-    which = _MEASURED.get(str(result.get("loss_on")), "all tokens")
+    which = _MEASURED.get(str(result.get("loss_on")), "all of them")
     tables = [Table("Language model", compared, tuple(figures), f"Over {result['tokens']:,} tokens: {which}.")]
     if after:
         skills = [
