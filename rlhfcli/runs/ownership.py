@@ -30,7 +30,7 @@ def refuse_other_folder(run: Path) -> None:
     others = [name for name in _names(run) if name not in folder_lock.FILES and not atomic.is_leftover(name)]
     if others and not is_run(run):
         raise OutputError(
-            f"the output folder holds something else: it has files ({shortened(others)}), but no {RECORD}",
+            f"the output folder holds something other than a run: it has files ({shortened(others)}), but no {RECORD}",
             where=str(run),
             hint="Choose another one: --set output_dir=… (--overwrite replaces only what rlhf has made.)",
         )

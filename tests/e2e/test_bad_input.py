@@ -231,7 +231,7 @@ FOLDERS = {
     "below a file": (lambda: text("", "file"), "file/run", ["file/run: the output folder cannot be written"]),
     "a file": (lambda: text("", "file"), "file", ["file: the output folder is a file"]),
     "no permission": (no_files, "/proc/run", ["/proc/run: the output folder cannot be written"]),
-    "holds something else": (lambda: text("mine"), ".", ["the output folder holds something else"]),
+    "holds something other than": (lambda: text("mine"), ".", ["the output folder holds something other than a run"]),
 }
 
 

@@ -42,7 +42,7 @@ def test_a_new_folder_gets_the_recipe_and_the_record():
 def test_a_folder_with_something_else_is_refused():
     Path("runs/x").mkdir(parents=True)
     Path("runs/x/thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds something else"):
+    with pytest.raises(OutputError, match="holds something other than"):
         folder().claim("sft")
     assert Path("runs/x/thesis.txt").read_text() == "mine"
 
@@ -50,7 +50,7 @@ def test_a_folder_with_something_else_is_refused():
 def test_a_recipe_written_by_hand_is_not_replaced():
     Path("runs/x").mkdir(parents=True)
     Path("runs/x/recipe.yaml").write_text("# my notes\noutput_dir: runs/x\n")
-    with pytest.raises(OutputError, match="holds something else"):
+    with pytest.raises(OutputError, match="holds something other than"):
         folder().claim("sft")
     assert Path("runs/x/recipe.yaml").read_text().startswith("# my notes")
 

@@ -120,6 +120,6 @@ def test_build_is_deterministic(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_folder_that_is_not_ours_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(SystemExit, match="the folder holds something else"):
+    with pytest.raises(SystemExit, match="the folder holds something other than"):
         main(["--steps", "1", "--output", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -9,7 +9,7 @@ import pytest
 
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.tasks.sft import SftTask
-from rlhfcli.data.store import prepared
+from rlhfcli.data.store import prepared, writers
 from rlhfcli.recipe.schema import RewardSection
 from tests.core.tasks.examples import dialogues, preferences
 
@@ -19,9 +19,9 @@ def test_stored_examples_are_cut_like_those_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
 ) -> None:
     """Without a Python number for each of their tokens."""
-    monkeypatch.setattr(prepared, "_BATCH", 2)  # several record batches
+    monkeypatch.setattr(writers, "_BATCH", 2)  # several record batches
     for phase, examples in (("sft", dialogues()), ("reward", preferences())):
-        writer = prepared.Writer(tmp_path, phase, "train")  # type: ignore[arg-type]
+        writer = writers.Writer(tmp_path, phase, "train")  # type: ignore[arg-type]
         for example in examples:
             writer.write(example, "here")  # type: ignore[arg-type]
         writer.close()

@@ -208,7 +208,7 @@ def test_an_old_store_survives_a_failed_run(tokenizer, make_recipe, write_lines,
 def test_a_folder_of_something_else_is_not_touched(tokenizer, make_recipe, write_lines, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.txt").write_text("years of work")
-    with pytest.raises(OutputError, match="holds something else"):
+    with pytest.raises(OutputError, match="holds something other than"):
         prepare(make_recipe(write_lines(PAIRS)), tokenizer, tmp_path / "data", Silent())
     assert (tmp_path / "data" / "thesis.txt").read_text() == "years of work"
 

@@ -133,7 +133,7 @@ def test_a_manifest_of_something_else_is_not_replaced(made, content):
     for file in folder.iterdir():
         file.unlink()
     (folder / MANIFEST).write_text(content)
-    with pytest.raises(OutputError, match="holds something else"):
+    with pytest.raises(OutputError, match="holds something other than"):
         make(anew=True)
     assert (folder / MANIFEST).read_text() == content
 
