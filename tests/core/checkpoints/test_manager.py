@@ -403,7 +403,7 @@ def test_the_first_signal_is_a_request_the_second_what_it_was(kind: signal.Signa
             os.kill(os.getpid(), kind)
             signal.pause()
         assert signal.getsignal(kind) is signal.default_int_handler
-        assert said.get(timeout=10).startswith("stopping: this step is finished")
+        assert said.get(timeout=10).startswith("stopping after this step, with a checkpoint")
     finally:
         signal.signal(kind, before)
 
