@@ -32,8 +32,8 @@ from rlhfcli.core.engine.engine import Engine, parameter_groups, schedule_factor
 from rlhfcli.core.models.reward_model import RewardModel
 from rlhfcli.core.tasks.reward import RewardTask
 from rlhfcli.core.token_trees.tree_attention import TREES, attention
-from rlhfcli.core.training.journal import Journal
 from rlhfcli.core.training.loop import Loop, LoopSettings
+from rlhfcli.core.training.metrics_log import Journal
 from rlhfcli.core.training.step_plan import plan_steps
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import DeepspeedSection, Recipe

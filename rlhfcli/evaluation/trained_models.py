@@ -16,8 +16,8 @@ from rlhfcli.data.encoding.encode import Encoder
 from rlhfcli.data.encoding.encoded import EncodedPreference
 from rlhfcli.data.sources.evaluation_rows import PromptRow, read_pairs, read_prompts
 from rlhfcli.data.store.prepared import DataStore
-from rlhfcli.evaluation.language import LanguageData, evaluate_language
-from rlhfcli.evaluation.reward import evaluate_reward
+from rlhfcli.evaluation.language_model import LanguageData, evaluate_language
+from rlhfcli.evaluation.reward_model import evaluate_reward
 from rlhfcli.progress import Sink
 from rlhfcli.recipe.schema import Recipe
 

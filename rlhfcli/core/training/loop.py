@@ -22,8 +22,8 @@ from rlhfcli.core.parallel import out_of_memory
 from rlhfcli.core.parallel.own_rank import rank, world_size
 from rlhfcli.core.parallel.ranks import from_first, highest, summed
 from rlhfcli.core.result import Result, StepPlan, Window
-from rlhfcli.core.training.journal import Journal
 from rlhfcli.core.training.measure import CutShort, sums
+from rlhfcli.core.training.metrics_log import Journal
 from rlhfcli.core.training.rank_batches import RankBatches, batches_of_rank, cut, divide, prefetch
 from rlhfcli.core.training.step_plan import largest_micro_batch, plan_steps
 from rlhfcli.errors import TrainingError

@@ -19,8 +19,8 @@ from rlhfcli.core.publish import model_card
 from rlhfcli.core.publish.saving import rehearse_saving, save_model
 from rlhfcli.core.result import Result
 from rlhfcli.core.training.header import header_lines
-from rlhfcli.core.training.journal import Journal
 from rlhfcli.core.training.loop import Loop, LoopSettings
+from rlhfcli.core.training.metrics_log import Journal
 from rlhfcli.core.training.parts import Parts, PhaseInputs, reward_parts, sft_parts
 from rlhfcli.core.training.trackers import make_trackers
 from rlhfcli.data.templates.scored_template import ending_at_score

@@ -23,7 +23,7 @@ from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.session import TrainingSession
 from rlhfcli.core.checkpoints.stop import Stop
 from rlhfcli.core.training import parts, phases
-from rlhfcli.core.training.journal import truncate
+from rlhfcli.core.training.metrics_log import truncate
 from rlhfcli.errors import Interrupted, OutputError
 from rlhfcli.files.run_layout import list_checkpoints
 from rlhfcli.progress import Silent

@@ -16,7 +16,7 @@ from rlhfcli.core.models.language_model import CausalLM
 from rlhfcli.core.packing.strategy import choose_strategy, computing_with
 from rlhfcli.core.tasks.sft import SftTask
 from rlhfcli.core.training import phases
-from rlhfcli.core.training.journal import read_metrics
+from rlhfcli.core.training.metrics_log import read_metrics
 from rlhfcli.data.encoding.encoded import EncodedDialogue
 from tests.core import families
 from tests.core.training.test_phases import _project

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhfcli.core.parallel import extensions
-from rlhfcli.core.training.journal import read_metrics
+from rlhfcli.core.training.metrics_log import read_metrics
 from tests.core import rank_worker
 
 ROOT = Path(__file__).parents[3]

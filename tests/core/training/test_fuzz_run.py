@@ -25,7 +25,7 @@ from rlhfcli.core.checkpoints import checkpoint_files
 from rlhfcli.core.checkpoints.checkpoint_files import Progress
 from rlhfcli.core.models.tokenizers import load_tokenizer
 from rlhfcli.core.publish import exporter, model_card
-from rlhfcli.core.training.journal import truncate
+from rlhfcli.core.training.metrics_log import truncate
 from rlhfcli.data.dialogues.dialogue import Turn
 from rlhfcli.data.preparation.prepare import prepare
 from rlhfcli.data.store.manifest import damage

@@ -20,7 +20,7 @@ from rlhfcli.core.training import parts, phases
 from rlhfcli.core.training.step_plan import plan_steps
 from rlhfcli.data.encoding.encoded import EncodedDialogue, EncodedPreference
 from rlhfcli.errors import OutOfMemory, TrainingError, is_out_of_memory
-from rlhfcli.evaluation.reward import ranking, score_pairs
+from rlhfcli.evaluation.reward_model import ranking, score_pairs
 from rlhfcli.progress import Silent
 from rlhfcli.recipe.schema import PhaseSection, Recipe, ScheduleSection
 from tests.core import families

@@ -18,7 +18,7 @@ from rlhfcli.data.encoding.encoded import EncodedDialogue
 from rlhfcli.data.sources.evaluation_rows import PromptRow
 from rlhfcli.data.templates.template import HUMAN_ASSISTANT
 from rlhfcli.errors import DataError
-from rlhfcli.evaluation.language import LanguageData, evaluate_language, exact_match, spread
+from rlhfcli.evaluation.language_model import LanguageData, evaluate_language, exact_match, spread
 from rlhfcli.recipe.schema import Recipe
 
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo"}

@@ -19,7 +19,7 @@ from rlhfcli.errors import DataError
 from rlhfcli.evaluation.accuracy import accuracy
 from rlhfcli.evaluation.baselines import bag_of_words
 from rlhfcli.evaluation.intervals import wilson
-from rlhfcli.evaluation.reward import evaluate_reward, ranking
+from rlhfcli.evaluation.reward_model import evaluate_reward, ranking
 
 LN2 = math.log(2)
 
